@@ -1,0 +1,2 @@
+//! The `dispatch` binary.
+fn main() {}

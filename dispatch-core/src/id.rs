@@ -1,0 +1,26 @@
+//! Random names for messages, leases and processes.
+
+use rand::RngExt;
+use smol_str::{SmolStr, format_smolstr};
+
+/// A name of 128 random bits, written as 22 characters so that [`SmolStr`] holds it without the heap.
+#[must_use]
+pub fn random_id() -> SmolStr {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+    let mut bits: u128 = rand::rng().random();
+    let mut text = [0u8; 22];
+    for place in &mut text {
+        *place = ALPHABET[(bits & 63) as usize];
+        bits >>= 6;
+    }
+    SmolStr::new(str::from_utf8(&text).expect("the alphabet is ASCII"))
+}
+
+/// A name for this process that no other process has: host-independent, told apart by chance.
+#[must_use]
+pub fn process_id() -> SmolStr {
+    static ID: std::sync::OnceLock<SmolStr> = std::sync::OnceLock::new();
+    ID.get_or_init(|| format_smolstr!("{}-{}", std::process::id(), &random_id()[..8]))
+        .clone()
+}

@@ -1,0 +1,30 @@
+//! The engine of dispatch: pull work from any queue, push it through tower layers into any worker, and never lose one.
+
+mod capability;
+pub mod clock;
+#[cfg(feature = "config")]
+pub mod config;
+mod delivery;
+mod error;
+mod headers;
+mod id;
+mod message;
+#[cfg(feature = "config")]
+mod registry;
+mod reply;
+mod sink;
+mod source;
+pub mod store;
+
+pub use capability::{Capabilities, NackDelay, Order};
+pub use delivery::{Delivery, Receipt, Token};
+pub use error::{Attempt, BoxError, Class, Classify, Error, Later};
+pub use headers::{HeaderValue, Headers};
+pub use id::{process_id, random_id};
+pub use message::Message;
+#[cfg(feature = "config")]
+pub use registry::{Factory, Registry};
+pub use reply::Reply;
+pub use sink::{FnSink, ServiceSink, Sink, sink_fn};
+pub use source::{Disposition, Progress, Received, SettleError, Settlement, Settler, Source};
+pub use store::Store;

@@ -1,0 +1,158 @@
+//! What travels through the layers.
+
+use std::{sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use smol_str::SmolStr;
+use tokio::time::Instant;
+
+use crate::{Headers, headers::HeaderValue, id::random_id};
+
+/// One piece of work: an id, bytes, and what is known about them.
+///
+/// Cloning counts references only, so a retry costs no copy. Only messages enter the layers; the right to settle stays
+/// with the driver, in the [`Delivery`](crate::Delivery).
+///
+/// ```
+/// use dispatch_core::Message;
+///
+/// let message = Message::new("hello").header("tenant", "a7").with_key("a7");
+/// assert_eq!((&message.payload[..], message.attempt), (&b"hello"[..], 1));
+/// ```
+#[derive(Debug, Clone)]
+pub struct Message {
+    envelope: Arc<Envelope>,
+    /// The bytes to be worked on, shared and never copied.
+    pub payload: Bytes,
+    /// Which attempt this is, counted from 1 over every delivery of the message.
+    pub attempt: u32,
+    /// When all attempts must have ended; none means never.
+    pub deadline: Option<Instant>,
+}
+
+#[derive(Debug, Clone)]
+struct Envelope {
+    id: SmolStr,
+    key: Option<SmolStr>,
+    headers: Headers,
+    metadata: Headers,
+    created_at: SystemTime,
+}
+
+impl Message {
+    /// A message with a fresh random id.
+    pub fn new(payload: impl Into<Bytes>) -> Self {
+        Self::with_id(random_id(), payload)
+    }
+
+    /// A message under the id its source gave it.
+    pub fn with_id(id: impl Into<SmolStr>, payload: impl Into<Bytes>) -> Self {
+        Self::with_id_at(id, payload, SystemTime::now())
+    }
+
+    /// A message with its id and the time it was first handed in; for sources that know it.
+    pub fn with_id_at(id: impl Into<SmolStr>, payload: impl Into<Bytes>, created_at: SystemTime) -> Self {
+        let envelope = Envelope {
+            id: id.into(),
+            key: None,
+            headers: Headers::new(),
+            metadata: Headers::new(),
+            created_at,
+        };
+        Self {
+            envelope: Arc::new(envelope),
+            payload: payload.into(),
+            attempt: 1,
+            deadline: None,
+        }
+    }
+
+    /// The id: stable over redeliveries where the source keeps it so.
+    #[must_use]
+    pub fn id(&self) -> &SmolStr {
+        &self.envelope.id
+    }
+
+    /// The partition key, if the source gave one; `key = "header:…"` selectors look further.
+    #[must_use]
+    pub fn key(&self) -> Option<&SmolStr> {
+        self.envelope.key.as_ref()
+    }
+
+    /// What the sender said about the payload; handed on to the sink.
+    #[must_use]
+    pub fn headers(&self) -> &Headers {
+        &self.envelope.headers
+    }
+
+    /// What the source knows, under the source's own names (`sqs_message_id`, `file_line`, …).
+    #[must_use]
+    pub fn metadata(&self) -> &Headers {
+        &self.envelope.metadata
+    }
+
+    /// When the message was first handed in, as far as its source knows.
+    #[must_use]
+    pub fn created_at(&self) -> SystemTime {
+        self.envelope.created_at
+    }
+
+    /// The headers, to change; copies them first if a clone of the message still lives.
+    pub fn headers_mut(&mut self) -> &mut Headers {
+        &mut Arc::make_mut(&mut self.envelope).headers
+    }
+
+    /// The metadata, to change; copies it first if a clone of the message still lives.
+    pub fn metadata_mut(&mut self) -> &mut Headers {
+        &mut Arc::make_mut(&mut self.envelope).metadata
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn header(mut self, name: impl Into<SmolStr>, value: impl Into<HeaderValue>) -> Self {
+        self.headers_mut().append(name, value);
+        self
+    }
+
+    /// Adds a piece of metadata.
+    #[must_use]
+    pub fn meta(mut self, name: impl Into<SmolStr>, value: impl Into<HeaderValue>) -> Self {
+        self.metadata_mut().append(name, value);
+        self
+    }
+
+    /// Replaces all headers.
+    #[must_use]
+    pub fn with_headers(mut self, headers: Headers) -> Self {
+        *self.headers_mut() = headers;
+        self
+    }
+
+    /// Replaces all metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Headers) -> Self {
+        *self.metadata_mut() = metadata;
+        self
+    }
+
+    /// Sets the partition key.
+    #[must_use]
+    pub fn with_key(mut self, key: impl Into<SmolStr>) -> Self {
+        Arc::make_mut(&mut self.envelope).key = Some(key.into());
+        self
+    }
+
+    /// Says which attempt this is, from 1.
+    #[must_use]
+    pub fn with_attempt(mut self, attempt: u32) -> Self {
+        self.attempt = attempt.max(1);
+        self
+    }
+
+    /// The same message with other bytes in it; how one sink's reply becomes the next one's input.
+    #[must_use]
+    pub fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+}

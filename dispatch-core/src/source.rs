@@ -1,0 +1,146 @@
+//! Where messages come from, and where their outcomes go back to.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::{Attempt, Capabilities, Delivery, Error, Reply, Token};
+
+/// Something messages can be pulled from.
+///
+/// A source is held back by not being asked: the driver calls [`receive`](Self::receive) only for what its window has
+/// free, and not at all while its gate is closed.
+#[async_trait]
+pub trait Source: Send + 'static {
+    /// What this source can do; asked once, before the first `receive`.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Who settles this source's deliveries; it works on after [`close`](Self::close).
+    fn settler(&self) -> Arc<dyn Settler>;
+
+    /// Waits for at least one delivery and returns at most `max`.
+    ///
+    /// A lost broker is an `Err`; the driver waits (jittered, growing backoff) and calls again, for ever. The source
+    /// connects anew and declares what it needs on that call.
+    ///
+    /// # Errors
+    /// Any class; the driver logs it, turns readiness red and calls again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses no delivery, and asking again with another `max` is cheap. A source with calls of its
+    /// own under way keeps them in its own tasks and counts what they may bring against `max`.
+    async fn receive(&mut self, max: usize) -> Result<Received, Error>;
+
+    /// Called when the gate closes: tell a broker that pushes to stop. The next `receive` resumes.
+    ///
+    /// # Errors
+    /// As `receive`.
+    async fn hold(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Connects, and says what is wrong if that fails; `dispatch check` calls it. Receives nothing.
+    ///
+    /// # Errors
+    /// Any class, in words for a person.
+    async fn probe(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Stops receiving for good. Settling still works.
+    ///
+    /// # Errors
+    /// As `receive`; the driver logs it and goes on draining.
+    async fn close(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// How far a bounded source has come; for progress bars.
+    fn progress(&self) -> Option<Progress> {
+        None
+    }
+}
+
+/// What `receive` brought.
+#[derive(Debug)]
+pub enum Received {
+    /// One delivery or more.
+    Batch(Vec<Delivery>),
+    /// The input has ended; `receive` is not called again.
+    End,
+}
+
+/// How far a bounded source has come, in a unit of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Read so far.
+    pub done: u64,
+    /// In all, as far as is known now.
+    pub total: u64,
+}
+
+/// Takes outcomes back to a source, in batches.
+#[async_trait]
+pub trait Settler: Send + Sync + 'static {
+    /// Settles each entry and answers for each, in the same order.
+    ///
+    /// # Cancel safety
+    /// The driver never drops this future; a settler need not survive it.
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>>;
+
+    /// Makes each lease last until `by` from now and answers for each, in the same order.
+    /// Called only where [`Capabilities::extends`] says so.
+    async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
+        let _ = by;
+        batch.into_iter().map(|_| Ok(())).collect()
+    }
+}
+
+/// One delivery's outcome on its way back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settlement {
+    /// Which delivery.
+    pub token: Token,
+    /// What became of it.
+    pub disposition: Disposition,
+}
+
+/// What became of a delivery.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Disposition {
+    /// Done: forget it. Carries the sink's answer where [`Capabilities::wants_reply`] says so, else an empty one.
+    Ack(Reply),
+    /// Given up on and kept as a dead letter: forget it. Carries the attempts where somebody waits for the outcome.
+    DeadLetter(Vec<Attempt>),
+    /// Kept in the Store for a later attempt: forget it.
+    Parked,
+    /// Not done: give it again after `delay`, or when the source sees fit if there is none.
+    Nack {
+        /// How long to wait first.
+        delay: Option<Duration>,
+        /// The attempts failed under this delivery, to be remembered with the message where the source can.
+        attempts: Vec<Attempt>,
+    },
+    /// Not tried: give it to anybody, now. No attempt is counted.
+    Release,
+}
+
+impl Disposition {
+    /// Whether the source may forget the message: acked, kept as a dead letter or parked.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Ack(_) | Self::DeadLetter(_) | Self::Parked)
+    }
+}
+
+/// Why a settlement did not happen.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettleError {
+    /// The lease was lost: somebody else has the message now. Nothing was changed.
+    #[error("stale: the lease was lost before the settlement")]
+    Stale,
+    /// The source could not be told; the message will come again.
+    #[error("settlement failed: {0}")]
+    Failed(#[source] Error),
+}

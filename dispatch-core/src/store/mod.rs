@@ -1,0 +1,51 @@
+//! What must outlive the process: dead letters, reservations, schedule slots, the durable queue and read positions.
+//!
+//! One [`Store`] handle, one small trait a role. Every method is one round trip or one transaction, answers per entry
+//! where entries can differ, and has happened durably when it returns `Ok`.
+
+mod dead_letters;
+mod positions;
+mod queue;
+mod reservations;
+mod slots;
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
+pub use positions::Positions;
+pub use queue::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale};
+pub use reservations::{Reservation, Reservations};
+pub use slots::Slots;
+
+use crate::Error;
+
+/// One durable place, seen through its five roles.
+#[async_trait]
+pub trait Store: fmt::Debug + Send + Sync + 'static {
+    /// Messages given up on, with all that is known about why.
+    fn dead_letters(&self) -> &dyn DeadLetters;
+    /// Who is working on what, and what is already done.
+    fn reservations(&self) -> &dyn Reservations;
+    /// Which schedule slots have fired.
+    fn slots(&self) -> &dyn Slots;
+    /// Durable messages and parked retries.
+    fn queue(&self) -> &dyn Queue;
+    /// How far bounded inputs have been read.
+    fn positions(&self) -> &dyn Positions;
+
+    /// Connects, migrates and says what is wrong if that fails.
+    ///
+    /// # Errors
+    /// `Unavailable` while the place cannot be reached; `Permanent` where a person must act (corrupt, newer schema).
+    async fn probe(&self) -> Result<(), Error>;
+
+    /// Writes out what is buffered and closes.
+    ///
+    /// # Errors
+    /// As `probe`.
+    async fn close(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
