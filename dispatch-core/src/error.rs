@@ -83,8 +83,10 @@ struct Inner {
 pub enum Later {
     /// Give it again after this long; by the source if it can, else parked in the Store.
     After(Duration),
-    /// Every attempt it may have is used up, or its deadline has passed: dead letter.
-    Never,
+    /// Every attempt it may have is used up: dead letter.
+    Exhausted,
+    /// Its deadline has passed: dead letter.
+    Expired,
 }
 
 impl Error {

@@ -1,5 +1,6 @@
 //! The engine of dispatch: pull work from any queue, push it through tower layers into any worker, and never lose one.
 
+mod backoff;
 mod capability;
 pub mod clock;
 #[cfg(feature = "config")]
@@ -8,6 +9,7 @@ mod delivery;
 mod error;
 mod headers;
 mod id;
+pub mod layer;
 mod message;
 #[cfg(feature = "config")]
 mod registry;
@@ -15,12 +17,15 @@ mod reply;
 mod sink;
 mod source;
 pub mod store;
+pub mod telemetry;
 
+pub use backoff::{Backoff, Jitter};
 pub use capability::{Capabilities, NackDelay, Order};
 pub use delivery::{Delivery, Receipt, Token};
 pub use error::{Attempt, BoxError, Class, Classify, Error, Later};
 pub use headers::{HeaderValue, Headers};
 pub use id::{process_id, random_id};
+pub use layer::RetryPolicy;
 pub use message::Message;
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};

@@ -1,0 +1,592 @@
+//! Stops calling a far side that fails, and stops fetching for it.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::{sync::Notify, time::Instant};
+use tower::{Layer, Service};
+
+use super::keyed::lock;
+use crate::{Class, Error, Message};
+
+/// When a breaker opens and how it closes again.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BreakerSettings {
+    /// The share of failed calls that opens it, from 0 to 1; 0.5.
+    pub failures: f64,
+    /// Fewer calls than this in the window say nothing; 20.
+    pub min_calls: u32,
+    /// How far back calls count; 30 s.
+    pub window: Duration,
+    /// How long it stays open; 30 s. After an `Unavailable` it asks again sooner: after 1 s, 2 s, 4 s, … up to this.
+    pub open: Duration,
+    /// How many calls must succeed in a row, half open, to close it; 3.
+    pub probes: u32,
+}
+
+impl Default for BreakerSettings {
+    fn default() -> Self {
+        Self {
+            failures: 0.5,
+            min_calls: 20,
+            window: Duration::from_secs(30),
+            open: Duration::from_secs(30),
+            probes: 3,
+        }
+    }
+}
+
+/// The first wait after an `Unavailable`.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+
+/// What a breaker lets through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// Everything.
+    Closed,
+    /// So many more calls, as probes.
+    HalfOpen(u32),
+    /// Nothing before this time.
+    Open(Instant),
+}
+
+/// The share of failures opens it, one `Unavailable` opens it at once; refused calls fail as `Unavailable` with the code
+/// `breaker`, untried and uncounted.
+///
+/// Failures are errors of the classes `Retry` and `Unavailable`; `Permanent` says that the far side works, `Throttled`
+/// says nothing. The driver closes its gate while the breaker is open (see [`BreakerHandle`]), so that nothing is
+/// fetched that would only be refused. Goes inside [`RetryLayer`](super::RetryLayer).
+#[derive(Debug, Clone)]
+pub struct BreakerLayer(Option<BreakerHandle>);
+
+impl BreakerLayer {
+    /// A breaker of its own.
+    #[must_use]
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self(Some(BreakerHandle::new(settings)))
+    }
+
+    /// A breaker that others watch too.
+    #[must_use]
+    pub const fn with(handle: BreakerHandle) -> Self {
+        Self(Some(handle))
+    }
+
+    /// None.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self(None)
+    }
+}
+
+/// A breaker's state, shared by its layer and whoever must stop fetching while it is open.
+#[derive(Debug, Clone)]
+pub struct BreakerHandle(Arc<Shared>);
+
+const CLOSED: u8 = 0;
+const OTHER: u8 = 1;
+
+#[derive(Debug)]
+struct Shared {
+    settings: BreakerSettings,
+    /// Lets calls pass without the lock while closed.
+    mode: AtomicU8,
+    window: Window,
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+enum State {
+    Closed,
+    Open { until: Instant },
+    HalfOpen { left: u32, succeeded: u32 },
+}
+
+impl BreakerHandle {
+    /// A closed breaker.
+    #[must_use]
+    pub fn new(settings: BreakerSettings) -> Self {
+        Self(Arc::new(Shared {
+            settings,
+            mode: AtomicU8::new(CLOSED),
+            window: Window::new(settings.window),
+            state: Mutex::new(State::Closed),
+            changed: Notify::new(),
+        }))
+    }
+
+    /// What it lets through now.
+    #[must_use]
+    pub fn state(&self) -> BreakerState {
+        if self.0.mode.load(Relaxed) == CLOSED {
+            return BreakerState::Closed;
+        }
+        match &*lock(&self.0.state) {
+            State::Closed => BreakerState::Closed,
+            State::Open { until } if *until > Instant::now() => BreakerState::Open(*until),
+            State::Open { .. } => BreakerState::HalfOpen(self.0.settings.probes),
+            State::HalfOpen { left, .. } => BreakerState::HalfOpen(*left),
+        }
+    }
+
+    /// Waits until the state changes, except that an open one falls half open by the clock alone.
+    ///
+    /// # Cancel safety
+    /// A change between two waits is not missed: at most one is stored.
+    pub async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Lets one call pass, or says why not.
+    fn admit(&self) -> Result<Admitted, Error> {
+        if self.0.mode.load(Relaxed) == CLOSED {
+            return Ok(Admitted {
+                breaker: Some(self.clone()),
+                probe: false,
+            });
+        }
+        let mut state = lock(&self.0.state);
+        match &mut *state {
+            State::Closed => Ok(Admitted {
+                breaker: Some(self.clone()),
+                probe: false,
+            }),
+            State::Open { until } if *until > Instant::now() => Err(refused()),
+            State::Open { .. } => {
+                // open -> half open: time passed, and this is the first probe.
+                *state = State::HalfOpen {
+                    left: self.0.settings.probes.max(1) - 1,
+                    succeeded: 0,
+                };
+                drop(state);
+                tracing::info!("breaker half open");
+                self.0.changed.notify_one();
+                Ok(Admitted {
+                    breaker: Some(self.clone()),
+                    probe: true,
+                })
+            }
+            State::HalfOpen { left: 0, .. } => Err(refused()),
+            State::HalfOpen { left, .. } => {
+                *left -= 1;
+                Ok(Admitted {
+                    breaker: Some(self.clone()),
+                    probe: true,
+                })
+            }
+        }
+    }
+
+    fn succeeded(&self, probe: bool) {
+        if !probe {
+            self.0.window.succeeded();
+            return;
+        }
+        let mut state = lock(&self.0.state);
+        if let State::HalfOpen { succeeded, .. } = &mut *state {
+            *succeeded += 1;
+            if *succeeded >= self.0.settings.probes.max(1) {
+                // half open -> closed: every probe succeeded.
+                *state = State::Closed;
+                self.0.window.clear();
+                self.0.mode.store(CLOSED, Relaxed);
+                drop(state);
+                tracing::info!("breaker closed");
+                self.0.changed.notify_one();
+            }
+        }
+    }
+
+    fn failed(&self, probe: bool, unavailable: bool) {
+        if probe {
+            // half open -> open: a probe failed.
+            self.open(unavailable, true);
+        } else if unavailable {
+            // closed -> open: the far side is down; no need for statistics.
+            self.open(true, false);
+        } else {
+            let (calls, failures) = self.0.window.failed(Instant::now());
+            if calls >= self.0.settings.min_calls && f64::from(failures) >= self.0.settings.failures * f64::from(calls)
+            {
+                // closed -> open: too large a share failed.
+                self.open(false, false);
+            }
+        }
+    }
+
+    fn open(&self, unavailable: bool, from_probe: bool) {
+        let mut state = lock(&self.0.state);
+        match &*state {
+            // Calls that began before it opened may fail after; a straggler says nothing new.
+            State::Open { .. } => return,
+            State::HalfOpen { .. } if !from_probe => return,
+            State::HalfOpen { .. } | State::Closed => {}
+        }
+        let wait = if unavailable {
+            self.0.window.next_wait(self.0.settings.open)
+        } else {
+            self.0.settings.open
+        };
+        *state = State::Open {
+            until: Instant::now() + wait,
+        };
+        self.0.mode.store(OTHER, Relaxed);
+        drop(state);
+        tracing::warn!(?wait, unavailable, "breaker open");
+        self.0.changed.notify_one();
+    }
+
+    /// A probe ended without a word: somebody else may make it.
+    fn give_back(&self) {
+        if let State::HalfOpen { left, .. } = &mut *lock(&self.0.state) {
+            *left += 1;
+        }
+        self.0.changed.notify_one();
+    }
+}
+
+fn refused() -> Error {
+    Error::unavailable(Refused).with_code("breaker")
+}
+
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("breaker open: not tried")]
+struct Refused;
+
+/// Calls and failures of the last window, in ten slots.
+#[derive(Debug)]
+struct Window {
+    epoch: Instant,
+    slot: Duration,
+    now: AtomicU64,
+    calls: [AtomicU32; 10],
+    failures: [AtomicU32; 10],
+    unavailable_in_a_row: AtomicU32,
+}
+
+impl Window {
+    fn new(window: Duration) -> Self {
+        Self {
+            epoch: Instant::now(),
+            slot: (window / 10).max(Duration::from_millis(1)),
+            now: AtomicU64::new(0),
+            calls: Default::default(),
+            failures: Default::default(),
+            unavailable_in_a_row: AtomicU32::new(0),
+        }
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder of ten")]
+    const fn place(slot: u64) -> usize {
+        (slot % 10) as usize
+    }
+
+    /// A success looks at the clock only now and then: what is old must be gone when a failure counts, not before.
+    fn succeeded(&self) {
+        let mut slot = self.now.load(Relaxed);
+        if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(64) {
+            slot = self.advance(Instant::now());
+            self.unavailable_in_a_row.store(0, Relaxed);
+        }
+        self.calls[Self::place(slot)].fetch_add(1, Relaxed);
+    }
+
+    fn failed(&self, now: Instant) -> (u32, u32) {
+        let place = Self::place(self.advance(now));
+        self.calls[place].fetch_add(1, Relaxed);
+        self.failures[place].fetch_add(1, Relaxed);
+        let sum = |counts: &[AtomicU32; 10]| counts.iter().map(|count| count.load(Relaxed)).sum();
+        (sum(&self.calls), sum(&self.failures))
+    }
+
+    /// Moves to the slot of `now` and empties those passed over.
+    fn advance(&self, now: Instant) -> u64 {
+        let slot = u64::try_from((now - self.epoch).as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX);
+        let before = self.now.fetch_max(slot, Relaxed);
+        for passed in (before + 1..=slot).rev().take(10) {
+            self.calls[Self::place(passed)].store(0, Relaxed);
+            self.failures[Self::place(passed)].store(0, Relaxed);
+        }
+        slot.max(before)
+    }
+
+    fn clear(&self) {
+        for count in self.calls.iter().chain(&self.failures) {
+            count.store(0, Relaxed);
+        }
+        self.unavailable_in_a_row.store(0, Relaxed);
+    }
+
+    fn next_wait(&self, longest: Duration) -> Duration {
+        let times = self.unavailable_in_a_row.fetch_add(1, Relaxed);
+        FIRST_WAIT.saturating_mul(1 << times.min(20)).min(longest)
+    }
+}
+
+/// The service of [`BreakerLayer`].
+#[derive(Debug, Clone)]
+pub struct Breaker<S> {
+    inner: S,
+    breaker: Option<BreakerHandle>,
+}
+
+impl<S> Layer<S> for BreakerLayer {
+    type Service = Breaker<S>;
+    fn layer(&self, inner: S) -> Breaker<S> {
+        Breaker {
+            inner,
+            breaker: self.0.clone(),
+        }
+    }
+}
+
+impl<S> Service<Message> for Breaker<S>
+where
+    S: Service<Message>,
+    S::Error: Into<Error>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = BreakerFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let admitted = match &self.breaker {
+            None => Ok(Admitted {
+                breaker: None,
+                probe: false,
+            }),
+            Some(breaker) => breaker.admit(),
+        };
+        match admitted {
+            Ok(admitted) => BreakerFuture {
+                call: Some(self.inner.call(message)),
+                admitted: Some(admitted),
+                refused: None,
+            },
+            Err(error) => BreakerFuture {
+                call: None,
+                admitted: None,
+                refused: Some(error),
+            },
+        }
+    }
+}
+
+/// One call's pass; dropped without an outcome it is given back.
+#[derive(Debug)]
+struct Admitted {
+    breaker: Option<BreakerHandle>,
+    probe: bool,
+}
+
+impl Admitted {
+    fn end(mut self, class: Option<Class>) {
+        let Some(breaker) = self.breaker.take() else { return };
+        match class {
+            None | Some(Class::Permanent) => breaker.succeeded(self.probe),
+            Some(Class::Retry) => breaker.failed(self.probe, false),
+            Some(Class::Unavailable) => breaker.failed(self.probe, true),
+            Some(Class::Throttled(_)) if self.probe => breaker.give_back(),
+            Some(Class::Throttled(_)) => {}
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        if let (Some(breaker), true) = (self.breaker.take(), self.probe) {
+            breaker.give_back();
+        }
+    }
+}
+
+pin_project! {
+    /// The call, or the refusal.
+    #[derive(Debug)]
+    pub struct BreakerFuture<F> {
+        #[pin]
+        call: Option<F>,
+        admitted: Option<Admitted>,
+        refused: Option<Error>,
+    }
+}
+
+impl<F, R, E> Future for BreakerFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: Into<Error>,
+{
+    type Output = Result<R, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let Some(call) = this.call.as_pin_mut() else {
+            return Poll::Ready(Err(this.refused.take().unwrap_or_else(refused)));
+        };
+        let result = ready!(call.poll(cx)).map_err(Into::into);
+        if let Some(admitted) = this.admitted.take() {
+            admitted.end(result.as_ref().err().map(Error::class));
+        }
+        Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Reply;
+
+    const SETTINGS: BreakerSettings = BreakerSettings {
+        failures: 0.5,
+        min_calls: 4,
+        window: Duration::from_secs(30),
+        open: Duration::from_secs(30),
+        probes: 2,
+    };
+
+    /// Answers as the payload says.
+    fn worker(
+        breaker: &BreakerHandle,
+    ) -> impl Service<Message, Response = Reply, Error = Error, Future = impl Future<Output = Result<Reply, Error>>> + Clone
+    {
+        BreakerLayer::with(breaker.clone()).layer(tower::service_fn(|message: Message| async move {
+            match &message.payload[..] {
+                b"ok" => Ok(Reply::default()),
+                b"permanent" => Err(Error::permanent("bad")),
+                b"down" => Err(Error::unavailable("down")),
+                _ => Err(Error::retry("failed")),
+            }
+        }))
+    }
+
+    async fn send(breaker: &BreakerHandle, payload: &'static str) -> Result<Reply, Error> {
+        worker(breaker).call(Message::new(payload)).await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_of_the_calls_failing_opens_it_and_probes_close_it() {
+        let breaker = BreakerHandle::new(SETTINGS);
+        for payload in ["ok", "permanent", "fail"] {
+            let _ = send(&breaker, payload).await;
+        }
+        assert_eq!(breaker.state(), BreakerState::Closed);
+
+        let _ = send(&breaker, "fail").await;
+        let refused = send(&breaker, "ok").await.unwrap_err();
+        assert_eq!(
+            (refused.class(), refused.code().map(|code| &**code)),
+            (Class::Unavailable, Some("breaker"))
+        );
+
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(breaker.state(), BreakerState::HalfOpen(2));
+        send(&breaker, "ok").await.unwrap();
+        assert_eq!(breaker.state(), BreakerState::HalfOpen(1));
+        send(&breaker, "ok").await.unwrap();
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_unavailable_far_side_is_asked_again_after_one_two_four_seconds() {
+        let breaker = BreakerHandle::new(SETTINGS);
+        let mut waits = Vec::new();
+
+        for _ in 0..7 {
+            let _ = send(&breaker, "down").await;
+            let BreakerState::Open(until) = breaker.state() else {
+                panic!("open")
+            };
+            waits.push((until - Instant::now()).as_secs());
+            tokio::time::advance(until - Instant::now()).await;
+        }
+
+        assert_eq!(waits, [1, 2, 4, 8, 16, 30, 30]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_probe_may_be_made_again() {
+        let breaker = BreakerHandle::new(SETTINGS);
+        let _ = send(&breaker, "down").await;
+        tokio::time::advance(Duration::from_secs(1)).await;
+
+        let mut service = worker(&breaker);
+        let (first, second) = (service.call(Message::new("ok")), service.call(Message::new("ok")));
+        assert_eq!(breaker.state(), BreakerState::HalfOpen(0));
+        drop((first, second));
+
+        assert_eq!(breaker.state(), BreakerState::HalfOpen(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn old_failures_are_forgotten() {
+        let breaker = BreakerHandle::new(SETTINGS);
+        for _ in 0..3 {
+            let _ = send(&breaker, "fail").await;
+        }
+        tokio::time::advance(Duration::from_secs(60)).await;
+
+        let _ = send(&breaker, "fail").await;
+
+        assert_eq!(breaker.state(), BreakerState::Closed);
+    }
+
+    /// The state machine as a table, to hold the real one against.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Model {
+        Closed { calls: u32, failures: u32 },
+        Open,
+        HalfOpen { succeeded: u32 },
+    }
+
+    proptest! {
+        #[test]
+        fn it_follows_its_model(steps in prop::collection::vec(0u8..5, 1..200)) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            runtime.block_on(async {
+                let breaker = BreakerHandle::new(SETTINGS);
+                let mut model = Model::Closed { calls: 0, failures: 0 };
+                for step in steps {
+                    let (payload, ok, down) = match step { 0 => ("ok", true, false), 1 => ("fail", false, false), 2 => ("down", false, true), 3 => ("permanent", true, false), _ => {
+                        // Time passes: an open breaker falls half open, a closed one forgets.
+                        tokio::time::advance(Duration::from_secs(61)).await;
+                        model = match model { Model::Closed { .. } => Model::Closed { calls: 0, failures: 0 }, Model::Open => Model::HalfOpen { succeeded: 0 }, half => half };
+                        if matches!(model, Model::Closed { .. }) { breaker.0.window.advance(Instant::now()); }
+                        continue;
+                    } };
+                    let refused = send(&breaker, payload).await.err().and_then(|error| error.code().cloned()).is_some();
+                    prop_assert_eq!(refused, model == Model::Open, "{:?}", model);
+                    model = match model {
+                        Model::Open => Model::Open,
+                        _ if down => Model::Open,
+                        Model::Closed { calls, failures } => {
+                            let (calls, failures) = (calls + 1, failures + u32::from(!ok));
+                            if !ok && calls >= 4 && failures * 2 >= calls { Model::Open } else { Model::Closed { calls, failures } }
+                        }
+                        Model::HalfOpen { .. } if !ok => Model::Open,
+                        Model::HalfOpen { succeeded: 1 } => Model::Closed { calls: 0, failures: 0 },
+                        Model::HalfOpen { .. } => Model::HalfOpen { succeeded: 1 },
+                    };
+                    let same = matches!((breaker.state(), model), (BreakerState::Closed, Model::Closed { .. }) | (BreakerState::Open(_), Model::Open) | (BreakerState::HalfOpen(_), Model::HalfOpen { .. }));
+                    prop_assert!(same, "{:?} is not {:?}", breaker.state(), model);
+                }
+                Ok(())
+            })?;
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! One bound over all attempts.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::{Layer, Service};
+
+use crate::{Error, Later, Message};
+
+/// Ends all work on a message at its deadline: the message's own, or `total` from its first call.
+///
+/// Goes outside [`RetryLayer`](super::RetryLayer). A message past its deadline is not tried at all; either way the
+/// error says [`Later::Expired`], and the driver makes a dead letter of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DeadlineLayer {
+    total: Option<Duration>,
+}
+
+impl DeadlineLayer {
+    /// Keeps to the message's own deadline, and to `total` where it has none.
+    #[must_use]
+    pub const fn new(total: Option<Duration>) -> Self {
+        Self { total }
+    }
+}
+
+/// The service of [`DeadlineLayer`].
+#[derive(Debug, Clone)]
+pub struct Deadline<S> {
+    inner: S,
+    total: Option<Duration>,
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Deadline<S>;
+    fn layer(&self, inner: S) -> Deadline<S> {
+        Deadline {
+            inner,
+            total: self.total,
+        }
+    }
+}
+
+/// Why a message was not worked on any longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("deadline passed")]
+pub(crate) struct DeadlinePassed;
+
+/// The error for a message whose deadline has passed.
+pub(super) fn expired() -> Error {
+    Error::permanent(DeadlinePassed)
+        .with_code("deadline")
+        .with_later(Later::Expired)
+}
+
+impl<S> Service<Message> for Deadline<S>
+where
+    S: Service<Message>,
+    S::Error: Into<Error>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, mut message: Message) -> Self::Future {
+        if let (None, Some(total)) = (message.deadline, self.total) {
+            message.deadline = Some(Instant::now() + total);
+        }
+        let deadline = message.deadline;
+        // A passed deadline is seen at the first poll: the call is made, as services must be, but never polled.
+        let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        DeadlineFuture {
+            call: self.inner.call(message),
+            deadline,
+            late,
+            timer: None,
+        }
+    }
+}
+
+pin_project! {
+    /// The call under its deadline. The timer is set only if the call does not end at once.
+    #[derive(Debug)]
+    pub struct DeadlineFuture<F> {
+        #[pin]
+        call: F,
+        deadline: Option<Instant>,
+        late: bool,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F, R, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: Into<Error>,
+{
+    type Output = Result<R, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if *this.late {
+            return Poll::Ready(Err(expired()));
+        }
+        // The call goes first: a retry inside that sees the same deadline ends with its history.
+        if let Poll::Ready(result) = this.call.poll(cx) {
+            return Poll::Ready(result.map_err(Into::into));
+        }
+        let Some(deadline) = *this.deadline else {
+            return Poll::Pending;
+        };
+        let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        timer.as_mut().poll(cx).map(|()| Err(expired()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_test::{assert_pending, assert_ready_err, task};
+    use tower_test::mock;
+
+    use super::*;
+    use crate::Reply;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_ends_at_its_deadline_and_says_never_again() {
+        let (service, mut handle) = mock::pair::<Message, Reply>();
+        let mut service = DeadlineLayer::new(Some(Duration::from_secs(5))).layer(service);
+        handle.allow(1);
+        tower::ServiceExt::<Message>::ready(&mut service).await.unwrap();
+        let mut call = task::spawn(service.call(Message::new("x")));
+        assert_pending!(call.poll());
+
+        tokio::time::advance(Duration::from_secs(6)).await;
+
+        let error = assert_ready_err!(call.poll());
+        assert_eq!(
+            (error.later(), error.to_string().as_str()),
+            (Some(Later::Expired), "deadline passed")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_message_is_not_tried() {
+        let inner = tower::service_fn(|_: Message| async { panic!("tried") as Result<Reply, Error> });
+        let mut service = DeadlineLayer::new(None).layer(inner);
+        let mut message = Message::new("x");
+        message.deadline = Some(Instant::now());
+
+        let error = service.call(message).await.unwrap_err();
+
+        assert_eq!(error.later(), Some(Later::Expired));
+    }
+}

@@ -1,0 +1,94 @@
+//! Counts attempts and how long they take.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use crate::{Error, Message, telemetry::Stats};
+
+/// Records each attempt's duration and, if it failed, its class. Goes inside the limits, so that waiting is not counted.
+#[derive(Debug, Clone, Default)]
+pub struct MeasureLayer(Arc<Stats>);
+
+impl MeasureLayer {
+    /// Counts in `stats`.
+    #[must_use]
+    pub const fn new(stats: Arc<Stats>) -> Self {
+        Self(stats)
+    }
+}
+
+/// The service of [`MeasureLayer`].
+#[derive(Debug, Clone)]
+pub struct Measure<S> {
+    inner: S,
+    stats: Arc<Stats>,
+}
+
+impl<S> Layer<S> for MeasureLayer {
+    type Service = Measure<S>;
+    fn layer(&self, inner: S) -> Measure<S> {
+        Measure {
+            inner,
+            stats: Arc::clone(&self.0),
+        }
+    }
+}
+
+impl<S> Service<Message> for Measure<S>
+where
+    S: Service<Message>,
+    S::Error: Into<Error>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = MeasureFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        MeasureFuture {
+            began: Instant::now(),
+            call: self.inner.call(message),
+            stats: Arc::clone(&self.stats),
+        }
+    }
+}
+
+pin_project! {
+    /// The attempt, timed.
+    #[derive(Debug)]
+    pub struct MeasureFuture<F> {
+        began: Instant,
+        #[pin]
+        call: F,
+        stats: Arc<Stats>,
+    }
+}
+
+impl<F, R, E> Future for MeasureFuture<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: Into<Error>,
+{
+    type Output = Result<R, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.call.poll(cx)).map_err(Into::into);
+        this.stats.sink.record(this.began.elapsed());
+        if let Err(error) = &result {
+            this.stats.failed.count(error.class());
+        }
+        Poll::Ready(result)
+    }
+}

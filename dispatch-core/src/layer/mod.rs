@@ -1,0 +1,55 @@
+//! The tower layers, each usable on its own around any `Service<Message>`.
+//!
+//! The right order, outermost first, is that of [`Stack`]: trace, deadline, retry, breaker, rate limit, concurrency,
+//! timeout, catch panic. Limits sit *inside* retry, so that each attempt pays the rate and a message in backoff holds
+//! no permit. The other way round one failing message starves the healthy ones behind it:
+//!
+//! ```
+//! use dispatch_core::{Message, Reply, BoxError, RetryPolicy, layer::{ConcurrencyLayer, RetryLayer}};
+//! use tower::{ServiceBuilder, service_fn};
+//!
+//! # let work = service_fn(|_: Message| async { Ok::<_, BoxError>(Reply::default()) });
+//! // right: the permit is given back while a message waits for its next attempt
+//! let right = ServiceBuilder::new()
+//!     .layer(RetryLayer::new(RetryPolicy::default()))
+//!     .layer(ConcurrencyLayer::new(64))
+//!     .service(work.clone());
+//!
+//! // wrong: the permit is held through every backoff
+//! let wrong = ServiceBuilder::new()
+//!     .layer(ConcurrencyLayer::new(64))
+//!     .layer(RetryLayer::new(RetryPolicy::default()))
+//!     .service(work);
+//! # let _ = (right, wrong);
+//! ```
+//!
+//! Every layer is ready at once and does its waiting inside the call's future, so that a message waits where a
+//! deadline can see it and nothing is reserved for messages that have not come.
+
+mod adaptive;
+mod breaker;
+mod catch_panic;
+mod concurrency;
+mod deadline;
+mod keyed;
+mod measure;
+mod rate_limit;
+mod retry;
+mod stack;
+mod step;
+mod timeout;
+mod trace;
+
+pub use adaptive::{AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings};
+pub use breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings, BreakerState};
+pub use catch_panic::{CatchPanic, CatchPanicLayer};
+pub use concurrency::{Concurrency, ConcurrencyLayer};
+pub use deadline::{Deadline, DeadlineLayer};
+pub use keyed::KeyFn;
+pub use measure::{Measure, MeasureLayer};
+pub use rate_limit::{RateLimit, RateLimitLayer};
+pub use retry::{Retry, RetryBudget, RetryLayer, RetryPolicy, RetryRule};
+pub use stack::{Limit, Stack, StackLayer, StackService};
+pub use step::Step;
+pub use timeout::{Timeout, TimeoutLayer};
+pub use trace::{Trace, TraceLayer};

@@ -1,0 +1,435 @@
+//! So many attempts in so long, in all or by key. Delays, never drops.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, sleep_until};
+use tower::{Layer, Service};
+
+use super::{
+    keyed::{KeyFn, Keyed, lock},
+    step::{Step, ready_call},
+};
+use crate::{Class, Error, Message, telemetry::Stats};
+
+/// Lets attempts through at a steady rate with a small burst (GCRA: a bucket that leaks evenly, no window's edge).
+///
+/// In any span of time at most `rate * span + burst` attempts pass. Those that must wait do so in the order they came;
+/// dropping one that waits costs nothing. An error of class `Throttled(after)` holds its key, not only its message,
+/// for that long. All services of one layer, and their clones, share the rate.
+///
+/// Timers tick each millisecond: above 1000 a second, attempts pass in small groups, at the same rate.
+#[derive(Debug, Clone)]
+pub struct RateLimitLayer {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    limits: Limits,
+    stats: Arc<Stats>,
+}
+
+#[derive(Debug)]
+enum Limits {
+    Unlimited,
+    Global(Arc<Limiter>),
+    Keyed {
+        limiters: Keyed<Limiter>,
+        pace: Pace,
+        paces: HashMap<smol_str::SmolStr, Pace>,
+    },
+}
+
+/// A rate as GCRA wants it.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    interval: Duration,
+    tolerance: Duration,
+}
+
+impl Pace {
+    fn new(count: u32, per: Duration, burst: Option<u32>) -> Self {
+        let interval = (per / count.max(1)).max(Duration::from_nanos(1));
+        let burst = burst.unwrap_or_else(|| default_burst(interval)).max(1);
+        Self {
+            interval,
+            tolerance: interval.saturating_mul(burst - 1),
+        }
+    }
+}
+
+/// Ten milliseconds' worth, at least 2: with a burst of 1, each tick of lateness would be lost for good.
+fn default_burst(interval: Duration) -> u32 {
+    let worth = Duration::from_millis(10).as_nanos() / interval.as_nanos().max(1);
+    u32::try_from(worth).unwrap_or(u32::MAX).max(2)
+}
+
+/// One bucket and its queue.
+#[derive(Debug)]
+struct Limiter {
+    pace: Pace,
+    /// When the bucket will be empty again (GCRA's theoretical arrival time).
+    empty_at: Mutex<Instant>,
+    /// Whoever holds it is next; the lock is fair, so only the head of the queue sets a timer.
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Limiter {
+    fn new(pace: Pace) -> Self {
+        Self {
+            pace,
+            empty_at: Mutex::new(Instant::now()),
+            turn: tokio::sync::Mutex::new(()),
+        }
+    }
+
+    /// Takes one out now, or says when to ask again.
+    fn check(&self, now: Instant) -> Result<(), Instant> {
+        let mut empty_at = lock(&self.empty_at);
+        let from = (*empty_at).max(now);
+        if from > now + self.pace.tolerance {
+            return Err(from - self.pace.tolerance);
+        }
+        *empty_at = from + self.pace.interval;
+        Ok(())
+    }
+
+    /// Takes one out now, unless others wait already.
+    fn try_take(&self) -> bool {
+        self.turn.try_lock().is_ok() && self.check(Instant::now()).is_ok()
+    }
+
+    async fn take(&self) {
+        let _turn = self.turn.lock().await;
+        while let Err(again) = self.check(Instant::now()) {
+            sleep_until(again).await;
+        }
+    }
+
+    /// Nothing passes before `until`.
+    fn hold(&self, until: Instant) {
+        let mut empty_at = lock(&self.empty_at);
+        *empty_at = (*empty_at).max(until + self.pace.tolerance);
+    }
+
+    fn is_idle(&self) -> bool {
+        *lock(&self.empty_at) <= Instant::now()
+    }
+}
+
+impl RateLimitLayer {
+    /// `count` attempts in each `per`; `burst` at once at most (none: 10 ms worth, at least 2).
+    #[must_use]
+    pub fn new(count: u32, per: Duration, burst: Option<u32>) -> Self {
+        Self::of(Limits::Global(Arc::new(Limiter::new(Pace::new(count, per, burst)))))
+    }
+
+    /// No limit.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self::of(Limits::Unlimited)
+    }
+
+    /// As [`new`](Self::new) for each key; idle keys are forgotten.
+    pub fn keyed(count: u32, per: Duration, burst: Option<u32>, key: KeyFn) -> Self {
+        Self::keyed_with(count, per, burst, [], key)
+    }
+
+    /// As [`keyed`](Self::keyed), with rates of their own for some keys: key, count, time.
+    pub fn keyed_with(
+        count: u32,
+        per: Duration,
+        burst: Option<u32>,
+        own: impl IntoIterator<Item = (smol_str::SmolStr, u32, Duration)>,
+        key: KeyFn,
+    ) -> Self {
+        let paces = own
+            .into_iter()
+            .map(|(key, count, per)| (key, Pace::new(count, per, None)))
+            .collect();
+        Self::of(Limits::Keyed {
+            limiters: Keyed::new(key),
+            pace: Pace::new(count, per, burst),
+            paces,
+        })
+    }
+
+    fn of(limits: Limits) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                limits,
+                stats: Arc::default(),
+            }),
+        }
+    }
+
+    /// Counts waits in `stats`.
+    #[must_use]
+    pub fn with_stats(self, stats: Arc<Stats>) -> Self {
+        match Arc::try_unwrap(self.shared) {
+            Ok(shared) => Self {
+                shared: Arc::new(Shared { stats, ..shared }),
+            },
+            // A service was made already: it keeps the counters it has.
+            Err(shared) => Self { shared },
+        }
+    }
+}
+
+impl Shared {
+    fn limiter(&self, message: &Message) -> Option<Arc<Limiter>> {
+        match &self.limits {
+            Limits::Unlimited => None,
+            Limits::Global(limiter) => Some(Arc::clone(limiter)),
+            Limits::Keyed { limiters, pace, paces } => {
+                let key = limiters.key(message);
+                let pace = paces.get(&key).copied().unwrap_or(*pace);
+                Some(limiters.get(&key, || Limiter::new(pace), Limiter::is_idle))
+            }
+        }
+    }
+}
+
+/// The service of [`RateLimitLayer`].
+#[derive(Debug, Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    shared: Arc<Shared>,
+}
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimit<S>;
+    fn layer(&self, inner: S) -> RateLimit<S> {
+        RateLimit {
+            inner,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+impl<S> Service<Message> for RateLimit<S>
+where
+    S: Service<Message> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<Error>,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = future::RateLimitFuture<S::Future, S::Response>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let Some(limiter) = self.shared.limiter(&message) else {
+            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), None);
+        };
+        if limiter.try_take() {
+            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), Some(limiter));
+        }
+        let mut inner = self.inner.clone();
+        let (waited, shared) = (Arc::clone(&limiter), Arc::clone(&self.shared));
+        let call = Step::slow(async move {
+            let began = Instant::now();
+            waited.take().await;
+            shared.stats.rate_limited_wait.record(began.elapsed());
+            ready_call(&mut inner, message).await
+        });
+        future::RateLimitFuture::new(call, Some(limiter))
+    }
+}
+
+/// Holds the key of a throttled attempt.
+fn hold_if_throttled(limiter: Option<&Arc<Limiter>>, error: &Error) {
+    if let (Some(limiter), Class::Throttled(Some(after))) = (limiter, error.class()) {
+        limiter.hold(Instant::now() + after);
+    }
+}
+
+mod future {
+    use std::{
+        future::Future,
+        pin::Pin,
+        sync::Arc,
+        task::{Context, Poll, ready},
+    };
+
+    use pin_project_lite::pin_project;
+
+    use super::{Limiter, Step, hold_if_throttled};
+    use crate::Error;
+
+    pin_project! {
+        /// The attempt at its pace; a throttled one holds its key.
+        #[derive(Debug)]
+        pub struct RateLimitFuture<F, R> {
+            #[pin]
+            call: Step<F, R>,
+            limiter: Option<Arc<Limiter>>,
+        }
+    }
+
+    impl<F, R> RateLimitFuture<F, R> {
+        pub(super) const fn new(call: Step<F, R>, limiter: Option<Arc<Limiter>>) -> Self {
+            Self { call, limiter }
+        }
+    }
+
+    impl<F, R, E> Future for RateLimitFuture<F, R>
+    where
+        F: Future<Output = Result<R, E>>,
+        E: Into<Error>,
+    {
+        type Output = Result<R, Error>;
+
+        fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+            let this = self.project();
+            let result = ready!(this.call.poll(cx));
+            Poll::Ready(result.inspect_err(|error| hold_if_throttled(this.limiter.as_ref(), error)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Reply;
+
+    async fn arrivals(layer: RateLimitLayer, keys: &[&'static str], span: Duration) -> Vec<(Duration, &'static str)> {
+        let started = Instant::now();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let inner = tower::service_fn({
+            let seen = Arc::clone(&seen);
+            move |message: Message| {
+                let key = message
+                    .headers()
+                    .get("k")
+                    .and_then(|key| ["a", "b"].into_iter().find(|own| *own == key))
+                    .unwrap_or("");
+                lock(&seen).push((started.elapsed(), key));
+                async { Ok::<_, Error>(Reply::default()) }
+            }
+        });
+        let service = layer.layer(inner);
+        let callers = keys.iter().flat_map(|key| std::iter::repeat_n(*key, 40)).map(|key| {
+            let service = service.clone();
+            async move {
+                while started.elapsed() < span {
+                    service.clone().call(Message::new("x").header("k", key)).await.unwrap();
+                }
+            }
+        });
+        let _ = tokio::time::timeout_at(started + span, futures::future::join_all(callers.collect::<Vec<_>>())).await;
+        let seen = lock(&seen).clone();
+        seen
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_rate_is_kept_within_one_percent_and_no_span_holds_more_than_rate_and_burst() {
+        for (rate, burst) in [(10, 2), (100, 2), (10_000, 100)] {
+            let span = Duration::from_secs(if rate > 1_000 { 6 } else { 60 });
+            let times: Vec<_> = arrivals(RateLimitLayer::new(rate, Duration::from_secs(1), None), &[""], span).await;
+
+            let expected = f64::from(rate) * span.as_secs_f64();
+            let count = times.len() as f64;
+            assert!(
+                (count - expected).abs() <= expected * 0.01 + f64::from(burst),
+                "{count} of {expected} at {rate}/s"
+            );
+            for width in [1, 7, 50, 400] {
+                for window in times.windows(width + 1) {
+                    let lasted = (window[width].0 - window[0].0).as_secs_f64();
+                    assert!(
+                        width as f64 + 1.0 <= f64::from(rate) * lasted + f64::from(burst) + 1e-6,
+                        "{width} in {lasted}s at {rate}/s"
+                    );
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_stream_has_no_gap_longer_than_two_intervals() {
+        let times = arrivals(
+            RateLimitLayer::new(100, Duration::from_secs(1), None),
+            &[""],
+            Duration::from_secs(10),
+        )
+        .await;
+
+        let longest = times.windows(2).map(|pair| pair[1].0 - pair[0].0).max().unwrap();
+
+        assert!(longest <= Duration::from_millis(20), "{longest:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_do_not_share_their_rates() {
+        let key: KeyFn = Arc::new(|message| message.headers().get("k").map(Into::into));
+        let layer = RateLimitLayer::keyed_with(
+            10,
+            Duration::from_secs(1),
+            None,
+            [("b".into(), 50, Duration::from_secs(1))],
+            key,
+        );
+
+        let times = arrivals(layer, &["a", "b"], Duration::from_secs(10)).await;
+
+        let count = |key| times.iter().filter(|(_, own)| *own == key).count();
+        assert!(
+            (99..=102).contains(&count("a")) && (498..=502).contains(&count("b")),
+            "{} {}",
+            count("a"),
+            count("b")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_answer_holds_the_key_for_everybody() {
+        let inner = tower::service_fn(|message: Message| async move {
+            if message.payload == "first" {
+                Err(Error::throttled(Some(Duration::from_secs(9)), "slow down"))
+            } else {
+                Ok(Reply::default())
+            }
+        });
+        let mut service = RateLimitLayer::new(1_000, Duration::from_secs(1), None).layer(inner);
+        let started = Instant::now();
+        service.call(Message::new("first")).await.unwrap_err();
+
+        service.call(Message::new("second")).await.unwrap();
+
+        assert_eq!(started.elapsed().as_secs(), 9);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_dropped_waiter_costs_nothing() {
+        let mut service =
+            RateLimitLayer::new(1, Duration::from_secs(1), Some(1)).layer(tower::service_fn(|_: Message| async {
+                Ok::<_, Error>(Reply::default())
+            }));
+        let started = Instant::now();
+        service.call(Message::new("x")).await.unwrap();
+        let mut dropped = tokio_test::task::spawn(service.call(Message::new("x")));
+        assert!(dropped.poll().is_pending());
+        drop(dropped);
+
+        service.call(Message::new("x")).await.unwrap();
+
+        assert_eq!(started.elapsed().as_millis(), 1_000);
+    }
+
+    #[test]
+    fn an_idle_key_costs_at_most_256_bytes() {
+        // Its value, the Arc's two counts, and the map's slot with an inline key.
+        let bytes = size_of::<Limiter>() + 16 + size_of::<(smol_str::SmolStr, Arc<Limiter>)>() + 1;
+
+        assert!(bytes <= 256, "{bytes}");
+    }
+}

@@ -1,0 +1,574 @@
+//! Tries again while that is short, and says when it is not.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, SystemTime},
+};
+
+use futures::future::BoxFuture;
+use pin_project_lite::pin_project;
+use smol_str::SmolStr;
+use tokio::time::{Instant, sleep, timeout_at};
+use tower::{
+    Layer, Service,
+    retry::budget::{Budget, TpsBudget},
+};
+
+use super::{deadline::expired, step::ready_call};
+use crate::{Attempt, Backoff, Class, Error, Later, Message, telemetry::Stats};
+
+/// When to try again, and for how long.
+///
+/// | class | counted | wait |
+/// |---|---|---|
+/// | `Retry` | yes | the backoff |
+/// | `Throttled` | no | what the far side asks for, else the backoff; at most `throttle_max` |
+/// | `Unavailable` | no | none here: the breaker and the driver wait |
+/// | `Permanent` | yes | none: never again |
+#[derive(Clone)]
+pub struct RetryPolicy {
+    /// The wait before each further attempt.
+    pub backoff: Backoff,
+    /// So many attempts in all, over every delivery of a message; 10. 0 means without end.
+    pub max_attempts: u32,
+    /// No attempt starts later than this after the message was created; none by default.
+    pub max_elapsed: Option<Duration>,
+    /// The most a message waits here, all waits of one delivery together; what is longer leaves the stack with
+    /// [`Later::After`], so that it holds neither memory nor a lease; 3 s.
+    pub stay: Duration,
+    /// The longest wait that a far side can ask for; 5 min.
+    pub throttle_max: Duration,
+    /// Rules of their own for some classes (by name) or codes; the code's goes first.
+    pub rules: Vec<(SmolStr, RetryRule)>,
+    /// At most such a share of retries; beyond it messages leave the stack. None by default.
+    pub budget: Option<RetryBudget>,
+    /// Set while others wait for the room: then only waits of up to 50 ms are spent here.
+    pub crowded: Arc<AtomicBool>,
+    /// Where attempts are counted.
+    pub stats: Arc<Stats>,
+}
+
+/// What is different for one class or code.
+#[derive(Debug, Clone, Default)]
+pub struct RetryRule {
+    /// In the place of the policy's.
+    pub max_attempts: Option<u32>,
+    /// In the place of the policy's.
+    pub backoff: Option<Backoff>,
+}
+
+/// A share of retries, counted over 10 s: each call earns a part of a retry, and a reserve is always there.
+#[derive(Clone)]
+pub struct RetryBudget(Arc<TpsBudget>);
+
+impl RetryBudget {
+    /// `percent` retries to 100 calls, and `reserve` a second besides (tower's own defaults: 0.2 and 10).
+    #[must_use]
+    pub fn new(percent: f32, reserve: u32) -> Self {
+        Self(Arc::new(TpsBudget::new(Duration::from_secs(10), reserve, percent)))
+    }
+}
+
+impl fmt::Debug for RetryBudget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RetryBudget")
+    }
+}
+
+impl fmt::Debug for RetryPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RetryPolicy")
+            .field("backoff", &self.backoff)
+            .field("max_attempts", &self.max_attempts)
+            .field("max_elapsed", &self.max_elapsed)
+            .field("stay", &self.stay)
+            .field("rules", &self.rules)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            max_attempts: 10,
+            max_elapsed: None,
+            stay: Duration::from_secs(3),
+            throttle_max: Duration::from_secs(300),
+            rules: Vec::new(),
+            budget: None,
+            crowded: Arc::default(),
+            stats: Arc::default(),
+        }
+    }
+}
+
+/// What follows a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// Another attempt, after this long.
+    Attempt(Duration),
+    /// Another attempt outside, after this long.
+    Leave(Duration),
+    /// No other attempt.
+    Stop(Option<Later>),
+}
+
+/// How far one delivery has come.
+struct Course {
+    /// The number of the attempt that failed.
+    attempt: u32,
+    /// The wait before it.
+    waited: Duration,
+    /// All waits of this delivery.
+    stayed: Duration,
+    created_at: SystemTime,
+    deadline: Option<Instant>,
+}
+
+impl RetryPolicy {
+    fn rule(&self, error: &Error) -> Option<&RetryRule> {
+        let find = |name: &str| self.rules.iter().find(|(own, _)| own == name).map(|(_, rule)| rule);
+        error
+            .code()
+            .and_then(|code| find(code))
+            .or_else(|| find(error.class().name()))
+    }
+
+    fn next(&self, error: &Error, course: &Course) -> Next {
+        let rule = self.rule(error);
+        let backoff = || {
+            let backoff = rule.and_then(|rule| rule.backoff.as_ref()).unwrap_or(&self.backoff);
+            backoff.delay(course.attempt, course.waited, &mut rand::rng())
+        };
+        let wait = match error.class() {
+            Class::Permanent | Class::Unavailable => return Next::Stop(None),
+            Class::Throttled(after) => after.unwrap_or_else(backoff).min(self.throttle_max),
+            Class::Retry => {
+                let most = rule.and_then(|rule| rule.max_attempts).unwrap_or(self.max_attempts);
+                if most > 0 && course.attempt >= most {
+                    return Next::Stop(Some(Later::Exhausted));
+                }
+                backoff()
+            }
+        };
+        let age = SystemTime::now().duration_since(course.created_at).unwrap_or_default();
+        if self.max_elapsed.is_some_and(|most| age + wait > most) {
+            return Next::Stop(Some(Later::Exhausted));
+        }
+        if course
+            .deadline
+            .is_some_and(|deadline| Instant::now() + wait >= deadline)
+        {
+            return Next::Stop(Some(Later::Expired));
+        }
+        let crowded = self.crowded.load(Relaxed) && wait > Duration::from_millis(50);
+        if crowded || course.stayed + wait > self.stay {
+            return Next::Leave(wait);
+        }
+        match &self.budget {
+            Some(budget) if !budget.0.withdraw() => Next::Leave(wait),
+            _ => Next::Attempt(wait),
+        }
+    }
+}
+
+/// Tries again after failures that may pass, as [`RetryPolicy`] says.
+///
+/// The last error carries every failed attempt, and where the message goes next: [`Later::After`] where the next wait
+/// is too long to be spent here, [`Later::Exhausted`] or [`Later::Expired`] where there is none, nothing where the
+/// class says it all.
+#[derive(Debug, Clone)]
+pub struct RetryLayer(Option<Arc<RetryPolicy>>);
+
+impl RetryLayer {
+    /// Retries by `policy`.
+    #[must_use]
+    pub fn new(policy: RetryPolicy) -> Self {
+        Self(Some(Arc::new(policy)))
+    }
+
+    /// No retries here: each failure is the source's.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self(None)
+    }
+}
+
+/// The service of [`RetryLayer`].
+#[derive(Debug, Clone)]
+pub struct Retry<S> {
+    inner: S,
+    policy: Option<Arc<RetryPolicy>>,
+}
+
+impl<S> Layer<S> for RetryLayer {
+    type Service = Retry<S>;
+    fn layer(&self, inner: S) -> Retry<S> {
+        Retry {
+            inner,
+            policy: self.0.clone(),
+        }
+    }
+}
+
+impl<S> Service<Message> for Retry<S>
+where
+    S: Service<Message> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Response: Send,
+    S::Error: Into<Error> + Send,
+{
+    type Response = S::Response;
+    type Error = Error;
+    type Future = RetryFuture<S>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.inner.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, message: Message) -> Self::Future {
+        let again = self.policy.as_ref().map(|policy| {
+            if let Some(budget) = &policy.budget {
+                budget.0.deposit();
+            }
+            // The service that was made ready makes the call; its clone makes the later ones.
+            Again {
+                service: self.inner.clone(),
+                message: message.clone(),
+                policy: Arc::clone(policy),
+            }
+        });
+        RetryFuture {
+            first: self.inner.call(message),
+            began: None,
+            again,
+            rest: None,
+        }
+    }
+}
+
+pin_project! {
+    /// The first attempt polled in place; the others, and their waits, boxed.
+    pub struct RetryFuture<S: Service<Message>> {
+        #[pin]
+        first: S::Future,
+        began: Option<Instant>,
+        again: Option<Again<S>>,
+        rest: Option<BoxFuture<'static, Result<S::Response, Error>>>,
+    }
+}
+
+impl<S: Service<Message>> fmt::Debug for RetryFuture<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RetryFuture")
+    }
+}
+
+/// What further attempts need.
+struct Again<S> {
+    service: S,
+    message: Message,
+    policy: Arc<RetryPolicy>,
+}
+
+impl<S> Future for RetryFuture<S>
+where
+    S: Service<Message> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Response: Send,
+    S::Error: Into<Error> + Send,
+{
+    type Output = Result<S::Response, Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if let Some(rest) = this.rest {
+            return rest.as_mut().poll(cx);
+        }
+        let result = match this.first.poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                // An attempt that ends at once took no time worth a look at the clock.
+                this.began.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            }
+        };
+        let error = match result {
+            Ok(reply) => return Poll::Ready(Ok(reply)),
+            Err(error) => error.into(),
+        };
+        let Some(again) = this.again.take() else {
+            return Poll::Ready(Err(error));
+        };
+        let took = this.began.map(|began| began.elapsed()).unwrap_or_default();
+        let rest = this.rest.insert(Box::pin(again.run(error, took)));
+        rest.as_mut().poll(cx)
+    }
+}
+
+impl<S> Again<S>
+where
+    S: Service<Message>,
+    S::Error: Into<Error>,
+{
+    async fn run(self, mut error: Error, mut took: Duration) -> Result<S::Response, Error> {
+        let Self {
+            mut service,
+            mut message,
+            policy,
+        } = self;
+        let mut course = Course {
+            attempt: message.attempt,
+            waited: Duration::ZERO,
+            stayed: Duration::ZERO,
+            created_at: message.created_at(),
+            deadline: message.deadline,
+        };
+        let mut attempts = error.take_attempts();
+        loop {
+            attempts.push(Attempt::failed(course.attempt, SystemTime::now() - took, took, &error));
+            let wait = match policy.next(&error, &course) {
+                Next::Attempt(wait) => wait,
+                Next::Leave(wait) => return Err(error.with_later(Later::After(wait)).with_attempts(attempts)),
+                Next::Stop(Some(later)) => return Err(error.with_later(later).with_attempts(attempts)),
+                Next::Stop(None) => return Err(error.with_attempts(attempts)),
+            };
+            tracing::debug!(attempt = course.attempt, ?wait, %error, "backing off");
+            sleep(wait).await;
+
+            course.waited = wait;
+            course.stayed += wait;
+            course.attempt += u32::from(error.class().counts());
+            message.attempt = course.attempt;
+            policy.stats.retried.fetch_add(1, Relaxed);
+            let began = Instant::now();
+            let call = ready_call(&mut service, message.clone());
+            let result = match course.deadline {
+                Some(deadline) => timeout_at(deadline, call).await.unwrap_or_else(|_| Err(expired())),
+                None => call.await,
+            };
+            took = began.elapsed();
+            error = match result {
+                Ok(reply) => return Ok(reply),
+                Err(error) => error,
+            };
+            if let Some(later) = error.later() {
+                attempts.push(Attempt::failed(course.attempt, SystemTime::now() - took, took, &error));
+                return Err(error.with_later(later).with_attempts(attempts));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU32;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Jitter, Reply};
+
+    /// Fails `failures` times with what `error` makes, then answers; counts its calls.
+    fn failing(
+        failures: u32,
+        error: impl Fn(u32) -> Error + Clone + Send + 'static,
+    ) -> (
+        impl Service<Message, Response = Reply, Error = Error, Future: Send> + Clone + Send + 'static,
+        Arc<AtomicU32>,
+    ) {
+        let calls = Arc::new(AtomicU32::new(0));
+        let counted = Arc::clone(&calls);
+        let service = tower::service_fn(move |_: Message| {
+            let call = counted.fetch_add(1, Relaxed) + 1;
+            let result = if call <= failures {
+                Err(error(call))
+            } else {
+                Ok(Reply::default())
+            };
+            async move { result }
+        });
+        (service, calls)
+    }
+
+    fn policy() -> RetryPolicy {
+        RetryPolicy {
+            backoff: Backoff::constant(Duration::from_millis(500)).jitter(Jitter::None),
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_passing_failure_is_tried_again_here() {
+        let (inner, calls) = failing(2, |_| Error::retry("not yet"));
+        let started = Instant::now();
+
+        RetryLayer::new(policy())
+            .layer(inner)
+            .call(Message::new("x"))
+            .await
+            .unwrap();
+
+        assert_eq!((calls.load(Relaxed), started.elapsed().as_millis()), (3, 1_000));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_too_long_for_here_leaves_with_its_history() {
+        let (inner, calls) = failing(100, |call| Error::retry(format!("failure {call}")).with_code("500"));
+
+        let error = RetryLayer::new(policy())
+            .layer(inner)
+            .call(Message::new("x"))
+            .await
+            .unwrap_err();
+
+        assert_eq!(
+            (calls.load(Relaxed), error.later()),
+            (7, Some(Later::After(Duration::from_millis(500))))
+        );
+        let history: Vec<_> = error
+            .attempts()
+            .iter()
+            .map(|attempt| (attempt.number, attempt.text.as_str()))
+            .collect();
+        assert_eq!((history[0], history[6]), ((1, "failure 1"), (7, "failure 7")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_of_earlier_deliveries_count() {
+        let (inner, calls) = failing(100, |_| Error::retry("no"));
+
+        let error = RetryLayer::new(policy())
+            .layer(inner)
+            .call(Message::new("x").with_attempt(8))
+            .await
+            .unwrap_err();
+
+        assert_eq!(
+            (calls.load(Relaxed), error.later(), error.attempts().len()),
+            (3, Some(Later::Exhausted), 3)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_throttled_attempt_waits_as_asked_and_is_not_counted() {
+        let (inner, _) = failing(2, |_| Error::throttled(Some(Duration::from_secs(1)), "slow down"));
+        let policy = RetryPolicy {
+            max_attempts: 1,
+            ..policy()
+        };
+        let started = Instant::now();
+
+        RetryLayer::new(policy)
+            .layer(inner)
+            .call(Message::new("x"))
+            .await
+            .unwrap();
+
+        assert_eq!(started.elapsed().as_secs(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn permanent_and_unavailable_failures_are_not_tried_again() {
+        for class in [Class::Permanent, Class::Unavailable] {
+            let (inner, calls) = failing(1, move |_| Error::new(class, "no"));
+
+            let error = RetryLayer::new(policy())
+                .layer(inner)
+                .call(Message::new("x"))
+                .await
+                .unwrap_err();
+
+            assert_eq!(
+                (calls.load(Relaxed), error.later(), error.attempts().len()),
+                (1, None, 1)
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rule_for_a_code_goes_before_the_rule_for_its_class() {
+        let rule = |most| RetryRule {
+            max_attempts: Some(most),
+            backoff: None,
+        };
+        let rules = vec![("retry".into(), rule(5)), ("418".into(), rule(2))];
+        for (code, expected) in [("418", 2), ("500", 5)] {
+            let (inner, calls) = failing(100, move |_| Error::retry("no").with_code(code));
+            let policy = RetryPolicy {
+                rules: rules.clone(),
+                ..policy()
+            };
+
+            RetryLayer::new(policy)
+                .layer(inner)
+                .call(Message::new("x"))
+                .await
+                .unwrap_err();
+
+            assert_eq!(calls.load(Relaxed), expected, "{code}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_budget_and_a_crowd_send_messages_out() {
+        let crowd = RetryPolicy {
+            crowded: Arc::new(AtomicBool::new(true)),
+            ..policy()
+        };
+        let broke = RetryPolicy {
+            budget: Some(RetryBudget::new(0.0, 0)),
+            ..policy()
+        };
+        for policy in [crowd, broke] {
+            let (inner, calls) = failing(1, |_| Error::retry("no"));
+
+            let error = RetryLayer::new(policy)
+                .layer(inner)
+                .call(Message::new("x"))
+                .await
+                .unwrap_err();
+
+            assert_eq!(
+                (calls.load(Relaxed), error.later()),
+                (1, Some(Later::After(Duration::from_millis(500))))
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_wait_reaches_past_the_deadline() {
+        let (inner, calls) = failing(100, |_| Error::retry("no"));
+        let mut message = Message::new("x");
+        message.deadline = Some(Instant::now() + Duration::from_millis(1_200));
+
+        let error = RetryLayer::new(policy()).layer(inner).call(message).await.unwrap_err();
+
+        assert_eq!(
+            (calls.load(Relaxed), error.later(), error.attempts().len()),
+            (3, Some(Later::Expired), 3)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_number_of_attempts_is_exact(most in 1u32..20, failures in 0u32..30) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let calls = runtime.block_on(async {
+                let (inner, calls) = failing(failures, |_| Error::retry("no"));
+                let policy = RetryPolicy { max_attempts: most, stay: Duration::MAX, ..policy() };
+                let _ = RetryLayer::new(policy).layer(inner).call(Message::new("x")).await;
+                calls.load(Relaxed)
+            });
+            prop_assert_eq!(calls, most.min(failures + 1));
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The layers in their right order, around one service.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use smol_str::SmolStr;
+use tower::Layer;
+
+use super::{
+    AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings, Breaker, BreakerHandle, BreakerLayer, CatchPanic,
+    CatchPanicLayer, Concurrency, ConcurrencyLayer, Deadline, DeadlineLayer, Measure, MeasureLayer, RateLimit,
+    RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn,
+};
+use crate::telemetry::Stats;
+
+/// The whole stack around `S`: one concrete type whichever layers are on, so that nothing in it is boxed.
+pub type StackService<S> =
+    Trace<Deadline<Retry<Breaker<RateLimit<Concurrency<AdaptiveConcurrency<Measure<Timeout<CatchPanic<S>>>>>>>>>>;
+
+/// How many attempts run at once.
+#[derive(Clone)]
+pub enum Limit {
+    /// So many.
+    Fixed(usize),
+    /// So many for each key, with other numbers for some; and so many in all.
+    Keyed {
+        /// In all: the size of the driver's window.
+        total: usize,
+        /// For a key without a number of its own.
+        limit: usize,
+        /// Numbers of their own for some keys.
+        limits: HashMap<SmolStr, usize>,
+        /// Reads a message's key.
+        key: KeyFn,
+    },
+    /// As many as latency allows.
+    Adaptive(AdaptiveSettings),
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fixed(limit) => write!(f, "Fixed({limit})"),
+            Self::Keyed {
+                total, limit, limits, ..
+            } => write!(f, "Keyed({total}, {limit}, {limits:?})"),
+            Self::Adaptive(settings) => write!(f, "Adaptive({settings:?})"),
+        }
+    }
+}
+
+impl Limit {
+    /// The most attempts that can ever run at once.
+    #[must_use]
+    pub const fn most(&self) -> usize {
+        match self {
+            Self::Fixed(limit) | Self::Keyed { total: limit, .. } => *limit,
+            Self::Adaptive(settings) => settings.max,
+        }
+    }
+}
+
+/// Settings for the layers; [`Stack::layers`] puts them in order.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    /// Over all attempts; none by default.
+    pub deadline: Option<Duration>,
+    /// None turns retries off.
+    pub retry: Option<RetryPolicy>,
+    /// None turns the breaker off.
+    pub breaker: Option<BreakerHandle>,
+    /// Unlimited by default.
+    pub rate_limit: RateLimitLayer,
+    /// 64 by default.
+    pub concurrency: Limit,
+    /// Per attempt; 30 s by default, none means for ever.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for Stack {
+    fn default() -> Self {
+        Self {
+            deadline: None,
+            retry: Some(RetryPolicy::default()),
+            breaker: Some(BreakerHandle::new(super::BreakerSettings::default())),
+            rate_limit: RateLimitLayer::unlimited(),
+            concurrency: Limit::Fixed(64),
+            timeout: Some(Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Stack {
+    /// The layers, made once: every service they wrap shares the limits. Counts go to `stats`.
+    #[must_use]
+    pub fn layers(self, stats: &Arc<Stats>) -> StackLayer {
+        let (concurrency, adaptive) = match self.concurrency {
+            Limit::Fixed(limit) => (ConcurrencyLayer::new(limit), AdaptiveConcurrencyLayer::off()),
+            Limit::Keyed { limit, limits, key, .. } => (
+                ConcurrencyLayer::keyed_with(limit, limits, key),
+                AdaptiveConcurrencyLayer::off(),
+            ),
+            Limit::Adaptive(settings) => (ConcurrencyLayer::unlimited(), AdaptiveConcurrencyLayer::new(settings)),
+        };
+        let retry = self.retry.map(|policy| RetryPolicy {
+            stats: Arc::clone(stats),
+            ..policy
+        });
+        StackLayer {
+            deadline: DeadlineLayer::new(self.deadline),
+            retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
+            breaker: self.breaker.map_or_else(BreakerLayer::off, BreakerLayer::with),
+            rate_limit: self.rate_limit.with_stats(Arc::clone(stats)),
+            concurrency,
+            adaptive,
+            measure: MeasureLayer::new(Arc::clone(stats)),
+            timeout: TimeoutLayer::new(self.timeout),
+        }
+    }
+}
+
+/// The layers in order, made by [`Stack::layers`].
+#[derive(Debug, Clone)]
+pub struct StackLayer {
+    deadline: DeadlineLayer,
+    retry: RetryLayer,
+    breaker: BreakerLayer,
+    rate_limit: RateLimitLayer,
+    concurrency: ConcurrencyLayer,
+    adaptive: AdaptiveConcurrencyLayer,
+    measure: MeasureLayer,
+    timeout: TimeoutLayer,
+}
+
+impl<S> Layer<S> for StackLayer {
+    type Service = StackService<S>;
+
+    fn layer(&self, sink: S) -> StackService<S> {
+        let attempt = self.measure.layer(self.timeout.layer(CatchPanicLayer.layer(sink)));
+        let limited = self
+            .rate_limit
+            .layer(self.concurrency.layer(self.adaptive.layer(attempt)));
+        TraceLayer.layer(self.deadline.layer(self.retry.layer(self.breaker.layer(limited))))
+    }
+}

@@ -1,0 +1,97 @@
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// The upper bounds of the buckets, in seconds; a last bucket holds what is longer.
+pub const BOUNDS: [f64; 18] = [
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
+];
+
+/// The same bounds in nanoseconds, so that recording compares integers.
+const BOUNDS_NANOS: [u64; 18] = [
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    25_000_000,
+    50_000_000,
+    100_000_000,
+    250_000_000,
+    500_000_000,
+    1_000_000_000,
+    2_500_000_000,
+    5_000_000_000,
+    15_000_000_000,
+    60_000_000_000,
+    300_000_000_000,
+];
+
+/// How long something took, counted in fixed buckets; recording takes two atomic additions and no lock.
+#[derive(Debug, Default)]
+pub struct Histogram {
+    buckets: [AtomicU64; 19],
+    sum_nanos: AtomicU64,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub fn record(&self, duration: Duration) {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let place = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+        self.buckets[place].fetch_add(1, Relaxed);
+        self.sum_nanos.fetch_add(nanos, Relaxed);
+    }
+
+    /// The counts so far.
+    #[must_use]
+    pub fn snapshot(&self) -> HistogramSnapshot {
+        HistogramSnapshot {
+            buckets: std::array::from_fn(|place| self.buckets[place].load(Relaxed)),
+            sum: Duration::from_nanos(self.sum_nanos.load(Relaxed)),
+        }
+    }
+}
+
+/// A histogram's counts at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistogramSnapshot {
+    /// How many fell into each bucket (not added up): one for each of [`BOUNDS`], and one for what is longer.
+    pub buckets: [u64; 19],
+    /// All durations together.
+    pub sum: Duration,
+}
+
+impl HistogramSnapshot {
+    /// How many were counted.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.buckets.iter().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_tables_of_bounds_agree() {
+        for (seconds, nanos) in BOUNDS.into_iter().zip(BOUNDS_NANOS) {
+            assert_eq!(Duration::from_secs_f64(seconds), Duration::from_nanos(nanos));
+        }
+    }
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::default();
+
+        histogram.record(Duration::from_millis(1));
+        histogram.record(Duration::from_secs(1_000));
+
+        let counts = histogram.snapshot();
+        assert_eq!((counts.buckets[3], counts.buckets[18], counts.count()), (1, 1, 2));
+    }
+}

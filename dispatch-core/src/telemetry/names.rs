@@ -1,0 +1,36 @@
+//! Names of metrics. All carry the label `pipeline`.
+
+/// Deliveries taken from sources; counter.
+pub const RECEIVED: &str = "dispatch_received_total";
+/// Messages that a sink took; counter.
+pub const DELIVERED: &str = "dispatch_delivered_total";
+/// Attempts that failed, by the label `class`; counter.
+pub const FAILED: &str = "dispatch_failed_total";
+/// Attempts made again within the stack; counter.
+pub const RETRIED: &str = "dispatch_retried_total";
+/// Messages put into the Store for a later attempt; counter.
+pub const PARKED: &str = "dispatch_parked_total";
+/// Messages given back to their source with a delay; counter.
+pub const NACKED: &str = "dispatch_nacked_total";
+/// Messages given back to their source untried; counter.
+pub const RELEASED: &str = "dispatch_released_total";
+/// Messages given up on and kept; counter.
+pub const DEAD_LETTERED: &str = "dispatch_dead_lettered_total";
+/// Settlements that did not reach the source; the message may come again; counter.
+pub const SETTLE_FAILED: &str = "dispatch_settle_failed_total";
+/// Leases made longer; counter.
+pub const LEASE_EXTENDED: &str = "dispatch_lease_extended_total";
+/// Leases lost before the settlement; counter.
+pub const LEASE_LOST: &str = "dispatch_lease_lost_total";
+/// Calls to sources that failed; counter.
+pub const SOURCE_ERRORS: &str = "dispatch_source_errors_total";
+/// Deliveries received and not yet settled; gauge.
+pub const IN_FLIGHT: &str = "dispatch_in_flight";
+/// The breaker: 0 closed, 1 half open, 2 open; gauge.
+pub const BREAKER_STATE: &str = "dispatch_breaker_state";
+/// From a message's creation to its receipt, for the latest receipt; gauge, seconds.
+pub const QUEUE_LAG: &str = "dispatch_queue_lag_seconds";
+/// Waits for a rate limit; histogram, seconds.
+pub const RATE_LIMITED_WAIT: &str = "dispatch_rate_limited_wait_seconds";
+/// Time by the label `stage`: `queue` (creation to receipt), `sink` (one attempt), `total` (receipt to outcome), `ack` (one settling call); histogram, seconds.
+pub const STAGE: &str = "dispatch_stage_seconds";
