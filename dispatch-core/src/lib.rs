@@ -14,6 +14,7 @@ mod message;
 #[cfg(feature = "config")]
 mod registry;
 mod reply;
+mod selector;
 mod sink;
 mod source;
 pub mod store;
@@ -30,6 +31,7 @@ pub use message::Message;
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};
 pub use reply::Reply;
+pub use selector::{Selector, SelectorError};
 pub use sink::{FnSink, ServiceSink, Sink, sink_fn};
 pub use source::{Disposition, Progress, Received, SettleError, Settlement, Settler, Source};
 pub use store::Store;
