@@ -10,7 +10,9 @@ mod error;
 mod headers;
 mod id;
 pub mod layer;
+mod lock;
 mod message;
+pub mod pipeline;
 #[cfg(feature = "config")]
 mod registry;
 mod reply;
@@ -28,6 +30,7 @@ pub use headers::{HeaderValue, Headers};
 pub use id::{process_id, random_id};
 pub use layer::RetryPolicy;
 pub use message::Message;
+pub use pipeline::Pipeline;
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};
 pub use reply::Reply;

@@ -5,9 +5,8 @@ use std::{path::PathBuf, sync::Arc};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
-use tower::util::BoxCloneSyncService;
 
-use crate::{Error, Message, Reply, Sink, Source, Store};
+use crate::{Sink, Source, Store, layer::MessageLayer};
 
 /// The configuration of a source: what stands in `[source]` beside `type`.
 ///
@@ -66,12 +65,6 @@ pub trait LayerConfig: DeserializeOwned + JsonSchema + Send + 'static {
     /// Names the field that is wrong and what is allowed.
     fn build(self, context: &BuildContext) -> Result<MessageLayer, ConfigError>;
 }
-
-/// A service of messages with its type forgotten.
-pub type MessageService = BoxCloneSyncService<Message, Reply, Error>;
-
-/// A layer with its type forgotten.
-pub type MessageLayer = Arc<dyn Fn(MessageService) -> MessageService + Send + Sync>;
 
 /// What a source, sink or layer may know of the pipeline it is built for.
 #[derive(Debug, Clone)]

@@ -6,8 +6,10 @@ mod value;
 
 pub use crate::selector::{Selector, SelectorError};
 pub use component::{
-    BuildContext, ConfigError, LayerConfig, MessageLayer, MessageService, SinkConfig, SourceConfig, StoreConfig,
+    BuildContext, ConfigError, LayerConfig, SinkConfig, SourceConfig, StoreConfig,
     StoreContext,
 };
 pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
+
+pub use crate::layer::{MessageLayer, MessageService};

@@ -15,11 +15,8 @@ use tokio::{
 };
 use tower::{Layer, Service};
 
-use super::{
-    keyed::lock,
-    step::{Step, ready_call},
-};
-use crate::{Class, Error, Message};
+use super::step::{Step, ready_call};
+use crate::{Class, Error, Message, lock::lock};
 
 /// How fast the limit moves. The defaults are the parameters Vector publishes for its adaptive request concurrency.
 #[derive(Debug, Clone, Copy, PartialEq)]

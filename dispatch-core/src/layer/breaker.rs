@@ -12,11 +12,10 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::watch, time::Instant};
 use tower::{Layer, Service};
 
-use super::keyed::lock;
-use crate::{Class, Error, Message};
+use crate::{Class, Error, Message, lock::lock};
 
 /// When a breaker opens and how it closes again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -102,7 +101,7 @@ struct Shared {
     mode: AtomicU8,
     window: Window,
     state: Mutex<State>,
-    changed: Notify,
+    changed: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -121,7 +120,7 @@ impl BreakerHandle {
             mode: AtomicU8::new(CLOSED),
             window: Window::new(settings.window),
             state: Mutex::new(State::Closed),
-            changed: Notify::new(),
+            changed: watch::Sender::new(()),
         }))
     }
 
@@ -139,12 +138,10 @@ impl BreakerHandle {
         }
     }
 
-    /// Waits until the state changes, except that an open one falls half open by the clock alone.
-    ///
-    /// # Cancel safety
-    /// A change between two waits is not missed: at most one is stored.
-    pub async fn changed(&self) {
-        self.0.changed.notified().await;
+    /// Marked as changed whenever the state changes, except that an open breaker falls half open by the clock alone.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<()> {
+        self.0.changed.subscribe()
     }
 
     /// Lets one call pass, or says why not.
@@ -170,7 +167,7 @@ impl BreakerHandle {
                 };
                 drop(state);
                 tracing::info!("breaker half open");
-                self.0.changed.notify_one();
+                self.0.changed.send_replace(());
                 Ok(Admitted {
                     breaker: Some(self.clone()),
                     probe: true,
@@ -202,7 +199,7 @@ impl BreakerHandle {
                 self.0.mode.store(CLOSED, Relaxed);
                 drop(state);
                 tracing::info!("breaker closed");
-                self.0.changed.notify_one();
+                self.0.changed.send_replace(());
             }
         }
     }
@@ -243,7 +240,7 @@ impl BreakerHandle {
         self.0.mode.store(OTHER, Relaxed);
         drop(state);
         tracing::warn!(?wait, unavailable, "breaker open");
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
     }
 
     /// A probe ended without a word: somebody else may make it.
@@ -251,7 +248,7 @@ impl BreakerHandle {
         if let State::HalfOpen { left, .. } = &mut *lock(&self.0.state) {
             *left += 1;
         }
-        self.0.changed.notify_one();
+        self.0.changed.send_replace(());
     }
 }
 

@@ -3,12 +3,12 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use smol_str::SmolStr;
 
-use crate::Message;
+use crate::{Message, lock::lock};
 
 /// Reads a message's key; none where it has none.
 pub type KeyFn = Arc<dyn Fn(&Message) -> Option<SmolStr> + Send + Sync>;
@@ -69,9 +69,4 @@ impl<V> fmt::Debug for Keyed<V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Keyed")
     }
-}
-
-/// Locks; a panic elsewhere under this lock left whole values behind, never half ones.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

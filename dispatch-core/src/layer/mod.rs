@@ -52,4 +52,17 @@ pub use retry::{Retry, RetryBudget, RetryLayer, RetryPolicy, RetryRule};
 pub use stack::{Limit, Stack, StackLayer, StackService};
 pub use step::Step;
 pub use timeout::{Timeout, TimeoutLayer};
+pub(crate) use trace::trace_id;
 pub use trace::{Trace, TraceLayer};
+
+use std::sync::Arc;
+
+use tower::util::BoxCloneSyncService;
+
+use crate::{Error, Message, Reply};
+
+/// A service of messages with its type forgotten.
+pub type MessageService = BoxCloneSyncService<Message, Reply, Error>;
+
+/// A layer with its type forgotten.
+pub type MessageLayer = Arc<dyn Fn(MessageService) -> MessageService + Send + Sync>;

@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep_until};
 use tower::{Layer, Service};
 
 use super::{
-    keyed::{KeyFn, Keyed, lock},
+    keyed::{KeyFn, Keyed},
     step::{Step, ready_call},
 };
-use crate::{Class, Error, Message, telemetry::Stats};
+use crate::{Class, Error, Message, lock::lock, telemetry::Stats};
 
 /// Lets attempts through at a steady rate with a small burst (GCRA: a bucket that leaks evenly, no window's edge).
 ///

@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::{Duration, SystemTime},
@@ -51,6 +51,8 @@ pub struct RetryPolicy {
     pub budget: Option<RetryBudget>,
     /// Set while others wait for the room: then only waits of up to 50 ms are spent here.
     pub crowded: Arc<AtomicBool>,
+    /// How many messages wait here right now; they hold no permit.
+    pub resting: Arc<AtomicUsize>,
     /// Where attempts are counted.
     pub stats: Arc<Stats>,
 }
@@ -105,6 +107,7 @@ impl Default for RetryPolicy {
             rules: Vec::new(),
             budget: None,
             crowded: Arc::default(),
+            resting: Arc::default(),
             stats: Arc::default(),
         }
     }
@@ -314,6 +317,22 @@ where
     }
 }
 
+/// Counts one message as waiting for as long as it lives.
+struct Resting(Arc<AtomicUsize>);
+
+impl Resting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(Arc::clone(count))
+    }
+}
+
+impl Drop for Resting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
 impl<S> Again<S>
 where
     S: Service<Message>,
@@ -342,7 +361,9 @@ where
                 Next::Stop(None) => return Err(error.with_attempts(attempts)),
             };
             tracing::debug!(attempt = course.attempt, ?wait, %error, "backing off");
+            let resting = Resting::new(&policy.resting);
             sleep(wait).await;
+            drop(resting);
 
             course.waited = wait;
             course.stayed += wait;

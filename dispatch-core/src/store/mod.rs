@@ -8,6 +8,7 @@ mod positions;
 mod queue;
 mod reservations;
 mod slots;
+mod source;
 
 use std::fmt;
 
@@ -18,6 +19,7 @@ pub use positions::Positions;
 pub use queue::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale};
 pub use reservations::{Reservation, Reservations};
 pub use slots::Slots;
+pub use source::QueueSource;
 
 use crate::Error;
 

@@ -1,0 +1,228 @@
+//! Steering a running pipeline, and seeing how it is.
+
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    time::SystemTime,
+};
+
+use serde::Serialize;
+use smol_str::SmolStr;
+use tokio::sync::watch;
+
+use crate::{
+    lock::lock,
+    layer::{BreakerHandle, BreakerState},
+    telemetry::Stats,
+};
+
+/// What people and signals want of a pipeline.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) paused: bool,
+    pub(super) stop: Stop,
+}
+
+/// How far a pipeline is to end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stop {
+    #[default]
+    No,
+    /// Finish what is started.
+    Drain,
+    /// Cancel and release what is started.
+    Now,
+}
+
+/// Steers one pipeline from outside; cheap to clone, works from any thread.
+#[derive(Debug, Clone)]
+pub struct Handle(pub(super) Arc<Shared>);
+
+/// What a pipeline shares with those who watch it.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: SmolStr,
+    pub(super) wanted: watch::Sender<Wanted>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) breaker: Option<BreakerHandle>,
+    pub(super) started_at: SystemTime,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    components: Vec<ComponentStatus>,
+}
+
+/// Where in its life a pipeline is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not every component has connected yet.
+    #[default]
+    Starting,
+    /// At work.
+    Running,
+    /// Finishing what was started.
+    Draining,
+    /// Over.
+    Ended,
+}
+
+/// How one component is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ComponentStatus {
+    /// `source`, `source.jobs`, `store`, …
+    pub label: SmolStr,
+    /// Whether its last call succeeded.
+    pub connected: bool,
+    /// What went wrong last, while it is not connected.
+    pub error: Option<String>,
+    /// Whether it has nothing more to give.
+    pub ended: bool,
+}
+
+/// How a pipeline is at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub name: SmolStr,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// Whether an operator has paused it.
+    pub paused: bool,
+    /// Whether it can do its work: running, and every component connected.
+    pub ready: bool,
+    /// `closed`, `half_open`, `open` or `off`.
+    pub breaker: &'static str,
+    /// Deliveries received and not yet settled.
+    pub in_flight: i64,
+    /// Deliveries taken from sources since the start.
+    pub received: u64,
+    /// Messages that the sink took.
+    pub delivered: u64,
+    /// Attempts made again within the stack.
+    pub retried: u64,
+    /// Messages put into the Store for a later attempt.
+    pub parked: u64,
+    /// Messages given up on and kept.
+    pub dead_lettered: u64,
+    /// From creation to receipt, for the latest receipt, in seconds.
+    pub lag_seconds: f64,
+    /// How each component is.
+    pub components: Vec<ComponentStatus>,
+}
+
+impl Shared {
+    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, breaker: Option<BreakerHandle>) -> Self {
+        Self {
+            name,
+            wanted: watch::Sender::new(Wanted::default()),
+            stats,
+            breaker,
+            started_at: SystemTime::now(),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(super) fn set_phase(&self, phase: Phase) {
+        let mut state = lock(&self.state);
+        if state.phase != phase {
+            state.phase = phase;
+            drop(state);
+            tracing::info!(pipeline = %self.name, ?phase, "phase");
+        }
+    }
+
+    pub(super) fn add_component(&self, label: SmolStr) {
+        lock(&self.state).components.push(ComponentStatus { label, connected: false, error: None, ended: false });
+    }
+
+    fn component(&self, label: &str, change: impl FnOnce(&mut ComponentStatus)) {
+        if let Some(component) = lock(&self.state).components.iter_mut().find(|component| component.label == label) {
+            change(component);
+        }
+    }
+
+    pub(super) fn connected(&self, label: &str) {
+        self.component(label, |component| (component.connected, component.error) = (true, None));
+    }
+
+    pub(super) fn failed(&self, label: &str, error: String) {
+        self.component(label, |component| (component.connected, component.error) = (false, Some(error)));
+    }
+
+    pub(super) fn ended(&self, label: &str) {
+        self.component(label, |component| component.ended = true);
+    }
+}
+
+impl Handle {
+    /// The pipeline's name.
+    #[must_use]
+    pub fn name(&self) -> &SmolStr {
+        &self.0.name
+    }
+
+    /// Stops receiving; what is started goes on.
+    pub fn pause(&self) {
+        self.0.wanted.send_modify(|wanted| wanted.paused = true);
+    }
+
+    /// Receives again.
+    pub fn resume(&self) {
+        self.0.wanted.send_modify(|wanted| wanted.paused = false);
+    }
+
+    /// Stops receiving, finishes what is started, and ends.
+    pub fn drain(&self) {
+        self.stop(Stop::Drain);
+    }
+
+    /// Cancels and releases what is started, and ends.
+    pub fn stop_now(&self) {
+        self.stop(Stop::Now);
+    }
+
+    fn stop(&self, stop: Stop) {
+        self.0.wanted.send_modify(|wanted| wanted.stop = wanted.stop.max(stop));
+    }
+
+    /// The counters.
+    #[must_use]
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.0.stats
+    }
+
+    /// How the pipeline is now.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let stats = &self.0.stats;
+        let wanted = *self.0.wanted.borrow();
+        let (phase, components) = {
+            let state = lock(&self.0.state);
+            (state.phase, state.components.clone())
+        };
+        let breaker = match self.0.breaker.as_ref().map(BreakerHandle::state) {
+            None => "off",
+            Some(BreakerState::Closed) => "closed",
+            Some(BreakerState::HalfOpen(_)) => "half_open",
+            Some(BreakerState::Open(_)) => "open",
+        };
+        Status {
+            name: self.0.name.clone(),
+            phase,
+            paused: wanted.paused,
+            ready: phase == Phase::Running && wanted.stop == Stop::No && components.iter().all(|part| part.connected),
+            breaker,
+            in_flight: stats.in_flight.load(Relaxed),
+            received: stats.received.load(Relaxed),
+            delivered: stats.delivered.load(Relaxed),
+            retried: stats.retried.load(Relaxed),
+            parked: stats.parked.load(Relaxed),
+            dead_lettered: stats.dead_lettered.load(Relaxed),
+            lag_seconds: stats.queue_lag_millis.load(Relaxed) as f64 / 1_000.0,
+            components,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Settlements on their way back to one source, gathered into batches.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{Capabilities, Disposition, SettleError, Settlement, Settler, Token};
+
+/// So many settling calls to one source at once; a further batch waits and grows.
+const CALLS: usize = 4;
+
+/// One source's settler, and what is to be told to it.
+pub(super) struct Desk {
+    pub(super) settler: Arc<dyn Settler>,
+    pub(super) capabilities: Capabilities,
+    waiting: Vec<Settlement>,
+    slots: Vec<usize>,
+    /// When the oldest that waits was put in.
+    since: Option<Instant>,
+    calls: usize,
+}
+
+/// A batch that has left the desk.
+pub(super) struct Parcel {
+    pub(super) settler: Arc<dyn Settler>,
+    pub(super) batch: Vec<Settlement>,
+    pub(super) slots: Vec<usize>,
+}
+
+impl Desk {
+    pub(super) fn new(settler: Arc<dyn Settler>, capabilities: Capabilities) -> Self {
+        Self { settler, capabilities, waiting: Vec::new(), slots: Vec::new(), since: None, calls: 0 }
+    }
+
+    pub(super) fn put(&mut self, slot: usize, token: Token, disposition: Disposition) {
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
+        }
+        self.waiting.push(Settlement { token, disposition });
+        self.slots.push(slot);
+    }
+
+    /// When the oldest settlement has waited long enough for company.
+    pub(super) fn due(&self) -> Option<Instant> {
+        (self.calls < CALLS).then_some(self.since?).map(|since| since + self.linger())
+    }
+
+    fn linger(&self) -> Duration {
+        self.capabilities.settle_linger
+    }
+
+    /// The next batch to send: a full one, one that has waited long enough, or, where nothing more can come, any.
+    pub(super) fn take(&mut self, now: Instant, nothing_more: bool) -> Option<Parcel> {
+        let most = self.capabilities.settle_batch.max(1);
+        let waited = self.since.is_some_and(|since| now >= since + self.linger());
+        let ready = self.waiting.len() >= most || waited || (nothing_more && !self.waiting.is_empty());
+        if !ready || self.calls >= CALLS {
+            return None;
+        }
+        self.calls += 1;
+        let count = most.min(self.waiting.len());
+        let (batch, slots) = if count == self.waiting.len() {
+            self.since = None;
+            let room = Vec::with_capacity(count);
+            (std::mem::replace(&mut self.waiting, room), std::mem::take(&mut self.slots))
+        } else {
+            (self.waiting.drain(..count).collect(), self.slots.drain(..count).collect())
+        };
+        Some(Parcel { settler: Arc::clone(&self.settler), batch, slots })
+    }
+
+    /// A call has come back.
+    pub(super) const fn returned(&mut self) {
+        self.calls -= 1;
+    }
+
+    pub(super) const fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.calls == 0
+    }
+}
+
+impl Parcel {
+    /// Hands the batch over. A settler that answers for too few entries has settled the rest, for all that it said.
+    pub(super) async fn send(self) -> (Vec<usize>, Vec<Result<(), SettleError>>) {
+        let mut results = self.settler.settle(self.batch).await;
+        results.resize_with(self.slots.len(), || Ok(()));
+        (self.slots, results)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+
+    struct Nobody;
+
+    #[async_trait]
+    impl Settler for Nobody {
+        async fn settle(&self, _: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+            Vec::new()
+        }
+    }
+
+    fn desk(count: usize) -> Desk {
+        let mut desk = Desk::new(Arc::new(Nobody), Capabilities { settle_batch: 10, ..Default::default() });
+        (0..count).for_each(|slot| desk.put(slot, Token::default(), Disposition::Release));
+        desk
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_goes_when_it_is_full_or_old_or_nothing_more_can_come() {
+        let now = Instant::now();
+
+        assert_eq!(desk(12).take(now, false).map(|parcel| parcel.slots.len()), Some(10));
+        assert!(desk(3).take(now, false).is_none());
+        assert_eq!(desk(3).take(now, true).map(|parcel| parcel.slots.len()), Some(3));
+        assert_eq!(desk(3).take(now + Duration::from_millis(1), false).map(|parcel| parcel.slots.len()), Some(3));
+        assert!(desk(0).take(now, true).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_are_bounded_and_what_waits_goes_together() {
+        let mut desk = desk(0);
+        for slot in 0..8 {
+            desk.put(slot, Token::default(), Disposition::Release);
+            let _ = desk.take(Instant::now(), true);
+        }
+
+        assert!(desk.take(Instant::now(), true).is_none());
+        desk.returned();
+        assert_eq!(desk.take(Instant::now(), true).map(|parcel| parcel.slots.len()), Some(4));
+    }
+}

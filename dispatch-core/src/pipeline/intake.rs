@@ -1,0 +1,240 @@
+//! All sources of a pipeline as one: asked in turn, supervised for ever.
+
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use smol_str::SmolStr;
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep_until},
+};
+
+use super::control::Shared;
+use crate::{Backoff, Delivery, Error, Jitter, Received, Source};
+
+/// Sources under their labels.
+pub(super) struct Intake {
+    sources: Vec<Supervised>,
+    /// Who is asked first next time.
+    turn: usize,
+    shared: Arc<Shared>,
+    backoff: Backoff,
+}
+
+struct Supervised {
+    label: SmolStr,
+    /// Away while it connects in a task of its own.
+    source: Option<Box<dyn Source>>,
+    state: State,
+    /// Failures in a row.
+    failures: u32,
+    up_since: Instant,
+    /// Whether the input ends by itself; those that do not end with the last of these.
+    bounded: bool,
+}
+
+enum State {
+    /// To be connected at this time.
+    Down(Instant),
+    /// In a task of its own, so that what other sources bring cannot interrupt it.
+    Connecting(JoinHandle<(Box<dyn Source>, Result<(), Error>)>),
+    Up,
+    Ended,
+}
+
+impl State {
+    const fn is_ended(&self) -> bool {
+        matches!(self, Self::Ended)
+    }
+}
+
+/// A failure after so long counts as the first.
+const STEADY: Duration = Duration::from_secs(30);
+
+/// What the sources brought.
+pub(super) enum Taken {
+    /// These, from the source with this number.
+    Batch(usize, Vec<Delivery>),
+    /// Every bounded source has ended.
+    Ended,
+}
+
+/// What one source said.
+enum Word {
+    Connected,
+    Received(Received),
+    Failed(Error),
+    /// It panicked while it connected, and is gone.
+    Lost(Error),
+}
+
+impl Intake {
+    pub(super) fn new(sources: Vec<(SmolStr, Box<dyn Source>)>, shared: Arc<Shared>) -> Self {
+        let supervise = |(label, source): (SmolStr, Box<dyn Source>)| {
+            let bounded = source.capabilities().bounded;
+            let now = Instant::now();
+            Supervised { label, source: Some(source), state: State::Down(now), failures: 0, up_since: now, bounded }
+        };
+        let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
+            .min(Duration::from_millis(50))
+            .max(Duration::from_secs(30))
+            .jitter(Jitter::Equal);
+        Self { sources: sources.into_iter().map(supervise).collect(), turn: 0, shared, backoff }
+    }
+
+    /// Waits for at least one delivery, at most `max`.
+    ///
+    /// # Cancel safety
+    /// As [`Source::receive`]: dropping it loses nothing.
+    pub(super) async fn receive(&mut self, max: usize) -> Taken {
+        loop {
+            if self.ended() {
+                return Taken::Ended;
+            }
+            self.turn = (self.turn + 1) % self.sources.len();
+            let (index, word) = first(self.turn, &mut self.sources, max).await;
+            if let Some(batch) = self.heard(index, word) {
+                return Taken::Batch(index, batch);
+            }
+        }
+    }
+
+    /// Whether there were bounded sources, and each has ended.
+    pub(super) fn ended(&self) -> bool {
+        let mut bounded = self.sources.iter().filter(|source| source.bounded).peekable();
+        bounded.peek().is_some() && bounded.all(|source| source.state.is_ended())
+    }
+
+    /// As [`receive`](Self::receive) from the sources that do not end, once the others have: what is parked goes on.
+    pub(super) async fn receive_rest(&mut self, max: usize) -> Taken {
+        loop {
+            if self.sources.iter().all(|source| source.state.is_ended()) {
+                return std::future::pending().await;
+            }
+            let (index, word) = first(0, &mut self.sources, max).await;
+            if let Some(batch) = self.heard(index, word) {
+                return Taken::Batch(index, batch);
+            }
+        }
+    }
+
+    fn heard(&mut self, index: usize, word: Word) -> Option<Vec<Delivery>> {
+        let source = &mut self.sources[index];
+        match word {
+            Word::Connected => {
+                source.state = State::Up;
+                source.up_since = Instant::now();
+                self.shared.connected(&source.label);
+                tracing::debug!(source = %source.label, "connected");
+                None
+            }
+            Word::Received(Received::Batch(batch)) => {
+                if std::mem::take(&mut source.failures) > 0 {
+                    tracing::info!(source = %source.label, "source is back");
+                }
+                (!batch.is_empty()).then_some(batch)
+            }
+            Word::Received(Received::End) => {
+                source.state = State::Ended;
+                self.shared.ended(&source.label);
+                tracing::debug!(source = %source.label, "input ended");
+                None
+            }
+            Word::Lost(error) => {
+                source.state = State::Ended;
+                self.shared.failed(&source.label, error.report());
+                tracing::error!(source = %source.label, error = error.report(), "source is lost");
+                None
+            }
+            Word::Failed(error) => {
+                let steady = matches!(source.state, State::Up) && source.up_since.elapsed() >= STEADY;
+                source.failures = if steady { 1 } else { source.failures.saturating_add(1) };
+                let wait = self.backoff.delay(source.failures, Duration::ZERO, &mut rand::rng());
+                source.state = State::Down(Instant::now() + wait);
+                self.shared.stats.source_errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.shared.failed(&source.label, error.report());
+                tracing::warn!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source failed");
+                None
+            }
+        }
+    }
+
+    /// Tells every source that nothing will be asked for a while.
+    pub(super) async fn hold(&mut self) {
+        for source in &mut self.sources {
+            if let (State::Up, Some(inner)) = (&source.state, &mut source.source)
+                && let Err(error) = inner.hold().await
+            {
+                tracing::warn!(source = %source.label, error = error.report(), "hold failed");
+            }
+        }
+    }
+
+    pub(super) async fn close(&mut self) {
+        for source in &mut self.sources {
+            if let State::Connecting(task) = &mut source.state {
+                // A connection still being made has received nothing.
+                task.abort();
+            }
+            let Some(inner) = &mut source.source else { continue };
+            if let Err(error) = inner.close().await {
+                tracing::warn!(source = %source.label, error = error.report(), "close failed");
+            }
+        }
+    }
+}
+
+/// The first source to say something, asked in order from `turn` on.
+async fn first(turn: usize, sources: &mut [Supervised], max: usize) -> (usize, Word) {
+    let count = sources.len();
+    let mut asked: Vec<(usize, BoxFuture<'_, Word>)> = sources
+        .iter_mut()
+        .enumerate()
+        .filter(|(_, source)| !source.state.is_ended())
+        .map(|(index, source)| (index, Box::pin(ask(source, max)) as BoxFuture<'_, Word>))
+        .collect();
+    asked.sort_by_key(|(index, _)| (index + count - turn) % count);
+    poll_fn(|cx: &mut Context<'_>| {
+        for (index, word) in &mut asked {
+            if let Poll::Ready(word) = Pin::as_mut(word).poll(cx) {
+                return Poll::Ready((*index, word));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+async fn ask(supervised: &mut Supervised, max: usize) -> Word {
+    if let State::Down(until) = supervised.state {
+        sleep_until(until).await;
+        if let Some(mut source) = supervised.source.take() {
+            supervised.state = State::Connecting(tokio::spawn(async move {
+                let result = source.probe().await;
+                (source, result)
+            }));
+        }
+    }
+    if let State::Connecting(task) = &mut supervised.state {
+        return match task.await {
+            Ok((source, result)) => {
+                supervised.source = Some(source);
+                result.map_or_else(Word::Failed, |()| Word::Connected)
+            }
+            Err(panic) => Word::Lost(Error::permanent(panic)),
+        };
+    }
+    match &mut supervised.source {
+        None => std::future::pending().await,
+        Some(source) => match source.receive(max).await {
+            Ok(received) => Word::Received(received),
+            Err(error) => Word::Failed(error),
+        },
+    }
+}

@@ -1,0 +1,182 @@
+//! The messages being worked on, each polled in place, without a task or an allocation of its own.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
+};
+
+use futures::task::AtomicWaker;
+
+use crate::lock::lock;
+
+/// Numbered places that are used again: a future and an entry each.
+pub(super) struct Slots<F, E> {
+    slots: Vec<Slot<F, E>>,
+    free: Vec<usize>,
+    ready: Arc<ReadyList>,
+    /// Taken out of the ready list, to be polled one by one.
+    turn: Vec<usize>,
+    /// Room for futures, used again: as much as ever ran at once.
+    spare: Vec<Room<F>>,
+    running: usize,
+}
+
+/// Room for one future, which stays where it is while futures come and go.
+type Room<F> = Pin<Box<Option<F>>>;
+
+struct Slot<F, E> {
+    future: Option<Room<F>>,
+    wake: Arc<SlotWake>,
+    waker: Waker,
+    entry: Option<E>,
+}
+
+/// Which slots want to be polled, and who polls them.
+struct ReadyList {
+    slots: Mutex<Vec<usize>>,
+    driver: AtomicWaker,
+}
+
+struct SlotWake {
+    index: usize,
+    listed: AtomicBool,
+    ready: Arc<ReadyList>,
+}
+
+impl Wake for SlotWake {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.listed.swap(true, Ordering::AcqRel) {
+            lock(&self.ready.slots).push(self.index);
+            self.ready.driver.wake();
+        }
+    }
+}
+
+impl<F: Future, E> Slots<F, E> {
+    pub(super) fn new() -> Self {
+        let ready = ReadyList { slots: Mutex::default(), driver: AtomicWaker::new() };
+        Self { slots: Vec::new(), free: Vec::new(), ready: Arc::new(ready), turn: Vec::new(), spare: Vec::new(), running: 0 }
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Puts an entry in; its future comes with [`start`](Self::start).
+    pub(super) fn insert(&mut self, entry: E) -> usize {
+        if let Some(index) = self.free.pop() {
+            self.slots[index].entry = Some(entry);
+            return index;
+        }
+        let index = self.slots.len();
+        let wake = Arc::new(SlotWake { index, listed: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
+        let waker = Waker::from(Arc::clone(&wake));
+        self.slots.push(Slot { future: None, wake, waker, entry: Some(entry) });
+        index
+    }
+
+    /// Takes an entry out, its future with it.
+    pub(super) fn remove(&mut self, index: usize) -> Option<E> {
+        let entry = self.slots[index].entry.take()?;
+        self.cancel(index);
+        self.free.push(index);
+        Some(entry)
+    }
+
+    pub(super) fn entry(&mut self, index: usize) -> Option<&mut E> {
+        self.slots.get_mut(index)?.entry.as_mut()
+    }
+
+    /// All entries with their numbers.
+    pub(super) fn entries(&mut self) -> impl Iterator<Item = (usize, &mut E)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| Some((index, slot.entry.as_mut()?)))
+    }
+
+    /// Gives the entry its future and polls it once.
+    pub(super) fn start(&mut self, index: usize, future: F) -> Poll<F::Output> {
+        self.cancel(index);
+        let mut room = self.spare.pop().unwrap_or_else(|| Box::pin(None));
+        room.set(Some(future));
+        self.slots[index].future = Some(room);
+        self.running += 1;
+        self.poll_slot(index)
+    }
+
+    /// How many entries have a future.
+    pub(super) const fn running(&self) -> usize {
+        self.running
+    }
+
+    /// Drops the entry's future and keeps the entry; says whether it had one.
+    pub(super) fn cancel(&mut self, index: usize) -> bool {
+        let Some(mut room) = self.slots[index].future.take() else { return false };
+        room.set(None);
+        self.spare.push(room);
+        self.running -= 1;
+        true
+    }
+
+    /// Polls woken futures until one ends.
+    pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<(usize, F::Output)> {
+        loop {
+            if self.turn.is_empty() {
+                self.ready.driver.register(cx.waker());
+                std::mem::swap(&mut *lock(&self.ready.slots), &mut self.turn);
+                if self.turn.is_empty() {
+                    return Poll::Pending;
+                }
+            }
+            while let Some(index) = self.turn.pop() {
+                if let Poll::Ready(output) = self.poll_slot(index) {
+                    return Poll::Ready((index, output));
+                }
+            }
+        }
+    }
+
+    fn poll_slot(&mut self, index: usize) -> Poll<F::Output> {
+        let slot = &mut self.slots[index];
+        // Before the poll: a wake during it must list the slot again.
+        slot.wake.listed.store(false, Ordering::Release);
+        let Some(future) = slot.future.as_mut().and_then(|room| room.as_mut().as_pin_mut()) else { return Poll::Pending };
+        let poll = future.poll(&mut Context::from_waker(&slot.waker));
+        if poll.is_ready() {
+            self.cancel(index);
+        }
+        poll
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_woken_futures_are_polled_and_places_are_used_again() {
+        let mut slots = Slots::<oneshot::Receiver<u32>, &str>::new();
+        let (send_a, receive_a) = oneshot::channel();
+        let (_send_b, receive_b) = oneshot::channel();
+        let (a, b) = (slots.insert("a"), slots.insert("b"));
+        assert!(slots.start(a, receive_a).is_pending() && slots.start(b, receive_b).is_pending());
+
+        send_a.send(7).unwrap();
+        let (index, output) = poll_fn(|cx| slots.poll_next(cx)).await;
+
+        assert_eq!((index, output), (a, Ok(7)));
+        assert_eq!((slots.remove(a), slots.len(), slots.insert("c")), (Some("a"), 1, a));
+    }
+}

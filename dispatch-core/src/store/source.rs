@@ -1,0 +1,244 @@
+//! The Store's queue as a source.
+
+use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::Instant,
+};
+
+use super::{Claim, Claimed, Completion, Lease, Outcome, Store};
+use crate::{
+    Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler, Source,
+    Token,
+};
+
+/// Claims the items of one durable queue; a pipeline reads its parked retries with it, and the source `queue` is its
+/// configuration.
+///
+/// ```
+/// use dispatch_core::{MemoryStore, Pipeline, BoxError, Message, sink_fn, store::QueueSource};
+/// use std::sync::Arc;
+///
+/// let store = Arc::new(MemoryStore::new());
+/// let pipeline = Pipeline::builder("work")
+///     .source(QueueSource::new(store.clone(), "work"))
+///     .sink(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }))
+///     .store(store)
+///     .build()
+///     .unwrap();
+/// # let _ = pipeline;
+/// ```
+pub struct QueueSource {
+    store: Arc<dyn Store>,
+    queue: Arc<str>,
+    lease: Duration,
+    ordered: bool,
+    /// A claim under way, in a task of its own, so that dropping `receive` cannot lose what it brings.
+    claim: Option<(Instant, JoinHandle<Result<Vec<Claimed>, Error>>)>,
+    /// Waits until there may be something, likewise.
+    wait: Option<JoinHandle<()>>,
+    /// Claimed and not yet asked for, with the time their lease began.
+    ready: VecDeque<(Instant, Delivery)>,
+    closed: bool,
+}
+
+impl fmt::Debug for QueueSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueueSource").field("queue", &self.queue).field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl QueueSource {
+    /// Reads `queue` under leases of 30 s, in no order of keys.
+    pub fn new(store: Arc<dyn Store>, queue: impl Into<Arc<str>>) -> Self {
+        Self {
+            store,
+            queue: queue.into(),
+            lease: Duration::from_secs(30),
+            ordered: false,
+            claim: None,
+            wait: None,
+            ready: VecDeque::new(),
+            closed: false,
+        }
+    }
+
+    /// How long a claimed item is ours unless the lease is extended; at least 1 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_secs(1));
+        self
+    }
+
+    /// Whether items of one key go out one at a time, in order.
+    #[must_use]
+    pub const fn ordered(mut self, ordered: bool) -> Self {
+        self.ordered = ordered;
+        self
+    }
+
+    fn queue_settler(&self) -> QueueSettler {
+        QueueSettler { store: Arc::clone(&self.store), queue: Arc::clone(&self.queue) }
+    }
+
+    fn start_claim(&mut self, max: usize) {
+        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
+        let claim = Claim { max, lease: self.lease, ordered: self.ordered };
+        let task = tokio::spawn(async move { store.queue().claim(&queue, claim).await });
+        self.claim = Some((Instant::now(), task));
+    }
+
+    fn start_wait(&mut self) {
+        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
+        self.wait = Some(tokio::spawn(async move { store.queue().changed(&queue).await }));
+    }
+
+    /// What is ready and still ours for at least half its lease.
+    fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
+        let half = self.lease / 2;
+        // One held too long goes back by being dropped.
+        self.ready.retain(|(leased, _)| leased.elapsed() < half);
+        self.ready.drain(..max.min(self.ready.len())).map(|(_, delivery)| delivery).collect()
+    }
+}
+
+fn deliver(claimed: Claimed, settler: &Arc<dyn Settler>) -> Delivery {
+    let token = Token::new(claimed.lease.row, claimed.lease.fence);
+    let (message, history) = claimed.item.into_message();
+    Delivery::new(message, token, Arc::clone(settler)).with_history(history)
+}
+
+fn joined<T>(result: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
+    result.unwrap_or_else(|error| Err(Error::retry(error)))
+}
+
+#[async_trait]
+impl Source for QueueSource {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            nack_delay: NackDelay::Unlimited,
+            redelivers: true,
+            lease: Some(self.lease),
+            extends: true,
+            settle_batch: 500,
+            order: if self.ordered { Order::Key } else { Order::None },
+            counts_redeliveries: true,
+            prefetch: 100,
+            ..Capabilities::default()
+        }
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(self.queue_settler())
+    }
+
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        if self.closed {
+            return Ok(Received::End);
+        }
+        loop {
+            let ready = self.take_ready(max);
+            if !ready.is_empty() {
+                return Ok(Received::Batch(ready));
+            }
+            if let Some(wait) = &mut self.wait {
+                let waited = wait.await;
+                self.wait = None;
+                waited.map_err(Error::retry)?;
+            }
+            if self.claim.is_none() {
+                self.start_claim(max);
+            }
+            if let Some((leased, claim)) = &mut self.claim {
+                let (leased, claimed) = (*leased, claim.await);
+                self.claim = None;
+                let claimed = joined(claimed)?;
+                if claimed.is_empty() {
+                    self.start_wait();
+                }
+                let settler = self.settler();
+                self.ready.extend(claimed.into_iter().map(|claimed| (leased, deliver(claimed, &settler))));
+            }
+        }
+    }
+
+    async fn hold(&mut self) -> Result<(), Error> {
+        // Others may have them while we may not.
+        self.ready.clear();
+        Ok(())
+    }
+
+    async fn probe(&mut self) -> Result<(), Error> {
+        self.store.probe().await
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.closed = true;
+        if let Some(wait) = self.wait.take() {
+            wait.abort();
+        }
+        let mut leases: Vec<_> = self.ready.drain(..).map(|(_, delivery)| delivery.receipt.into_parts().0).collect();
+        if let Some((_, claim)) = self.claim.take() {
+            let claimed = joined(claim.await)?;
+            leases.extend(claimed.iter().map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence)));
+        }
+        let batch = leases.into_iter().map(|token| Settlement { token, disposition: Disposition::Release }).collect();
+        // A lease that cannot be given back runs out.
+        drop(self.queue_settler().settle(batch).await);
+        Ok(())
+    }
+}
+
+/// Settles what was claimed from one queue.
+#[derive(Debug)]
+struct QueueSettler {
+    store: Arc<dyn Store>,
+    queue: Arc<str>,
+}
+
+const fn lease_of(token: &Token) -> Lease {
+    Lease { row: token.number, fence: token.fence }
+}
+
+/// The wait before a message comes again whose nack says none.
+const DEFAULT_DELAY: Duration = Duration::from_secs(1);
+
+fn answers(count: usize, result: Result<Vec<Result<(), super::Stale>>, Error>) -> Vec<Result<(), SettleError>> {
+    match result {
+        Ok(results) => results.into_iter().map(|result| result.map_err(|super::Stale| SettleError::Stale)).collect(),
+        Err(error) => {
+            let (class, text) = (error.class(), error.report());
+            (0..count).map(|_| Err(SettleError::Failed(Error::new(class, text.clone())))).collect()
+        }
+    }
+}
+
+#[async_trait]
+impl Settler for QueueSettler {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let count = batch.len();
+        let complete = |settlement: Settlement| Completion {
+            lease: lease_of(&settlement.token),
+            outcome: match settlement.disposition {
+                Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Outcome::Done,
+                Disposition::Nack { delay, attempts } => {
+                    Outcome::Retry { delay: delay.unwrap_or(DEFAULT_DELAY), attempts }
+                }
+                Disposition::Release => Outcome::Release,
+            },
+        };
+        let batch = batch.into_iter().map(complete).collect();
+        answers(count, self.store.queue().settle(&self.queue, batch).await)
+    }
+
+    async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
+        let count = batch.len();
+        let leases = batch.iter().map(lease_of).collect();
+        answers(count, self.store.queue().extend(&self.queue, leases, by).await)
+    }
+}
