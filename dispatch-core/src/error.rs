@@ -273,4 +273,10 @@ impl Attempt {
             text: error.report(),
         }
     }
+
+    /// Whether it counts towards `max_attempts`; see [`Class::counts`].
+    #[must_use]
+    pub fn counts(&self) -> bool {
+        [Class::Retry.name(), Class::Permanent.name()].contains(&self.class.as_str())
+    }
 }

@@ -21,6 +21,8 @@ mod sink;
 mod source;
 pub mod store;
 pub mod telemetry;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub use backoff::{Backoff, Jitter};
 pub use capability::{Capabilities, NackDelay, Order};
@@ -37,4 +39,4 @@ pub use reply::Reply;
 pub use selector::{Selector, SelectorError};
 pub use sink::{FnSink, ServiceSink, Sink, sink_fn};
 pub use source::{Disposition, Progress, Received, SettleError, Settlement, Settler, Source};
-pub use store::Store;
+pub use store::{MemoryStore, Store};

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
+use super::Item;
 use crate::{Attempt, Error, Headers};
 
 /// Keeps messages that were given up on until a person decides.
@@ -77,6 +78,27 @@ pub struct DeadLetter {
     pub died_at: SystemTime,
     /// When it was put back to work, if it was.
     pub replayed_at: Option<SystemTime>,
+}
+
+impl DeadLetter {
+    /// The item that gives this message another life: attempts forgotten, history kept.
+    #[must_use]
+    pub fn to_item(&self) -> Item {
+        Item {
+            id: self.id.clone(),
+            payload: self.payload.clone(),
+            headers: self.headers.clone(),
+            metadata: self.metadata.clone(),
+            key: self.key.clone(),
+            priority: 0,
+            run_at: None,
+            dedupe: None,
+            created_at: self.created_at,
+            deadline: None,
+            attempts: 0,
+            history: self.attempts.clone(),
+        }
+    }
 }
 
 /// Which dead letters. Empty means all that are not yet replayed.

@@ -4,6 +4,7 @@
 //! where entries can differ, and has happened durably when it returns `Ok`.
 
 mod dead_letters;
+mod memory;
 mod positions;
 mod queue;
 mod reservations;
@@ -15,6 +16,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
+pub use memory::MemoryStore;
 pub use positions::Positions;
 pub use queue::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale};
 pub use reservations::{Reservation, Reservations};

@@ -105,6 +105,13 @@ impl Item {
         }
     }
 
+    /// Adds failed attempts to the history, and those that count to the number.
+    pub fn remember(&mut self, attempts: Vec<Attempt>) {
+        let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
+        self.attempts = self.attempts.saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
+        self.history.extend(attempts);
+    }
+
     /// The message in this item, about to be attempted once more.
     #[must_use]
     pub fn into_message(self) -> (Message, Vec<Attempt>) {

@@ -1,0 +1,194 @@
+//! The whole Store in process memory: for tests, and for pipelines that may forget everything when they end.
+
+mod dead_letters;
+mod queue;
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use smol_str::SmolStr;
+use tokio::time::Instant;
+
+use super::{DeadLetter, DeadLetters, Positions, Queue, Reservation, Reservations, Slots, Store};
+use crate::{Error, clock};
+use queue::Line;
+
+/// A [`Store`] that lives and dies with the process.
+///
+/// It keeps every promise of the traits but one: nothing outlives the process. Time is tokio's, so that a test with a
+/// paused clock decides when leases end and delays pass.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), dispatch_core::Error> {
+/// use std::time::Duration;
+/// use dispatch_core::{MemoryStore, Message, Store, store::{Claim, Item}};
+///
+/// let store = MemoryStore::new();
+/// store.queue().enqueue("jobs", vec![Item::of(&Message::new("hello"))]).await?;
+/// let claim = Claim { max: 10, lease: Duration::from_secs(30), ordered: false };
+/// assert_eq!(store.queue().claim("jobs", claim).await?.len(), 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    lines: HashMap<SmolStr, Line>,
+    letters: Vec<DeadLetter>,
+    last_letter: u64,
+    reservations: HashMap<SmolStr, Held>,
+    slots: HashMap<SmolStr, BTreeSet<SystemTime>>,
+    positions: HashMap<SmolStr, u64>,
+}
+
+/// One reserved key; done once nobody owns it.
+#[derive(Debug)]
+struct Held {
+    owner: Option<SmolStr>,
+    until: Instant,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No method panics between two changes that belong together, so a poisoned state is still whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn line(&mut self, queue: &str) -> &mut Line {
+        self.lines.entry(queue.into()).or_default()
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn dead_letters(&self) -> &dyn DeadLetters {
+        self
+    }
+    fn reservations(&self) -> &dyn Reservations {
+        self
+    }
+    fn slots(&self) -> &dyn Slots {
+        self
+    }
+    fn queue(&self) -> &dyn Queue {
+        self
+    }
+    fn positions(&self) -> &dyn Positions {
+        self
+    }
+    async fn probe(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Reservations for MemoryStore {
+    async fn reserve(&self, key: &str, owner: &str, lease: Duration) -> Result<Reservation, Error> {
+        let now = Instant::now();
+        let mut state = self.state();
+        if let Some(held) = state.reservations.get(key).filter(|held| held.until > now) {
+            let until = clock::system_time_at(held.until);
+            match &held.owner {
+                None => return Ok(Reservation::Done(until)),
+                Some(other) if other != owner => return Ok(Reservation::InProgress(until)),
+                Some(_) => {}
+            }
+        }
+        let held = Held {
+            owner: Some(owner.into()),
+            until: now + lease,
+        };
+        state.reservations.insert(key.into(), held);
+        Ok(Reservation::Reserved)
+    }
+
+    async fn commit(&self, key: &str, owner: &str, keep: Duration) -> Result<bool, Error> {
+        let mut state = self.state();
+        let Some(held) = state.reservations.get_mut(key) else {
+            return Ok(false);
+        };
+        // An owner whose lease ran out still holds the key until somebody else takes it.
+        let ours = held.owner.as_deref() == Some(owner);
+        if ours {
+            *held = Held {
+                owner: None,
+                until: Instant::now() + keep,
+            };
+        }
+        Ok(ours)
+    }
+
+    async fn cancel(&self, key: &str, owner: &str) -> Result<(), Error> {
+        let mut state = self.state();
+        if state
+            .reservations
+            .get(key)
+            .is_some_and(|held| held.owner.as_deref() == Some(owner))
+        {
+            state.reservations.remove(key);
+        }
+        Ok(())
+    }
+
+    async fn expire(&self) -> Result<u64, Error> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let before = state.reservations.len();
+        state.reservations.retain(|_, held| held.until > now);
+        Ok((before - state.reservations.len()) as u64)
+    }
+}
+
+#[async_trait]
+impl Slots for MemoryStore {
+    async fn take(&self, schedule: &str, at: SystemTime) -> Result<bool, Error> {
+        let mut state = self.state();
+        Ok(state.slots.entry(schedule.into()).or_default().insert(at))
+    }
+
+    async fn last(&self, schedule: &str) -> Result<Option<SystemTime>, Error> {
+        Ok(self.state().slots.get(schedule).and_then(|taken| taken.last().copied()))
+    }
+
+    async fn prune(&self, before: SystemTime) -> Result<u64, Error> {
+        let mut pruned = 0;
+        for taken in self.state().slots.values_mut() {
+            let old = taken.iter().take_while(|at| **at < before).count();
+            for _ in 0..old.min(taken.len().saturating_sub(1)) {
+                pruned += u64::from(taken.pop_first().is_some());
+            }
+        }
+        Ok(pruned)
+    }
+}
+
+#[async_trait]
+impl Positions for MemoryStore {
+    async fn load(&self, name: &str) -> Result<Option<u64>, Error> {
+        Ok(self.state().positions.get(name).copied())
+    }
+
+    async fn save(&self, name: &str, position: Option<u64>) -> Result<(), Error> {
+        let mut state = self.state();
+        match position {
+            Some(position) => state.positions.insert(name.into(), position),
+            None => state.positions.remove(name),
+        };
+        Ok(())
+    }
+}

@@ -1,0 +1,3 @@
+//! Doubles and conformance batteries, for us and for connectors of your own.
+
+pub mod store;
