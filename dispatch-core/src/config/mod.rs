@@ -3,6 +3,7 @@
 mod component;
 mod template;
 mod value;
+mod verdict;
 
 pub use crate::selector::{Selector, SelectorError};
 pub use component::{
@@ -11,3 +12,4 @@ pub use component::{
 };
 pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
+pub use verdict::Verdict;
