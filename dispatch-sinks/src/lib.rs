@@ -3,13 +3,23 @@
 //! | feature | type | what it does with a message |
 //! |---|---|---|
 //! | `http` | `http` | sends it to a URL and reads the status |
+//! | `command` | `command` | runs a process that gets it on standard input |
+//! | `stdout` | `stdout` | prints it |
 
+#[cfg(feature = "command")]
+pub mod command;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "stdout")]
+pub mod stdout;
 
 /// Adds every sink that was compiled in.
 pub fn register(registry: &mut dispatch_core::Registry) {
+    #[cfg(feature = "command")]
+    registry.sink::<command::CommandSinkConfig>();
     #[cfg(feature = "http")]
     registry.sink::<http::HttpSinkConfig>();
+    #[cfg(feature = "stdout")]
+    registry.sink::<stdout::StdoutSinkConfig>();
     let _ = registry;
 }

@@ -2,4 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
+#[cfg(unix)]
+mod command;
 mod http;
