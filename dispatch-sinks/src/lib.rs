@@ -1,1 +1,25 @@
-//! Placeholder front page, replaced by its rooms.
+//! Where dispatch pushes messages to: a room per kind of worker, each behind a cargo feature of the same name.
+//!
+//! | feature | type | what it does with a message |
+//! |---|---|---|
+//! | `http` | `http` | sends it to a URL and reads the status |
+//! | `command` | `command` | runs a process that gets it on standard input |
+//! | `stdout` | `stdout` | prints it |
+
+#[cfg(feature = "command")]
+pub mod command;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(feature = "stdout")]
+pub mod stdout;
+
+/// Adds every sink that was compiled in.
+pub fn register(registry: &mut dispatch_core::Registry) {
+    #[cfg(feature = "command")]
+    registry.sink::<command::CommandSinkConfig>();
+    #[cfg(feature = "http")]
+    registry.sink::<http::HttpSinkConfig>();
+    #[cfg(feature = "stdout")]
+    registry.sink::<stdout::StdoutSinkConfig>();
+    let _ = registry;
+}

@@ -3,6 +3,7 @@
 mod component;
 mod template;
 mod value;
+mod verdict;
 
 pub use crate::selector::{Selector, SelectorError};
 pub use component::{
@@ -13,3 +14,4 @@ pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
 
 pub use crate::layer::{MessageLayer, MessageService};
+pub use verdict::Verdict;

@@ -1,0 +1,348 @@
+//! From a message to a request.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use dispatch_core::{
+    Message,
+    config::{ConfigError, Template},
+};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::{self, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
+    uri::PathAndQuery,
+};
+use http_body_util::Full;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use smol_str::{SmolStr, ToSmolStr};
+
+use super::{Auth, ForwardHeaders, HttpSinkConfig, HttpSinkError, connect::Request, signing::Signer};
+
+const ATTEMPT: HeaderName = HeaderName::from_static("dispatch-attempt");
+const OURSELVES: HeaderValue = HeaderValue::from_static(concat!("dispatch/", env!("CARGO_PKG_VERSION")));
+const BYTES: HeaderValue = HeaderValue::from_static("application/octet-stream");
+/// W3C Trace Context; passed on whatever `forward_headers` says.
+const TRACE: [&str; 2] = ["traceparent", "tracestate"];
+/// Headers of one connection (RFC 9110 section 7.6.1), and those that HTTP itself derives from the request.
+const OF_THE_CONNECTION: [&str; 11] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+/// Everything but the unreserved characters of RFC 3986: a field stays inside its place in the URL.
+const OUTSIDE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Whom to connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Address {
+    pub(super) https: bool,
+    /// A name or an address, IPv6 without its brackets.
+    pub(super) host: SmolStr,
+    pub(super) port: u16,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// A URL taken apart as both versions of HTTP need it.
+#[derive(Debug, Clone)]
+pub(super) struct Url {
+    pub(super) address: Address,
+    /// Scheme, host and path, for people: a query may hold secrets.
+    pub(super) shown: Arc<str>,
+    /// HTTP/2 sends the whole.
+    pub(super) absolute: Uri,
+    /// HTTP/1 sends this part.
+    pub(super) path: Uri,
+    /// HTTP/1's `Host`.
+    pub(super) host: HeaderValue,
+}
+
+impl Url {
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let absolute: Uri = text.parse().map_err(|error| format!("{error}"))?;
+        let https = match absolute.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err("it does not begin with http:// or https://".to_owned()),
+        };
+        let authority = absolute.authority().filter(|authority| !authority.host().is_empty());
+        let authority = authority.ok_or("it has no host")?;
+        if authority.as_str().contains('@') {
+            return Err("credentials do not go into the URL; use auth".to_owned());
+        }
+        let host = authority.host();
+        let port = match &authority.as_str()[host.len()..] {
+            "" => {
+                if https {
+                    443
+                } else {
+                    80
+                }
+            }
+            colon_and_port => colon_and_port[1..]
+                .parse()
+                .map_err(|_| "its port is not a number up to 65535")?,
+        };
+        let address = Address {
+            https,
+            host: host.trim_start_matches('[').trim_end_matches(']').to_smolstr(),
+            port,
+        };
+        let path = absolute
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Ok(Self {
+            shown: format!("{}://{authority}{}", if https { "https" } else { "http" }, path.path()).into(),
+            host: HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?,
+            path: path.into(),
+            address,
+            absolute,
+        })
+    }
+
+    /// The URL of one message. What stands after the host is percent-encoded.
+    pub(super) fn render(template: &Template, message: &Message) -> Result<Self, dispatch_core::Error> {
+        let text = template.render_with(message, |text, value| {
+            if after_host(text) {
+                text.extend(utf8_percent_encode(value, OUTSIDE));
+            } else {
+                text.push_str(value);
+            }
+        })?;
+        Self::parse(&text).map_err(|reason| HttpSinkError::Url { reason }.into())
+    }
+}
+
+/// Whether what is written so far has left scheme and host behind.
+fn after_host(text: &str) -> bool {
+    text.split_once("://")
+        .is_some_and(|(_, rest)| rest.contains(['/', '?', '#']))
+}
+
+/// Whether fields of the message can change the host.
+pub(super) fn host_is_templated(template: &Template) -> bool {
+    let address = |stand_in: &str| Url::parse(&template.sample(stand_in)).map(|url| url.address);
+    match (address("a1"), address("b2")) {
+        (Ok(one), Ok(other)) => one != other,
+        _ => template.as_literal().is_none(),
+    }
+}
+
+/// Everything about a request but its URL and message.
+#[derive(Debug)]
+pub(super) struct Requests {
+    method: Method,
+    bodiless: bool,
+    /// What each request starts from: user agent, literal headers, credentials.
+    fixed: HeaderMap,
+    templated: Vec<(HeaderName, Template)>,
+    forward: Forward,
+    idempotency: Option<HeaderName>,
+    signer: Option<Signer>,
+}
+
+#[derive(Debug)]
+enum Forward {
+    All,
+    None,
+    Listed(Vec<HeaderName>),
+}
+
+impl Requests {
+    pub(super) fn new(config: &HttpSinkConfig) -> Result<Self, ConfigError> {
+        let method = Method::from_bytes(config.method.as_bytes())
+            .ok()
+            .filter(|method| *method != Method::CONNECT)
+            .ok_or_else(|| {
+                ConfigError::at(
+                    "method",
+                    format!("\"{}\" is no method to send messages with", config.method),
+                )
+            })?;
+        let mut fixed = HeaderMap::new();
+        fixed.insert(USER_AGENT, OURSELVES);
+        if let Some(auth) = &config.auth {
+            fixed.insert(AUTHORIZATION, credentials(auth)?);
+        }
+        let mut templated = Vec::new();
+        for (name, template) in &config.headers {
+            let field = format!("headers.{name}");
+            let header = header_name(&field, name)?;
+            if OF_THE_CONNECTION.contains(&header.as_str()) && header != HOST {
+                return Err(ConfigError::at(
+                    field,
+                    "this header belongs to the connection and cannot be set",
+                ));
+            }
+            match template.as_literal() {
+                None => templated.push((header, template.clone())),
+                Some(text) => {
+                    let value = HeaderValue::from_str(text)
+                        .map_err(|_| ConfigError::at(field, "a header's value is one line of visible characters"))?;
+                    fixed.insert(header, value);
+                }
+            }
+        }
+        let idempotency = match config.idempotency_header.as_str() {
+            "off" => None,
+            name => Some(header_name("idempotency_header", name)?),
+        };
+        let forward = match &config.forward_headers {
+            ForwardHeaders::All => Forward::All,
+            ForwardHeaders::None => Forward::None,
+            ForwardHeaders::Listed(names) => Forward::Listed(
+                names
+                    .iter()
+                    .map(|name| header_name("forward_headers", name))
+                    .collect::<Result<_, _>>()?,
+            ),
+        };
+        Ok(Self {
+            bodiless: matches!(method, Method::GET | Method::HEAD),
+            method,
+            fixed,
+            templated,
+            forward,
+            idempotency,
+            signer: config.signing.as_ref().map(Signer::new).transpose()?,
+        })
+    }
+
+    /// The request that carries `message`, in HTTP/1's form.
+    pub(super) fn of(&self, url: &Url, message: &Message) -> Result<Request, dispatch_core::Error> {
+        let mut headers = HeaderMap::with_capacity(self.fixed.len() + message.headers().len() + 6);
+        headers.insert(HOST, url.host.clone());
+        self.forward(&mut headers, message);
+        if !self.bodiless && !headers.contains_key(CONTENT_TYPE) {
+            let content_type = message.headers().get_bytes("content-type").cloned();
+            let content_type = content_type.and_then(|value| HeaderValue::from_maybe_shared(value).ok());
+            headers.insert(CONTENT_TYPE, content_type.unwrap_or(BYTES));
+        }
+        headers.insert(ATTEMPT, HeaderValue::from(message.attempt));
+        if let Some(name) = &self.idempotency {
+            headers.insert(name, value(name, message.id())?);
+        }
+        for (name, fixed) in &self.fixed {
+            headers.insert(name, fixed.clone());
+        }
+        for (name, template) in &self.templated {
+            headers.insert(name, value(name, &template.render(message)?)?);
+        }
+        if let Some(signer) = &self.signer {
+            signer.sign(&mut headers, message, SystemTime::now())?;
+        }
+
+        let body = if self.bodiless {
+            Full::default()
+        } else {
+            Full::new(message.payload.clone())
+        };
+        let mut request = Request::new(body);
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = url.path.clone();
+        *request.headers_mut() = headers;
+        Ok(request)
+    }
+
+    /// Copies the message's own headers; those that HTTP cannot carry stay behind.
+    fn forward(&self, headers: &mut HeaderMap, message: &Message) {
+        for (name, value) in message.headers().iter() {
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+                tracing::debug!(name, "header is no HTTP header and stays behind");
+                continue;
+            };
+            let wanted = TRACE.contains(&name.as_str())
+                || match &self.forward {
+                    Forward::All => name != AUTHORIZATION && name != COOKIE,
+                    Forward::None => false,
+                    Forward::Listed(names) => names.contains(&name),
+                };
+            if !wanted || OF_THE_CONNECTION.contains(&name.as_str()) {
+                continue;
+            }
+            match HeaderValue::from_maybe_shared(value.clone()) {
+                Ok(value) => drop(headers.append(name, value)),
+                Err(_) => tracing::debug!(name = name.as_str(), "header value is no HTTP value and stays behind"),
+            }
+        }
+    }
+}
+
+/// Gives a request the form of `version`: HTTP/2 says the host in the URI, HTTP/1 in a header.
+pub(super) fn shape(request: &mut Request, url: &Url, version: Version) {
+    *request.version_mut() = version;
+    if version == Version::HTTP_2 {
+        *request.uri_mut() = url.absolute.clone();
+        request.headers_mut().remove(HOST);
+    } else {
+        *request.uri_mut() = url.path.clone();
+        request.headers_mut().insert(HOST, url.host.clone());
+    }
+}
+
+fn header_name(field: &str, name: &str) -> Result<HeaderName, ConfigError> {
+    name.parse()
+        .map_err(|_| ConfigError::at(field, format!("\"{name}\" is not a header's name")))
+}
+
+fn value(name: &HeaderName, text: &str) -> Result<HeaderValue, HttpSinkError> {
+    HeaderValue::from_str(text).map_err(|_| HttpSinkError::Header { name: name.to_string() })
+}
+
+fn credentials(auth: &Auth) -> Result<HeaderValue, ConfigError> {
+    let text: Cow<'_, str> = match auth {
+        Auth::Bearer(token) => format!("Bearer {}", token.expose()).into(),
+        Auth::Basic { user, .. } if user.contains(':') => {
+            return Err(ConfigError::at(
+                "auth.basic.user",
+                "a user's name has no colon in basic authentication",
+            ));
+        }
+        Auth::Basic { user, password } => format!(
+            "Basic {}",
+            BASE64_STANDARD.encode(format!("{user}:{}", password.expose()))
+        )
+        .into(),
+    };
+    let mut value = HeaderValue::from_str(&text)
+        .map_err(|_| ConfigError::at("auth", "the credentials are not one line of visible characters"))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// How long the answer asks us to wait: `Retry-After` in seconds or as an HTTP date, at most `max`.
+pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime, max: Duration) -> Option<Duration> {
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
+        // More digits than a number has room for are a long wait all the same.
+        Duration::from_secs(text.parse().unwrap_or(u64::MAX))
+    } else {
+        httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(now)
+            .unwrap_or_default()
+    };
+    Some(wait.min(max))
+}

@@ -1,0 +1,7 @@
+//! How each sink behaves against the real thing.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
+
+#[cfg(unix)]
+mod command;
+mod http;
