@@ -1,6 +1,10 @@
 //! How much the HTTP sink costs over a bare hyper connection per slot: 1 KiB bodies, a trivial worker in the same process.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets the unexpected should panic")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench that meets the unexpected should panic"
+)]
 
 use std::{
     convert::Infallible,
@@ -98,7 +102,9 @@ fn benches(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     for slots in [16, 64] {
         group.bench_function(BenchmarkId::new("bare", slots), |bencher| {
-            bencher.to_async(&runtime).iter_custom(|total| bare(address, slots, total));
+            bencher
+                .to_async(&runtime)
+                .iter_custom(|total| bare(address, slots, total));
         });
         group.bench_function(BenchmarkId::new("sink", slots), |bencher| {
             bencher.to_async(&runtime).iter_custom(|total| {

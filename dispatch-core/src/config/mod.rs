@@ -6,10 +6,7 @@ mod value;
 mod verdict;
 
 pub use crate::selector::{Selector, SelectorError};
-pub use component::{
-    BuildContext, ConfigError, LayerConfig, SinkConfig, SourceConfig, StoreConfig,
-    StoreContext,
-};
+pub use component::{BuildContext, ConfigError, LayerConfig, SinkConfig, SourceConfig, StoreConfig, StoreContext};
 pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
 

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures::future::BoxFuture;
 use smol_str::{SmolStr, format_smolstr};
 use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
@@ -56,7 +57,10 @@ pub struct PipelineBuilder {
 
 impl fmt::Debug for PipelineBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineBuilder").field("name", &self.name).field("stack", &self.stack).finish_non_exhaustive()
+        f.debug_struct("PipelineBuilder")
+            .field("name", &self.name)
+            .field("stack", &self.stack)
+            .finish_non_exhaustive()
     }
 }
 
@@ -206,10 +210,20 @@ impl PipelineBuilder {
         let stats = Arc::<Stats>::default();
         let shared = Arc::new(Shared::new(self.name.clone(), stats, self.stack.breaker.clone()));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
-        for label in self.sources.iter().map(|(label, _)| label.clone()).chain(["store".into()]) {
+        for label in self
+            .sources
+            .iter()
+            .map(|(label, _)| label.clone())
+            .chain(["store".into()])
+        {
             shared.add_component(label);
         }
-        Ok(Pipeline { parts: self, sink, store, shared })
+        Ok(Pipeline {
+            parts: self,
+            sink,
+            store,
+            shared,
+        })
     }
 
     /// Puts the pipeline together and runs it; see [`Pipeline::run`].
@@ -324,40 +338,50 @@ impl Pipeline {
     /// # Cancel safety
     /// Dropping it cancels what is started and releases it; better drain.
     pub async fn run(self) -> Result<Summary, Error> {
-        let Self { mut parts, sink, store, shared } = self;
+        let Self {
+            mut parts,
+            sink,
+            store,
+            shared,
+        } = self;
         open_store(&*store, &shared).await?;
         shared.set_phase(Phase::Running);
         let began = Instant::now();
 
         let parked: Arc<str> = parked_queue(&parts.name).into();
-        let advised = parts.sources.iter().map(|(_, source)| source.capabilities().prefetch).max().unwrap_or(1);
+        let advised = parts
+            .sources
+            .iter()
+            .map(|(_, source)| source.capabilities().prefetch)
+            .max()
+            .unwrap_or(1);
         let prefetch = parts.prefetch.unwrap_or(advised);
         shared.add_component("parked".into());
         let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked));
         parts.sources.push(("parked".into(), Box::new(rest)));
 
-        let runs = Runs { parked, prefetch, store: &store, shared: &shared };
-        let finished = match parts.layers.len() {
-            0 => {
-                let sink = Arc::clone(&sink);
-                let service = tower::service_fn(move |message| {
-                    let sink = Arc::clone(&sink);
-                    async move { sink.send(message).await }
-                });
-                runs.run(&mut parts, service).await
-            }
-            _ => {
-                let own = parts.layers.iter().rev().fold(
-                    BoxCloneSyncService::new(SinkService(Arc::clone(&sink))),
-                    |service, layer| layer(service),
-                );
-                // A layer that makes one wait must not be asked before there is a message.
-                let service = tower::service_fn(move |message| own.clone().oneshot(message));
-                runs.run(&mut parts, service).await
-            }
+        let runs = Runs {
+            parked,
+            prefetch,
+            store: Arc::clone(&store),
+            shared: Arc::clone(&shared),
         };
+        let run: BoxFuture<'static, bool> = if parts.layers.is_empty() {
+            Box::pin(runs.run(parts, sink_service(Arc::clone(&sink))))
+        } else {
+            let own = parts.layers.iter().rev().fold(
+                BoxCloneSyncService::new(sink_service(Arc::clone(&sink))),
+                |service, layer| layer(service),
+            );
+            // A layer that makes one wait must not be asked before there is a message.
+            Box::pin(runs.run(
+                parts,
+                tower::service_fn(move |message: Message| own.clone().oneshot(message)),
+            ))
+        };
+        let finished = run.await;
         if let Err(error) = sink.close().await {
-            tracing::warn!(pipeline = %parts.name, error = error.report(), "sink did not close");
+            tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not close");
         }
         shared.set_phase(Phase::Ended);
         Ok(summary(&shared, began.elapsed(), finished))
@@ -365,16 +389,16 @@ impl Pipeline {
 }
 
 /// What all shards share.
-struct Runs<'a> {
+struct Runs {
     parked: Arc<str>,
     prefetch: usize,
-    store: &'a Arc<dyn Store>,
-    shared: &'a Arc<Shared>,
+    store: Arc<dyn Store>,
+    shared: Arc<Shared>,
 }
 
-impl Runs<'_> {
+impl Runs {
     /// Runs each shard to its end; says whether all finished in time.
-    async fn run<S>(self, parts: &mut PipelineBuilder, service: S) -> bool
+    async fn run<S>(self, mut parts: PipelineBuilder, service: S) -> bool
     where
         S: Service<Message, Response = Reply, Error = Error> + Clone + Send + 'static,
         S::Future: Send,
@@ -384,11 +408,14 @@ impl Runs<'_> {
         let breaker = parts.stack.breaker.clone();
         let deadline = parts.stack.deadline;
         let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
-        let desks: Vec<_> =
-            parts.sources.iter().map(|(_, source)| (source.settler(), source.capabilities())).collect();
+        let desks: Vec<_> = parts
+            .sources
+            .iter()
+            .map(|(_, source)| (source.settler(), source.capabilities()))
+            .collect();
         let labels: Vec<_> = parts.sources.iter().map(|(label, _)| label.clone()).collect();
         let sources = std::mem::take(&mut parts.sources);
-        let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(self.shared))));
+        let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(&self.shared))));
         let share = |whole: usize| whole.div_ceil(shards).max(1);
         let drivers: Vec<_> = (0..shards)
             .map(|_| {
@@ -404,14 +431,23 @@ impl Runs<'_> {
                     crowded: Arc::clone(&retry.crowded),
                     labels: labels.clone(),
                 };
-                let desks = desks.iter().map(|(settler, can)| Desk::new(Arc::clone(settler), can.clone())).collect();
-                let keep = Keep::new(Arc::clone(self.store), Arc::clone(&self.parked));
+                let desks = desks
+                    .iter()
+                    .map(|(settler, can)| Desk::new(Arc::clone(settler), can.clone()))
+                    .collect();
+                let keep = Keep::new(Arc::clone(&self.store), Arc::clone(&self.parked));
                 Driver {
-                    work: Work::new(layers.layer(service.clone()), plan, desks, keep, Arc::clone(self.shared)),
+                    work: Work::new(
+                        layers.layer(service.clone()),
+                        plan,
+                        desks,
+                        keep,
+                        Arc::clone(&self.shared),
+                    ),
                     intake: Arc::clone(&intake),
-                    shared: Arc::clone(self.shared),
+                    shared: Arc::clone(&self.shared),
                     breaker: breaker.clone(),
-                    store: Arc::clone(self.store),
+                    store: Arc::clone(&self.store),
                     parked: Arc::clone(&self.parked),
                     drain_timeout: parts.drain_timeout,
                 }
@@ -419,7 +455,10 @@ impl Runs<'_> {
             .collect();
         if let [_] = drivers.as_slice() {
             let runs = drivers.into_iter().map(Driver::run);
-            return futures::future::join_all(runs).await.into_iter().all(|finished| finished);
+            return futures::future::join_all(runs)
+                .await
+                .into_iter()
+                .all(|finished| finished);
         }
         let mut tasks = tokio::task::JoinSet::new();
         for driver in drivers {
@@ -442,7 +481,8 @@ async fn open_store(store: &dyn Store, shared: &Shared) -> Result<(), Error> {
             Class::Permanent => return Err(error),
             Class::Retry | Class::Throttled(_) | Class::Unavailable => {
                 tracing::warn!(pipeline = %shared.name, error = error.report(), "store is not there yet");
-                tokio::time::sleep(backoff.delay(attempt, Duration::ZERO, &mut rand::rng())).await;
+                let wait = backoff.delay(attempt, Duration::ZERO, &mut rand::rng());
+                tokio::time::sleep(wait).await;
             }
         }
     }
@@ -466,21 +506,12 @@ fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
     }
 }
 
-/// A sink as a boxed service, for layers of users' own.
-#[derive(Clone)]
-struct SinkService(Arc<dyn Sink>);
-
-impl Service<Message> for SinkService {
-    type Response = Reply;
-    type Error = Error;
-    type Future = futures::future::BoxFuture<'static, Result<Reply, Error>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Error>> {
-        std::task::Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, message: Message) -> Self::Future {
-        let sink = Arc::clone(&self.0);
-        Box::pin(async move { sink.send(message).await })
-    }
+/// A sink as a service whose future is no more than the sink's own.
+fn sink_service(
+    sink: Arc<dyn Sink>,
+) -> impl Service<Message, Response = Reply, Error = Error, Future: Send> + Clone + Send + Sync + 'static {
+    tower::service_fn(move |message: Message| {
+        let sink = Arc::clone(&sink);
+        async move { sink.send(message).await }
+    })
 }

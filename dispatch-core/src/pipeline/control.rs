@@ -10,8 +10,8 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::{
-    lock::lock,
     layer::{BreakerHandle, BreakerState},
+    lock::lock,
     telemetry::Stats,
 };
 
@@ -109,6 +109,8 @@ pub struct Status {
     pub dead_lettered: u64,
     /// From creation to receipt, for the latest receipt, in seconds.
     pub lag_seconds: f64,
+    /// Since it was put together, in seconds.
+    pub uptime_seconds: u64,
     /// How each component is.
     pub components: Vec<ComponentStatus>,
 }
@@ -135,11 +137,20 @@ impl Shared {
     }
 
     pub(super) fn add_component(&self, label: SmolStr) {
-        lock(&self.state).components.push(ComponentStatus { label, connected: false, error: None, ended: false });
+        lock(&self.state).components.push(ComponentStatus {
+            label,
+            connected: false,
+            error: None,
+            ended: false,
+        });
     }
 
     fn component(&self, label: &str, change: impl FnOnce(&mut ComponentStatus)) {
-        if let Some(component) = lock(&self.state).components.iter_mut().find(|component| component.label == label) {
+        if let Some(component) = lock(&self.state)
+            .components
+            .iter_mut()
+            .find(|component| component.label == label)
+        {
             change(component);
         }
     }
@@ -149,7 +160,9 @@ impl Shared {
     }
 
     pub(super) fn failed(&self, label: &str, error: String) {
-        self.component(label, |component| (component.connected, component.error) = (false, Some(error)));
+        self.component(label, |component| {
+            (component.connected, component.error) = (false, Some(error))
+        });
     }
 
     pub(super) fn ended(&self, label: &str) {
@@ -222,6 +235,7 @@ impl Handle {
             parked: stats.parked.load(Relaxed),
             dead_lettered: stats.dead_lettered.load(Relaxed),
             lag_seconds: stats.queue_lag_millis.load(Relaxed) as f64 / 1_000.0,
+            uptime_seconds: self.0.started_at.elapsed().unwrap_or_default().as_secs(),
             components,
         }
     }

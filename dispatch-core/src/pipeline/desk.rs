@@ -29,7 +29,14 @@ pub(super) struct Parcel {
 
 impl Desk {
     pub(super) fn new(settler: Arc<dyn Settler>, capabilities: Capabilities) -> Self {
-        Self { settler, capabilities, waiting: Vec::new(), slots: Vec::new(), since: None, calls: 0 }
+        Self {
+            settler,
+            capabilities,
+            waiting: Vec::new(),
+            slots: Vec::new(),
+            since: None,
+            calls: 0,
+        }
     }
 
     pub(super) fn put(&mut self, slot: usize, token: Token, disposition: Disposition) {
@@ -42,7 +49,9 @@ impl Desk {
 
     /// When the oldest settlement has waited long enough for company.
     pub(super) fn due(&self) -> Option<Instant> {
-        (self.calls < CALLS).then_some(self.since?).map(|since| since + self.linger())
+        (self.calls < CALLS)
+            .then_some(self.since?)
+            .map(|since| since + self.linger())
     }
 
     fn linger(&self) -> Duration {
@@ -62,11 +71,21 @@ impl Desk {
         let (batch, slots) = if count == self.waiting.len() {
             self.since = None;
             let room = Vec::with_capacity(count);
-            (std::mem::replace(&mut self.waiting, room), std::mem::take(&mut self.slots))
+            (
+                std::mem::replace(&mut self.waiting, room),
+                std::mem::take(&mut self.slots),
+            )
         } else {
-            (self.waiting.drain(..count).collect(), self.slots.drain(..count).collect())
+            (
+                self.waiting.drain(..count).collect(),
+                self.slots.drain(..count).collect(),
+            )
         };
-        Some(Parcel { settler: Arc::clone(&self.settler), batch, slots })
+        Some(Parcel {
+            settler: Arc::clone(&self.settler),
+            batch,
+            slots,
+        })
     }
 
     /// A call has come back.
@@ -104,7 +123,13 @@ mod tests {
     }
 
     fn desk(count: usize) -> Desk {
-        let mut desk = Desk::new(Arc::new(Nobody), Capabilities { settle_batch: 10, ..Default::default() });
+        let mut desk = Desk::new(
+            Arc::new(Nobody),
+            Capabilities {
+                settle_batch: 10,
+                ..Default::default()
+            },
+        );
         (0..count).for_each(|slot| desk.put(slot, Token::default(), Disposition::Release));
         desk
     }
@@ -116,7 +141,12 @@ mod tests {
         assert_eq!(desk(12).take(now, false).map(|parcel| parcel.slots.len()), Some(10));
         assert!(desk(3).take(now, false).is_none());
         assert_eq!(desk(3).take(now, true).map(|parcel| parcel.slots.len()), Some(3));
-        assert_eq!(desk(3).take(now + Duration::from_millis(1), false).map(|parcel| parcel.slots.len()), Some(3));
+        assert_eq!(
+            desk(3)
+                .take(now + Duration::from_millis(1), false)
+                .map(|parcel| parcel.slots.len()),
+            Some(3)
+        );
         assert!(desk(0).take(now, true).is_none());
     }
 
@@ -130,6 +160,9 @@ mod tests {
 
         assert!(desk.take(Instant::now(), true).is_none());
         desk.returned();
-        assert_eq!(desk.take(Instant::now(), true).map(|parcel| parcel.slots.len()), Some(4));
+        assert_eq!(
+            desk.take(Instant::now(), true).map(|parcel| parcel.slots.len()),
+            Some(4)
+        );
     }
 }

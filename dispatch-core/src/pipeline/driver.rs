@@ -121,9 +121,7 @@ where
                 _ => intake.lock().await.receive(demand).await,
             }
         };
-        let look = async {
-            if ended { sleep(LOOK).await } else { pending().await }
-        };
+        let look = async { if ended { sleep(LOOK).await } else { pending().await } };
         let (mut wish, mut breaker, mut reopen) = (pin!(wish), pin!(breaker), pin!(reopen));
         let (mut receive, mut look) = (pin!(receive), pin!(look));
         poll_fn(|cx| {

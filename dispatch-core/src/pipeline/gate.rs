@@ -48,8 +48,14 @@ mod tests {
 
     #[test]
     fn operators_and_drains_close_it() {
-        let paused = Wanted { paused: true, stop: Stop::No };
-        let draining = Wanted { paused: false, stop: Stop::Drain };
+        let paused = Wanted {
+            paused: true,
+            stop: Stop::No,
+        };
+        let draining = Wanted {
+            paused: false,
+            stop: Stop::Drain,
+        };
 
         assert_eq!(Gate::of(paused, None), Gate::Closed(None));
         assert_eq!(Gate::of(draining, None), Gate::Closed(None));

@@ -79,13 +79,25 @@ impl Intake {
         let supervise = |(label, source): (SmolStr, Box<dyn Source>)| {
             let bounded = source.capabilities().bounded;
             let now = Instant::now();
-            Supervised { label, source: Some(source), state: State::Down(now), failures: 0, up_since: now, bounded }
+            Supervised {
+                label,
+                source: Some(source),
+                state: State::Down(now),
+                failures: 0,
+                up_since: now,
+                bounded,
+            }
         };
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
             .min(Duration::from_millis(50))
             .max(Duration::from_secs(30))
             .jitter(Jitter::Equal);
-        Self { sources: sources.into_iter().map(supervise).collect(), turn: 0, shared, backoff }
+        Self {
+            sources: sources.into_iter().map(supervise).collect(),
+            turn: 0,
+            shared,
+            backoff,
+        }
     }
 
     /// Waits for at least one delivery, at most `max`.
@@ -97,9 +109,10 @@ impl Intake {
             if self.ended() {
                 return Taken::Ended;
             }
-            self.turn = (self.turn + 1) % self.sources.len();
             let (index, word) = first(self.turn, &mut self.sources, max).await;
             if let Some(batch) = self.heard(index, word) {
+                // Whoever brought something is asked last next time.
+                self.turn = (index + 1) % self.sources.len();
                 return Taken::Batch(index, batch);
             }
         }
@@ -157,7 +170,10 @@ impl Intake {
                 source.failures = if steady { 1 } else { source.failures.saturating_add(1) };
                 let wait = self.backoff.delay(source.failures, Duration::ZERO, &mut rand::rng());
                 source.state = State::Down(Instant::now() + wait);
-                self.shared.stats.source_errors.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.shared
+                    .stats
+                    .source_errors
+                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                 self.shared.failed(&source.label, error.report());
                 tracing::warn!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source failed");
                 None

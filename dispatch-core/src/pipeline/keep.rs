@@ -42,7 +42,13 @@ pub(super) struct Kept {
 
 impl Keep {
     pub(super) fn new(store: Arc<dyn Store>, parked: Arc<str>) -> Self {
-        Self { store, parked, waiting: Vec::new(), busy: false, not_before: None }
+        Self {
+            store,
+            parked,
+            waiting: Vec::new(),
+            busy: false,
+            not_before: None,
+        }
     }
 
     pub(super) fn put(&mut self, slot: usize, keepsake: Keepsake) {
@@ -56,7 +62,11 @@ impl Keep {
     }
 
     pub(super) fn due(&self) -> Option<Instant> {
-        if self.busy || self.waiting.is_empty() { None } else { self.not_before }
+        if self.busy || self.waiting.is_empty() {
+            None
+        } else {
+            self.not_before
+        }
     }
 
     pub(super) fn take(&mut self, now: Instant) -> Option<Batch> {
@@ -66,7 +76,11 @@ impl Keep {
         self.busy = true;
         self.not_before = None;
         let entries = std::mem::take(&mut self.waiting);
-        Some(Batch { store: Arc::clone(&self.store), parked: Arc::clone(&self.parked), entries })
+        Some(Batch {
+            store: Arc::clone(&self.store),
+            parked: Arc::clone(&self.parked),
+            entries,
+        })
     }
 
     /// Gives up on what waits, at the end of a drain: the slots it came from.
@@ -85,23 +99,42 @@ impl Keep {
 
 impl Batch {
     pub(super) async fn send(self) -> Kept {
-        let (letters, retries): (Vec<_>, Vec<_>) =
-            self.entries.into_iter().partition(|(_, keepsake)| matches!(keepsake, Keepsake::Letter(_)));
-        let buried = match letters.iter().filter_map(|(_, kept)| kept.letter()).cloned().collect::<Vec<_>>() {
+        let (letters, retries): (Vec<_>, Vec<_>) = self
+            .entries
+            .into_iter()
+            .partition(|(_, keepsake)| matches!(keepsake, Keepsake::Letter(_)));
+        let buried = match letters
+            .iter()
+            .filter_map(|(_, kept)| kept.letter())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             rows if rows.is_empty() => Ok(()),
             rows => self.store.dead_letters().bury(rows).await,
         };
-        let parked = match retries.iter().filter_map(|(_, kept)| kept.retry()).cloned().collect::<Vec<_>>() {
+        let parked = match retries
+            .iter()
+            .filter_map(|(_, kept)| kept.retry())
+            .cloned()
+            .collect::<Vec<_>>()
+        {
             rows if rows.is_empty() => Ok(()),
             rows => self.store.queue().enqueue(&self.parked, rows).await.map(|_| ()),
         };
-        Kept { letters: (letters, buried), retries: (retries, parked) }
+        Kept {
+            letters: (letters, buried),
+            retries: (retries, parked),
+        }
     }
 }
 
 impl Keepsake {
     fn letter(&self) -> Option<&DeadLetter> {
-        if let Self::Letter(letter) = self { Some(letter) } else { None }
+        if let Self::Letter(letter) = self {
+            Some(letter)
+        } else {
+            None
+        }
     }
 
     fn retry(&self) -> Option<&Item> {

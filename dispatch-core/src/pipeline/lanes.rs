@@ -21,7 +21,9 @@ pub struct Lanes {
 
 impl fmt::Debug for Lanes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lanes").field("order", &self.order).finish_non_exhaustive()
+        f.debug_struct("Lanes")
+            .field("order", &self.order)
+            .finish_non_exhaustive()
     }
 }
 
@@ -46,7 +48,12 @@ struct Lane<T> {
 impl<T> Backlog<T> {
     /// `lanes`: none for one queue, else whether lanes are ordered.
     pub(super) fn new(lanes: Option<bool>) -> Self {
-        Self { lanes, plain: VecDeque::new(), keyed: HashMap::new(), turns: VecDeque::new() }
+        Self {
+            lanes,
+            plain: VecDeque::new(),
+            keyed: HashMap::new(),
+            turns: VecDeque::new(),
+        }
     }
 
     /// Puts one in, behind its likes.
@@ -58,7 +65,10 @@ impl<T> Backlog<T> {
             self.plain.push_back(item);
             return;
         };
-        let lane = self.keyed.entry(key.clone()).or_insert_with(|| Lane { waiting: VecDeque::new(), busy: false });
+        let lane = self.keyed.entry(key.clone()).or_insert_with(|| Lane {
+            waiting: VecDeque::new(),
+            busy: false,
+        });
         if lane.waiting.is_empty() && !lane.busy {
             self.turns.push_back(key.clone());
         }
@@ -68,7 +78,9 @@ impl<T> Backlog<T> {
     /// The next to start: each lane with something to start in its turn, one message a turn (deficit round robin
     /// where every message costs the same).
     pub(super) fn pop(&mut self) -> Option<T> {
-        let Some(ordered) = self.lanes else { return self.plain.pop_front() };
+        let Some(ordered) = self.lanes else {
+            return self.plain.pop_front();
+        };
         let key = self.turns.pop_front()?;
         if key.is_empty() {
             let item = self.plain.pop_front()?;
@@ -105,13 +117,19 @@ impl<T> Backlog<T> {
 
     /// Takes out those that wait behind `key`; the source will give them again, behind their head.
     pub(super) fn take_followers(&mut self, key: &SmolStr) -> VecDeque<T> {
-        self.keyed.get_mut(key).map(|lane| std::mem::take(&mut lane.waiting)).unwrap_or_default()
+        self.keyed
+            .get_mut(key)
+            .map(|lane| std::mem::take(&mut lane.waiting))
+            .unwrap_or_default()
     }
 
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.turns.clear();
-        let keyed = self.keyed.values_mut().flat_map(|lane| std::mem::take(&mut lane.waiting));
+        let keyed = self
+            .keyed
+            .values_mut()
+            .flat_map(|lane| std::mem::take(&mut lane.waiting));
         let all = self.plain.drain(..).chain(keyed).collect();
         self.keyed.retain(|_, lane| lane.busy);
         all
@@ -148,7 +166,10 @@ mod tests {
     fn an_ordered_lane_gives_its_next_only_when_the_last_is_done() {
         let mut backlog = backlog(true, &["a-1", "a-2", "b-1"]);
 
-        assert_eq!([backlog.pop(), backlog.pop(), backlog.pop()], [Some("a-1"), Some("b-1"), None]);
+        assert_eq!(
+            [backlog.pop(), backlog.pop(), backlog.pop()],
+            [Some("a-1"), Some("b-1"), None]
+        );
         backlog.done(&"a".into());
         assert_eq!(backlog.pop(), Some("a-2"));
         backlog.done(&"a".into());

@@ -63,8 +63,18 @@ impl Wake for SlotWake {
 
 impl<F: Future, E> Slots<F, E> {
     pub(super) fn new() -> Self {
-        let ready = ReadyList { slots: Mutex::default(), driver: AtomicWaker::new() };
-        Self { slots: Vec::new(), free: Vec::new(), ready: Arc::new(ready), turn: Vec::new(), spare: Vec::new(), running: 0 }
+        let ready = ReadyList {
+            slots: Mutex::default(),
+            driver: AtomicWaker::new(),
+        };
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            ready: Arc::new(ready),
+            turn: Vec::new(),
+            spare: Vec::new(),
+            running: 0,
+        }
     }
 
     /// How many entries there are.
@@ -79,9 +89,18 @@ impl<F: Future, E> Slots<F, E> {
             return index;
         }
         let index = self.slots.len();
-        let wake = Arc::new(SlotWake { index, listed: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
+        let wake = Arc::new(SlotWake {
+            index,
+            listed: AtomicBool::new(false),
+            ready: Arc::clone(&self.ready),
+        });
         let waker = Waker::from(Arc::clone(&wake));
-        self.slots.push(Slot { future: None, wake, waker, entry: Some(entry) });
+        self.slots.push(Slot {
+            future: None,
+            wake,
+            waker,
+            entry: Some(entry),
+        });
         index
     }
 
@@ -99,7 +118,10 @@ impl<F: Future, E> Slots<F, E> {
 
     /// All entries with their numbers.
     pub(super) fn entries(&mut self) -> impl Iterator<Item = (usize, &mut E)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| Some((index, slot.entry.as_mut()?)))
+        self.slots
+            .iter_mut()
+            .enumerate()
+            .filter_map(|(index, slot)| Some((index, slot.entry.as_mut()?)))
     }
 
     /// Gives the entry its future and polls it once.
@@ -119,7 +141,9 @@ impl<F: Future, E> Slots<F, E> {
 
     /// Drops the entry's future and keeps the entry; says whether it had one.
     pub(super) fn cancel(&mut self, index: usize) -> bool {
-        let Some(mut room) = self.slots[index].future.take() else { return false };
+        let Some(mut room) = self.slots[index].future.take() else {
+            return false;
+        };
         room.set(None);
         self.spare.push(room);
         self.running -= 1;
@@ -148,7 +172,9 @@ impl<F: Future, E> Slots<F, E> {
         let slot = &mut self.slots[index];
         // Before the poll: a wake during it must list the slot again.
         slot.wake.listed.store(false, Ordering::Release);
-        let Some(future) = slot.future.as_mut().and_then(|room| room.as_mut().as_pin_mut()) else { return Poll::Pending };
+        let Some(future) = slot.future.as_mut().and_then(|room| room.as_mut().as_pin_mut()) else {
+            return Poll::Pending;
+        };
         let poll = future.poll(&mut Context::from_waker(&slot.waker));
         if poll.is_ready() {
             self.cancel(index);

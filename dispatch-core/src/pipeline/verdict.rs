@@ -10,7 +10,10 @@ pub(super) enum Verdict {
     /// Tell the source.
     Settle(Disposition),
     /// Keep it as a dead letter, for this reason, then tell the source.
-    Bury { reason: &'static str, attempts: Vec<Attempt> },
+    Bury {
+        reason: &'static str,
+        attempts: Vec<Attempt>,
+    },
     /// Keep it for a later attempt, then tell the source.
     Park { delay: Duration, attempts: Vec<Attempt> },
 }
@@ -54,7 +57,10 @@ pub(super) fn verdict(
 fn postpone(delay: Duration, attempts: Vec<Attempt>, source: &Capabilities) -> Verdict {
     let natively = source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay);
     if natively || source.wants_reply {
-        Verdict::Settle(Disposition::Nack { delay: Some(delay), attempts })
+        Verdict::Settle(Disposition::Nack {
+            delay: Some(delay),
+            attempts,
+        })
     } else {
         Verdict::Park { delay, attempts }
     }
@@ -105,11 +111,23 @@ mod tests {
             (Error::permanent("x"), &rich, "bury permanent"),
             (Error::retry("x"), &rich, "nack None"),
             (Error::retry("x"), &poor, "bury exhausted"),
-            (Error::retry("x").with_later(Later::After(secs(5))), &rich, "nack Some(5s)"),
+            (
+                Error::retry("x").with_later(Later::After(secs(5))),
+                &rich,
+                "nack Some(5s)",
+            ),
             (Error::retry("x").with_later(Later::After(secs(61))), &rich, "park 61s"),
             (Error::retry("x").with_later(Later::After(secs(5))), &poor, "park 5s"),
-            (Error::retry("x").with_later(Later::After(secs(5))), &uncounting, "park 5s"),
-            (Error::retry("x").with_later(Later::After(secs(5))), &waiting, "nack Some(5s)"),
+            (
+                Error::retry("x").with_later(Later::After(secs(5))),
+                &uncounting,
+                "park 5s",
+            ),
+            (
+                Error::retry("x").with_later(Later::After(secs(5))),
+                &waiting,
+                "nack Some(5s)",
+            ),
             (Error::retry("x").with_later(Later::Exhausted), &rich, "bury exhausted"),
             (Error::permanent("x").with_later(Later::Expired), &rich, "bury deadline"),
             (Error::throttled(Some(secs(7)), "x"), &rich, "nack Some(7s)"),
@@ -128,7 +146,13 @@ mod tests {
         let reply = || Ok(Reply::new("answer"));
         let waiting = source(|source| source.wants_reply = true);
 
-        assert_eq!(verdict(reply(), attempt, &waiting, None), Verdict::Settle(Disposition::Ack(Reply::new("answer"))));
-        assert_eq!(verdict(reply(), attempt, &source(|_| ()), None), Verdict::Settle(Disposition::Ack(Reply::default())));
+        assert_eq!(
+            verdict(reply(), attempt, &waiting, None),
+            Verdict::Settle(Disposition::Ack(Reply::new("answer")))
+        );
+        assert_eq!(
+            verdict(reply(), attempt, &source(|_| ()), None),
+            Verdict::Settle(Disposition::Ack(Reply::default()))
+        );
     }
 }

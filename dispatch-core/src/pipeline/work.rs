@@ -88,12 +88,27 @@ struct Entry {
 
 /// A call of the driver's own that has come back.
 enum Returned {
-    Settled { desk: usize, slots: Vec<usize>, results: Vec<Result<(), SettleError>>, took: Duration },
+    Settled {
+        desk: usize,
+        slots: Vec<usize>,
+        results: Vec<Result<(), SettleError>>,
+        took: Duration,
+    },
     Kept(Kept),
-    Extended { entries: Vec<(usize, u64)>, results: Vec<Result<(), SettleError>>, at: Instant },
+    Extended {
+        entries: Vec<(usize, u64)>,
+        results: Vec<Result<(), SettleError>>,
+        at: Instant,
+    },
     /// The head of an ordered lane has waited for its next attempt.
-    Rested { slot: usize, serial: u64 },
-    SettleAgain { slot: usize, serial: u64 },
+    Rested {
+        slot: usize,
+        serial: u64,
+    },
+    SettleAgain {
+        slot: usize,
+        serial: u64,
+    },
 }
 
 impl<S> Work<S>
@@ -135,16 +150,25 @@ where
         let stats = &self.shared.stats;
         let (now, wall) = (Instant::now(), SystemTime::now());
         stats.received.fetch_add(batch.len() as u64, Relaxed);
-        stats.in_flight.fetch_add(i64::try_from(batch.len()).unwrap_or(i64::MAX), Relaxed);
+        stats
+            .in_flight
+            .fetch_add(i64::try_from(batch.len()).unwrap_or(i64::MAX), Relaxed);
         let capabilities = &self.desks[source].capabilities;
         if let (true, Some(lease)) = (capabilities.extends, capabilities.lease) {
             let tick = now + lease / 4;
             self.keeper_at = Some(self.keeper_at.map_or(tick, |at| at.min(tick)));
         }
-        for Delivery { mut message, history, receipt } in batch {
+        for Delivery {
+            mut message,
+            history,
+            receipt,
+        } in batch
+        {
             let lag = wall.duration_since(message.created_at()).unwrap_or_default();
             stats.queue.record(lag);
-            stats.queue_lag_millis.store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            stats
+                .queue_lag_millis
+                .store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
                 message.deadline = Some(now + total);
             }
@@ -190,7 +214,8 @@ where
                 self.start(slot, cx);
                 moved = true;
             }
-            let crowded = self.slots.len() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
+            let crowded =
+                self.slots.len() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
             self.plan.crowded.store(crowded, Relaxed);
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);
@@ -284,7 +309,10 @@ where
     fn rest(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
-        entry.message.attempt = entry.message.attempt.saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
+        entry.message.attempt = entry
+            .message
+            .attempt
+            .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
         entry.history.extend(attempts);
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
@@ -342,7 +370,8 @@ where
         let now = Instant::now();
         let mut sent = false;
         if let Some(batch) = self.keep.take(now) {
-            self.calls.push(Box::pin(async move { Returned::Kept(batch.send().await) }));
+            self.calls
+                .push(Box::pin(async move { Returned::Kept(batch.send().await) }));
             sent = true;
         }
         let nothing_more = waiting && self.slots.running() == 0;
@@ -350,7 +379,12 @@ where
             while let Some(parcel) = own.take(now, nothing_more) {
                 self.calls.push(Box::pin(async move {
                     let (slots, results) = parcel.send().await;
-                    Returned::Settled { desk, slots, results, took: now.elapsed() }
+                    Returned::Settled {
+                        desk,
+                        slots,
+                        results,
+                        took: now.elapsed(),
+                    }
                 }));
                 sent = true;
             }
@@ -362,16 +396,22 @@ where
         sent
     }
 
-    /// Makes every lease longer that would pass its half before the next look.
+    /// Makes every lease longer that has come to its half; looks each quarter.
     fn extend_leases(&mut self, now: Instant) {
         self.keeper_at = None;
         for (source, desk) in self.desks.iter().enumerate() {
-            let Some(lease) = desk.capabilities.lease.filter(|_| desk.capabilities.extends) else { continue };
+            let Some(lease) = desk.capabilities.lease.filter(|_| desk.capabilities.extends) else {
+                continue;
+            };
             let tick = lease / 4;
             let (mut entries, mut tokens, mut any) = (Vec::new(), Vec::new(), false);
-            for (slot, entry) in self.slots.entries().filter(|(_, entry)| entry.source == source && !entry.lost) {
+            for (slot, entry) in self
+                .slots
+                .entries()
+                .filter(|(_, entry)| entry.source == source && !entry.lost)
+            {
                 any = true;
-                if now + tick >= entry.leased + lease / 2 {
+                if now + tick / 4 >= entry.leased + lease / 2 {
                     entries.push((slot, entry.serial));
                     tokens.push(entry.token.clone());
                 }
@@ -383,7 +423,11 @@ where
                 let settler = Arc::clone(&desk.settler);
                 self.calls.push(Box::pin(async move {
                     let results = settler.extend(tokens, lease).await;
-                    Returned::Extended { entries, results, at: now }
+                    Returned::Extended {
+                        entries,
+                        results,
+                        at: now,
+                    }
                 }));
             }
         }
@@ -391,7 +435,12 @@ where
 
     fn returned(&mut self, returned: Returned, cx: &mut Context<'_>) {
         match returned {
-            Returned::Settled { desk, slots, results, took } => {
+            Returned::Settled {
+                desk,
+                slots,
+                results,
+                took,
+            } => {
                 self.shared.stats.ack.record(took);
                 self.desks[desk].returned();
                 for (slot, result) in slots.into_iter().zip(results) {
@@ -401,7 +450,11 @@ where
             Returned::Kept(kept) => self.kept(kept),
             Returned::Extended { entries, results, at } => self.extended(entries, results, at),
             Returned::Rested { slot, serial } => {
-                if self.slots.entry(slot).is_some_and(|entry| entry.serial == serial && entry.settling.is_none()) {
+                if self
+                    .slots
+                    .entry(slot)
+                    .is_some_and(|entry| entry.serial == serial && entry.settling.is_none())
+                {
                     self.start(slot, cx);
                 }
             }
@@ -462,14 +515,21 @@ where
                         if is_letter {
                             self.note_dead_letter(slot, &keepsake);
                         }
-                        let disposition =
-                            if is_letter { Disposition::DeadLetter(keepsake.into_attempts()) } else { Disposition::Parked };
+                        let disposition = if is_letter {
+                            Disposition::DeadLetter(keepsake.into_attempts())
+                        } else {
+                            Disposition::Parked
+                        };
                         self.settle(slot, disposition);
                     }
                 }
                 Err(error) => {
                     self.shared.failed("store", error.report());
-                    tracing::error!(error = error.report(), messages = batch.len(), "store did not take them: nothing is acked");
+                    tracing::error!(
+                        error = error.report(),
+                        messages = batch.len(),
+                        "store did not take them: nothing is acked"
+                    );
                     for (slot, keepsake) in batch {
                         self.not_kept(slot, keepsake);
                     }
@@ -502,7 +562,9 @@ where
         let stats = &self.shared.stats;
         let mut lost = Vec::new();
         for ((slot, serial), result) in entries.into_iter().zip(results) {
-            let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) else { continue };
+            let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) else {
+                continue;
+            };
             match result {
                 Ok(()) => {
                     entry.leased = at;
@@ -552,7 +614,13 @@ where
     }
 
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
-        let due = self.desks.iter().filter_map(Desk::due).chain(self.keep.due()).chain(self.keeper_at).min();
+        let due = self
+            .desks
+            .iter()
+            .filter_map(Desk::due)
+            .chain(self.keep.due())
+            .chain(self.keeper_at)
+            .min();
         let Some(due) = due else { return false };
         let (armed, timer) = self.timer.get_or_insert_with(|| (due, Box::pin(sleep_until(due))));
         if *armed > due || timer.is_elapsed() {
@@ -568,4 +636,3 @@ where
 fn counts(attempt: &Attempt) -> bool {
     attempt.class == Class::Retry.name() || attempt.class == Class::Permanent.name()
 }
-

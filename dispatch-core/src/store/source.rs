@@ -46,7 +46,10 @@ pub struct QueueSource {
 
 impl fmt::Debug for QueueSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("QueueSource").field("queue", &self.queue).field("lease", &self.lease).finish_non_exhaustive()
+        f.debug_struct("QueueSource")
+            .field("queue", &self.queue)
+            .field("lease", &self.lease)
+            .finish_non_exhaustive()
     }
 }
 
@@ -80,12 +83,19 @@ impl QueueSource {
     }
 
     fn queue_settler(&self) -> QueueSettler {
-        QueueSettler { store: Arc::clone(&self.store), queue: Arc::clone(&self.queue) }
+        QueueSettler {
+            store: Arc::clone(&self.store),
+            queue: Arc::clone(&self.queue),
+        }
     }
 
     fn start_claim(&mut self, max: usize) {
         let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        let claim = Claim { max, lease: self.lease, ordered: self.ordered };
+        let claim = Claim {
+            max,
+            lease: self.lease,
+            ordered: self.ordered,
+        };
         let task = tokio::spawn(async move { store.queue().claim(&queue, claim).await });
         self.claim = Some((Instant::now(), task));
     }
@@ -100,7 +110,10 @@ impl QueueSource {
         let half = self.lease / 2;
         // One held too long goes back by being dropped.
         self.ready.retain(|(leased, _)| leased.elapsed() < half);
-        self.ready.drain(..max.min(self.ready.len())).map(|(_, delivery)| delivery).collect()
+        self.ready
+            .drain(..max.min(self.ready.len()))
+            .map(|(_, delivery)| delivery)
+            .collect()
     }
 }
 
@@ -159,7 +172,8 @@ impl Source for QueueSource {
                     self.start_wait();
                 }
                 let settler = self.settler();
-                self.ready.extend(claimed.into_iter().map(|claimed| (leased, deliver(claimed, &settler))));
+                self.ready
+                    .extend(claimed.into_iter().map(|claimed| (leased, deliver(claimed, &settler))));
             }
         }
     }
@@ -179,12 +193,26 @@ impl Source for QueueSource {
         if let Some(wait) = self.wait.take() {
             wait.abort();
         }
-        let mut leases: Vec<_> = self.ready.drain(..).map(|(_, delivery)| delivery.receipt.into_parts().0).collect();
+        let mut leases: Vec<_> = self
+            .ready
+            .drain(..)
+            .map(|(_, delivery)| delivery.receipt.into_parts().0)
+            .collect();
         if let Some((_, claim)) = self.claim.take() {
             let claimed = joined(claim.await)?;
-            leases.extend(claimed.iter().map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence)));
+            leases.extend(
+                claimed
+                    .iter()
+                    .map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence)),
+            );
         }
-        let batch = leases.into_iter().map(|token| Settlement { token, disposition: Disposition::Release }).collect();
+        let batch = leases
+            .into_iter()
+            .map(|token| Settlement {
+                token,
+                disposition: Disposition::Release,
+            })
+            .collect();
         // A lease that cannot be given back runs out.
         drop(self.queue_settler().settle(batch).await);
         Ok(())
@@ -199,7 +227,10 @@ struct QueueSettler {
 }
 
 const fn lease_of(token: &Token) -> Lease {
-    Lease { row: token.number, fence: token.fence }
+    Lease {
+        row: token.number,
+        fence: token.fence,
+    }
 }
 
 /// The wait before a message comes again whose nack says none.
@@ -207,10 +238,15 @@ const DEFAULT_DELAY: Duration = Duration::from_secs(1);
 
 fn answers(count: usize, result: Result<Vec<Result<(), super::Stale>>, Error>) -> Vec<Result<(), SettleError>> {
     match result {
-        Ok(results) => results.into_iter().map(|result| result.map_err(|super::Stale| SettleError::Stale)).collect(),
+        Ok(results) => results
+            .into_iter()
+            .map(|result| result.map_err(|super::Stale| SettleError::Stale))
+            .collect(),
         Err(error) => {
             let (class, text) = (error.class(), error.report());
-            (0..count).map(|_| Err(SettleError::Failed(Error::new(class, text.clone())))).collect()
+            (0..count)
+                .map(|_| Err(SettleError::Failed(Error::new(class, text.clone()))))
+                .collect()
         }
     }
 }
@@ -226,9 +262,10 @@ impl Settler for QueueSettler {
             lease: lease_of(&settlement.token),
             outcome: match settlement.disposition {
                 Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Outcome::Done,
-                Disposition::Nack { delay, attempts } => {
-                    Outcome::Retry { delay: delay.unwrap_or(DEFAULT_DELAY), attempts }
-                }
+                Disposition::Nack { delay, attempts } => Outcome::Retry {
+                    delay: delay.unwrap_or(DEFAULT_DELAY),
+                    attempts,
+                },
                 Disposition::Release => Outcome::Release,
             },
         };

@@ -1,0 +1,205 @@
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    Capabilities, Class, Error, Received, SettleError, Settlement, Settler, Source, Store, Token,
+    lock::lock,
+    store::{
+        Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Positions,
+        Queue, Reservations, Slots, Stale,
+    },
+};
+
+/// Faults to come, by the name of the call they strike: `receive`, `settle`, `bury`, `enqueue`, ….
+///
+/// ```
+/// use dispatch_core::{Class, testing::Faults};
+///
+/// let faults = Faults::default();
+/// faults.fail("bury", 2, Class::Unavailable); // the next two calls
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Faults(Arc<Mutex<HashMap<&'static str, VecDeque<Class>>>>);
+
+impl Faults {
+    /// The next `times` calls of `call` fail so.
+    pub fn fail(&self, call: &'static str, times: usize, class: Class) {
+        lock(&self.0)
+            .entry(call)
+            .or_default()
+            .extend(std::iter::repeat_n(class, times));
+    }
+
+    /// Whether all that was asked for has struck.
+    #[must_use]
+    pub fn are_spent(&self) -> bool {
+        lock(&self.0).values().all(VecDeque::is_empty)
+    }
+
+    fn strike(&self, call: &'static str) -> Result<(), Error> {
+        match lock(&self.0).get_mut(call).and_then(VecDeque::pop_front) {
+            Some(class) => Err(Error::new(class, format!("injected: {call}"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A source whose `probe`, `receive`, `settle` and `extend` can be made to fail.
+#[derive(Debug)]
+pub struct FaultySource<S> {
+    inner: S,
+    faults: Faults,
+}
+
+impl<S: Source> FaultySource<S> {
+    /// Wraps `inner`.
+    pub const fn new(inner: S, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+}
+
+struct FaultySettler {
+    inner: Arc<dyn Settler>,
+    faults: Faults,
+}
+
+#[async_trait]
+impl<S: Source> Source for FaultySource<S> {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(FaultySettler {
+            inner: self.inner.settler(),
+            faults: self.faults.clone(),
+        })
+    }
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        self.faults.strike("receive")?;
+        self.inner.receive(max).await
+    }
+    async fn hold(&mut self) -> Result<(), Error> {
+        self.inner.hold().await
+    }
+    async fn probe(&mut self) -> Result<(), Error> {
+        self.faults.strike("probe")?;
+        self.inner.probe().await
+    }
+    async fn close(&mut self) -> Result<(), Error> {
+        self.inner.close().await
+    }
+}
+
+#[async_trait]
+impl Settler for FaultySettler {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        match self.faults.strike("settle") {
+            Ok(()) => self.inner.settle(batch).await,
+            Err(error) => batch
+                .iter()
+                .map(|_| Err(SettleError::Failed(Error::new(error.class(), "injected"))))
+                .collect(),
+        }
+    }
+    async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
+        match self.faults.strike("extend") {
+            Ok(()) => self.inner.extend(batch, by).await,
+            Err(error) => batch
+                .iter()
+                .map(|_| Err(SettleError::Failed(Error::new(error.class(), "injected"))))
+                .collect(),
+        }
+    }
+}
+
+/// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `depth`, `probe`.
+#[derive(Debug)]
+pub struct FaultyStore {
+    inner: Arc<dyn Store>,
+    faults: Faults,
+}
+
+impl FaultyStore {
+    /// Wraps `inner`.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Store>, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+}
+
+#[async_trait]
+impl Store for FaultyStore {
+    fn dead_letters(&self) -> &dyn DeadLetters {
+        self
+    }
+    fn reservations(&self) -> &dyn Reservations {
+        self.inner.reservations()
+    }
+    fn slots(&self) -> &dyn Slots {
+        self.inner.slots()
+    }
+    fn queue(&self) -> &dyn Queue {
+        self
+    }
+    fn positions(&self) -> &dyn Positions {
+        self.inner.positions()
+    }
+    async fn probe(&self) -> Result<(), Error> {
+        self.faults.strike("probe")?;
+        self.inner.probe().await
+    }
+}
+
+#[async_trait]
+impl DeadLetters for FaultyStore {
+    async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), Error> {
+        self.faults.strike("bury")?;
+        self.inner.dead_letters().bury(letters).await
+    }
+    async fn list(&self, filter: &DeadLetterFilter, after: u64, limit: usize) -> Result<Vec<DeadLetter>, Error> {
+        self.inner.dead_letters().list(filter, after, limit).await
+    }
+    async fn count(&self, filter: &DeadLetterFilter) -> Result<u64, Error> {
+        self.inner.dead_letters().count(filter).await
+    }
+    async fn replay(&self, numbers: &[u64], queue: &str) -> Result<u64, Error> {
+        self.inner.dead_letters().replay(numbers, queue).await
+    }
+    async fn purge(&self, filter: &DeadLetterFilter) -> Result<u64, Error> {
+        self.inner.dead_letters().purge(filter).await
+    }
+}
+
+#[async_trait]
+impl Queue for FaultyStore {
+    async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Enqueued>, Error> {
+        self.faults.strike("enqueue")?;
+        self.inner.queue().enqueue(queue, items).await
+    }
+    async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
+        self.faults.strike("claim")?;
+        self.inner.queue().claim(queue, claim).await
+    }
+    async fn settle(&self, queue: &str, batch: Vec<Completion>) -> Result<Vec<Result<(), Stale>>, Error> {
+        self.faults.strike("queue_settle")?;
+        self.inner.queue().settle(queue, batch).await
+    }
+    async fn extend(&self, queue: &str, leases: Vec<Lease>, by: Duration) -> Result<Vec<Result<(), Stale>>, Error> {
+        self.inner.queue().extend(queue, leases, by).await
+    }
+    async fn depth(&self, queue: &str) -> Result<Depth, Error> {
+        self.faults.strike("depth")?;
+        self.inner.queue().depth(queue).await
+    }
+    async fn purge(&self, queue: &str) -> Result<u64, Error> {
+        self.inner.queue().purge(queue).await
+    }
+    async fn changed(&self, queue: &str) {
+        self.inner.queue().changed(queue).await;
+    }
+}

@@ -1,0 +1,4 @@
+//! How the engine behaves, seen from outside: one binary, one module a subject.
+
+mod conformance;
+mod engine;

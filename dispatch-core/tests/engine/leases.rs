@@ -1,0 +1,94 @@
+use std::sync::atomic::Ordering::Relaxed;
+
+use dispatch_core::{
+    Class,
+    testing::{Faults, FaultySource},
+};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_ten_times_slower_than_the_lease_has_its_message_once() {
+    let source = MemorySource::ending(numbered(20)).leasing(Duration::from_secs(3));
+    let queue = source.queue();
+    let sink = MemorySink::slow(Duration::from_secs(30), |_| Ok(()));
+
+    let summary = pipeline(source, &sink)
+        .concurrency(4)
+        .prefetch(16)
+        .timeout(Duration::from_secs(60))
+        .run()
+        .await
+        .unwrap();
+
+    assert_eq!((summary.received, summary.delivered), (20, 20));
+    assert!(sink.calls().values().all(|calls| *calls == 1));
+    // At each half of the lease, for what is worked on and what waits alike: 4 for 30 s, 4 for 60 s, …
+    assert!((1_000..=1_300).contains(&queue.extended()), "{}", queue.extended());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_counted_and_its_settlement_changes_nothing() {
+    for cancel in [false, true] {
+        let source = MemorySource::ending(numbered(1)).leasing(Duration::from_secs(4));
+        let queue = source.queue();
+        let sink = MemorySink::slow(Duration::from_secs(10), |_| Ok(()));
+        let pipeline = pipeline(source, &sink).cancel_on_lost_lease(cancel).build().unwrap();
+        let handle = pipeline.handle();
+        let run = tokio::spawn(pipeline.run());
+        sink.called(1).await;
+
+        queue.expire("m0");
+        let summary = run.await.unwrap().unwrap();
+
+        assert_eq!(handle.stats().lease_lost.load(Relaxed), 1, "cancel: {cancel}");
+        assert_eq!(
+            (summary.received, sink.count()),
+            (2, if cancel { 1 } else { 2 }),
+            "cancel: {cancel}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_fails_is_tried_again_while_the_lease_is_kept() {
+    let faults = Faults::default();
+    faults.fail("settle", 3, Class::Unavailable);
+    let memory = MemorySource::ending(numbered(1)).leasing(Duration::from_secs(2));
+    let sink = MemorySink::new();
+
+    let summary = Pipeline::builder("test")
+        .source(FaultySource::new(memory, faults.clone()))
+        .sink(sink.clone())
+        .run()
+        .await
+        .unwrap();
+
+    assert!(faults.are_spent());
+    assert_eq!((summary.received, sink.count()), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ack_that_keeps_failing_is_counted_and_the_message_comes_again() {
+    let faults = Faults::default();
+    faults.fail("settle", 6, Class::Unavailable);
+    let memory = MemorySource::ending(numbered(1)).leasing(Duration::from_secs(20));
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("test")
+        .source(FaultySource::new(memory, faults.clone()))
+        .sink(sink.clone())
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+
+    let summary = pipeline.run().await.unwrap();
+
+    assert_eq!(
+        (
+            summary.received,
+            sink.count(),
+            handle.stats().settle_failed.load(Relaxed)
+        ),
+        (2, 2, 1)
+    );
+}

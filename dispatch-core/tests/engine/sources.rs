@@ -1,0 +1,117 @@
+use dispatch_core::{
+    Class,
+    testing::{Faults, FaultySource},
+};
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_fails_is_asked_again_for_ever_and_shows_it() {
+    let faults = Faults::default();
+    faults.fail("probe", 5, Class::Unavailable);
+    faults.fail("receive", 30, Class::Unavailable);
+    let memory = MemorySource::new();
+    let queue = memory.queue();
+    queue.push(Message::new("x"));
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("test")
+        .source(FaultySource::new(memory, faults.clone()))
+        .sink(sink.clone())
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let status = handle.status();
+    let source = status
+        .components
+        .iter()
+        .find(|component| component.label == "source")
+        .unwrap();
+    assert!(
+        !status.ready
+            && source
+                .error
+                .as_deref()
+                .is_some_and(|error| error.contains("injected: probe"))
+    );
+    sink.took(1).await;
+    assert!(handle.status().ready && faults.are_spent());
+
+    handle.drain();
+    assert!(run.await.unwrap().unwrap().finished);
+}
+
+#[tokio::test(start_paused = true)]
+async fn several_sources_take_turns_and_a_dead_one_stops_nobody() {
+    let faults = Faults::default();
+    faults.fail("probe", 1_000, Class::Unavailable);
+    let (one, two) = (MemorySource::new(), MemorySource::new());
+    for n in 0..100 {
+        one.queue().push(Message::new(format!("one-{n}")));
+        two.queue().push(Message::new(format!("two-{n}")));
+    }
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("test")
+        .source(FaultySource::new(MemorySource::new(), faults))
+        .source(one)
+        .source(two)
+        .sink(sink.clone())
+        .concurrency(5)
+        .prefetch(0)
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    sink.took(200).await;
+
+    let early: Vec<_> = sink.texts().into_iter().take(100).collect();
+    let ones = early.iter().filter(|text| text.starts_with("one")).count();
+    assert!((40..=60).contains(&ones), "{ones} of 100 from the first");
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn pause_stops_receiving_and_resume_goes_on() {
+    let source = MemorySource::new();
+    let queue = source.queue();
+    let sink = MemorySink::new();
+    let pipeline = pipeline(source, &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    queue.push(Message::new("before"));
+    sink.took(1).await;
+
+    handle.pause();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    queue.push(Message::new("while"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((queue.received(), queue.holds(), handle.status().paused), (1, 1, true));
+    handle.resume();
+    sink.took(2).await;
+
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_after_long_idling_is_picked_up_at_once() {
+    let source = MemorySource::new();
+    let queue = source.queue();
+    let sink = MemorySink::new();
+    let pipeline = pipeline(source, &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    let pushed = tokio::time::Instant::now();
+
+    queue.push(Message::new("x"));
+    sink.took(1).await;
+
+    assert!(pushed.elapsed() < Duration::from_millis(2), "{:?}", pushed.elapsed());
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
