@@ -37,6 +37,6 @@ pub use pipeline::Pipeline;
 pub use registry::{Factory, Registry};
 pub use reply::Reply;
 pub use selector::{Selector, SelectorError};
-pub use sink::{FnSink, ServiceSink, Sink, sink_fn};
+pub use sink::{Fallback, Fanout, FnSink, Route, ServiceSink, Sink, Then, sink_fn};
 pub use source::{Disposition, Progress, Received, SettleError, Settlement, Settler, Source};
 pub use store::{MemoryStore, Store};

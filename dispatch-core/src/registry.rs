@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// What a parsed configuration turns into, once its surroundings are known.
-type Builder<C, T> = Box<dyn FnOnce(&C) -> Result<T, ConfigError> + Send>;
+pub(crate) type Builder<C, T> = Box<dyn FnOnce(&C) -> Result<T, ConfigError> + Send>;
 
 /// One `type` of one kind of component.
 pub struct Factory<C, T> {

@@ -1,12 +1,27 @@
 //! The TOML model.
 
 mod component;
+mod diagnose;
+mod document;
+mod interpolate;
+mod layers;
+mod load;
+mod model;
+mod read;
+mod shape;
+mod sinks;
 mod template;
 mod value;
 mod verdict;
 
 pub use crate::selector::{Selector, SelectorError};
 pub use component::{BuildContext, ConfigError, LayerConfig, SinkConfig, SourceConfig, StoreConfig, StoreContext};
+pub use diagnose::{Diagnostic, Diagnostics};
+pub use document::Override;
+pub use layers::{BackoffConfig, BreakerConfig, ConcurrencyConfig, LayersConfig, RateLimitConfig, RetryConfig};
+pub use load::{LoadedPipeline, Loader};
+pub use model::AdminConfig;
+pub use shape::{Percent, Switch};
 pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
 

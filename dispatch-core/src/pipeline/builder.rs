@@ -245,12 +245,6 @@ pub struct Pipeline {
     shared: Arc<Shared>,
 }
 
-impl fmt::Debug for dyn Sink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Sink")
-    }
-}
-
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
 pub struct Summary {

@@ -15,7 +15,10 @@ async fn the_stores_queue_passes_the_battery_of_sources() {
         Bench::new(source, move |payloads| {
             let (store, queue) = (Arc::clone(&store), queue.clone());
             Box::pin(async move {
-                let items = payloads.into_iter().map(|payload| Item::of(&Message::new(payload))).collect();
+                let items = payloads
+                    .into_iter()
+                    .map(|payload| Item::of(&Message::new(payload)))
+                    .collect();
                 store.queue().enqueue(&queue, items).await.unwrap();
             })
         })

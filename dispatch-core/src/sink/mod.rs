@@ -1,9 +1,19 @@
 //! Where messages go.
 
+mod fallback;
+mod fanout;
+mod route;
+mod then;
+
 use std::{fmt, future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use tower::{Service, ServiceExt};
+
+pub use fallback::Fallback;
+pub use fanout::Fanout;
+pub use route::Route;
+pub use then::Then;
 
 use crate::{Error, Message, Reply};
 
@@ -131,4 +141,27 @@ where
             Err(error) => Err(error.into()),
         }
     }
+}
+
+impl fmt::Debug for dyn Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sink")
+    }
+}
+
+/// Asks every sink; the first trouble is the answer.
+async fn probe_all(sinks: impl IntoIterator<Item = &Arc<dyn Sink>>) -> Result<(), Error> {
+    for sink in sinks {
+        sink.probe().await?;
+    }
+    Ok(())
+}
+
+/// Closes every sink; the last trouble is the answer.
+async fn close_all(sinks: impl IntoIterator<Item = &Arc<dyn Sink>>) -> Result<(), Error> {
+    let mut result = Ok(());
+    for sink in sinks {
+        result = sink.close().await.and(result);
+    }
+    result
 }
