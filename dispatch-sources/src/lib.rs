@@ -1,1 +1,22 @@
-//! Placeholder front page, replaced by its rooms.
+//! Where dispatch pulls messages from: a room per kind of origin, each behind a cargo feature of the same name.
+//!
+//! | feature | type | a message is |
+//! |---|---|---|
+//! | `file` | `file` | a line of a file |
+//! | `stdin` | `stdin` | a line of standard input |
+
+#[cfg(feature = "file")]
+pub mod file;
+#[cfg(any(feature = "file", feature = "stdin"))]
+mod framing;
+#[cfg(feature = "stdin")]
+pub mod stdin;
+
+/// Adds every source that was compiled in.
+pub fn register(registry: &mut dispatch_core::Registry) {
+    #[cfg(feature = "file")]
+    registry.source::<file::FileSourceConfig>();
+    #[cfg(feature = "stdin")]
+    registry.source::<stdin::StdinSourceConfig>();
+    let _ = registry;
+}
