@@ -1,23 +1,7 @@
-//! Bytes into lines, within bounds; and what becomes of lines that cannot be messages.
-
-use std::time::{Duration, SystemTime};
+//! Bytes into lines, within bounds.
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use dispatch_core::{Attempt, Error, Headers, Message, config::BuildContext, store::DeadLetter};
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize, de::IgnoredAny};
-use smol_str::SmolStr;
-
-/// What a line must be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// Any bytes up to a line feed; a carriage return before it is dropped. An empty line is an empty message.
-    #[default]
-    Lines,
-    /// JSON. Blank lines are passed over.
-    Ndjson,
-}
+use serde::de::IgnoredAny;
 
 /// One line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,19 +27,11 @@ pub(crate) enum Fault {
     NotJson(String),
 }
 
-impl Fault {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::TooLong { .. } => "line_too_long",
-            Self::NotJson(_) => "not_json",
-        }
-    }
-}
-
 /// Cuts a stream of bytes into lines. Holds at most `max` bytes and what was fed last.
 #[derive(Debug)]
 pub(crate) struct Framer {
-    format: Format,
+    /// Whether lines must be JSON, and blank ones are passed over.
+    json: bool,
     max: usize,
     buffer: BytesMut,
     /// How much of the buffer is known to have no line feed.
@@ -68,9 +44,9 @@ pub(crate) struct Framer {
 
 impl Framer {
     /// Begins after `lines` lines, at `offset`. A line has at most `max` bytes, its end not counted.
-    pub(crate) fn new(format: Format, max: usize, lines: u64, offset: u64) -> Self {
+    pub(crate) fn new(json: bool, max: usize, lines: u64, offset: u64) -> Self {
         Self {
-            format,
+            json,
             max,
             buffer: BytesMut::new(),
             searched: 0,
@@ -146,7 +122,7 @@ impl Framer {
                     length: line.len() as u64,
                 });
                 line = Bytes::copy_from_slice(&line[..self.max]);
-            } else if self.format == Format::Ndjson {
+            } else if self.json {
                 if line.trim_ascii().is_empty() {
                     return None;
                 }
@@ -165,34 +141,6 @@ impl Framer {
     }
 }
 
-/// The dead letter of a line that cannot be a message: no sink ever sees it, and nothing of it is lost but what
-/// `max_line` cut.
-pub(crate) fn rejected(context: &BuildContext, message: &Message, fault: &Fault) -> DeadLetter {
-    let now = SystemTime::now();
-    let error = Error::permanent(fault.clone()).with_code(fault.code());
-    let mut metadata: Headers = message.metadata().clone();
-    if let Fault::TooLong { length } = fault {
-        metadata.insert("truncated_from", length.to_string());
-    }
-    DeadLetter {
-        number: 0,
-        pipeline: context.pipeline.clone(),
-        source: context.component.clone(),
-        id: message.id().clone(),
-        payload: message.payload.clone(),
-        headers: message.headers().clone(),
-        metadata,
-        key: None,
-        reason: SmolStr::new_static("rejected"),
-        attempts: vec![Attempt::failed(1, now, Duration::ZERO, &error)],
-        trace_id: None,
-        config_hash: SmolStr::default(),
-        created_at: message.created_at(),
-        died_at: now,
-        replayed_at: None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -200,8 +148,8 @@ mod tests {
     use super::*;
 
     /// Cuts `input`, fed in pieces of `piece` bytes.
-    fn cut(format: Format, max: usize, input: &[u8], piece: usize) -> Vec<Frame> {
-        let mut framer = Framer::new(format, max, 0, 0);
+    fn cut(json: bool, max: usize, input: &[u8], piece: usize) -> Vec<Frame> {
+        let mut framer = Framer::new(json, max, 0, 0);
         let mut frames = Vec::new();
         for piece in input.chunks(piece.max(1)) {
             framer.buffer().extend_from_slice(piece);
@@ -223,10 +171,7 @@ mod tests {
             (b"\xff\0\n", &[b"\xff\0"]),
             (b"a\rb\n", &[b"a\rb"]),
         ] {
-            let lines: Vec<_> = cut(Format::Lines, 10, input, 3)
-                .into_iter()
-                .map(|frame| frame.bytes)
-                .collect();
+            let lines: Vec<_> = cut(false, 10, input, 3).into_iter().map(|frame| frame.bytes).collect();
             assert_eq!(lines, expected, "{input:?}");
         }
     }
@@ -234,7 +179,7 @@ mod tests {
     #[test]
     fn a_line_that_is_too_long_is_cut_and_said_to_be() {
         for piece in [1, 2, 5, 100] {
-            let frames = cut(Format::Lines, 3, b"abc\r\nabcd\nabcdefghij\r\nabc\nlast one", piece);
+            let frames = cut(false, 3, b"abc\r\nabcd\nabcdefghij\r\nabc\nlast one", piece);
 
             let seen: Vec<_> = frames
                 .iter()
@@ -267,7 +212,7 @@ mod tests {
 
     #[test]
     fn json_lines_are_checked_and_blank_ones_passed_over() {
-        let frames = cut(Format::Ndjson, 100, b"{\"a\":1}\n \n[1,\r\n2\n{} {}\n", 4);
+        let frames = cut(true, 100, b"{\"a\":1}\n \n[1,\r\n2\n{} {}\n", 4);
 
         let seen: Vec<_> = frames
             .iter()
@@ -279,8 +224,8 @@ mod tests {
     proptest! {
         #[test]
         fn cutting_does_not_depend_on_the_pieces(input in "[ab\r\n]{0,40}", piece in 1usize..7, max in 0usize..6) {
-            let whole = cut(Format::Lines, max, input.as_bytes(), 1000);
-            let pieces = cut(Format::Lines, max, input.as_bytes(), piece);
+            let whole = cut(false, max, input.as_bytes(), 1000);
+            let pieces = cut(false, max, input.as_bytes(), piece);
 
             let places = |frames: &[Frame]| -> Vec<_> {
                 frames.iter().map(|frame| (frame.bytes.clone(), frame.offset, frame.end, frame.fault.is_some())).collect()

@@ -3,12 +3,17 @@
 //! | feature | type | a message is |
 //! |---|---|---|
 //! | `file` | `file` | a line of a file |
+//! | `http` | `http` | a request, or a line of one |
 //! | `stdin` | `stdin` | a line of standard input |
 
 #[cfg(feature = "file")]
 pub mod file;
-#[cfg(any(feature = "file", feature = "stdin"))]
+#[cfg(any(feature = "file", feature = "http", feature = "stdin"))]
 mod framing;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(any(feature = "file", feature = "stdin"))]
+mod lines;
 #[cfg(feature = "stdin")]
 pub mod stdin;
 
@@ -16,6 +21,8 @@ pub mod stdin;
 pub fn register(registry: &mut dispatch_core::Registry) {
     #[cfg(feature = "file")]
     registry.source::<file::FileSourceConfig>();
+    #[cfg(feature = "http")]
+    registry.source::<http::HttpSourceConfig>();
     #[cfg(feature = "stdin")]
     registry.source::<stdin::StdinSourceConfig>();
     let _ = registry;

@@ -43,8 +43,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-pub use crate::framing::Format;
-use crate::framing::{Framer, rejected};
+pub use crate::lines::Format;
+use crate::{framing::Framer, lines::rejected};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;
@@ -119,7 +119,7 @@ impl StdinSource {
         Self {
             context: context.clone(),
             input: Input::Unread(Box::new(reader)),
-            framer: Framer::new(config.format, config.max_line.as_usize(), 0, 0),
+            framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
             rejected: Vec::new(),
         }
     }

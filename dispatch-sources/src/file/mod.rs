@@ -38,7 +38,7 @@ mod positions;
 mod reader;
 mod source;
 
-pub use crate::framing::Format;
+pub use crate::lines::Format;
 pub use config::{Begin, FileSourceConfig};
 pub use error::FileSourceError;
 pub use source::FileSource;

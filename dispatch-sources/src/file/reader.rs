@@ -63,7 +63,7 @@ impl Reader {
             path: path.to_string_lossy().into(),
             name,
             file,
-            framer: Framer::new(config.format, config.max_line.as_usize(), lines, offset),
+            framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), lines, offset),
             ended: false,
         })
     }

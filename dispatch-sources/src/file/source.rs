@@ -13,7 +13,7 @@ use super::{
     positions::{LineSettler, Positions},
     reader::Reader,
 };
-use crate::framing::{Frame, rejected};
+use crate::{framing::Frame, lines::rejected};
 
 /// How many rejected lines are kept back before they are written down.
 const REJECTED: usize = 64;

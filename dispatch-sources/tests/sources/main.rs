@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
 mod file;
+mod http;
 mod stdin;
 
 use std::{path::Path, sync::Arc};
