@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `file` | `file` | a line of a file |
 //! | `http` | `http` | a request, or a line of one |
+//! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
+//! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
 
 #[cfg(feature = "file")]
@@ -14,6 +16,10 @@ mod framing;
 pub mod http;
 #[cfg(any(feature = "file", feature = "stdin"))]
 mod lines;
+#[cfg(feature = "schedule")]
+pub mod schedule;
+#[cfg(feature = "startup")]
+pub mod startup;
 #[cfg(feature = "stdin")]
 pub mod stdin;
 
@@ -23,6 +29,10 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<file::FileSourceConfig>();
     #[cfg(feature = "http")]
     registry.source::<http::HttpSourceConfig>();
+    #[cfg(feature = "schedule")]
+    registry.source::<schedule::ScheduleSourceConfig>();
+    #[cfg(feature = "startup")]
+    registry.source::<startup::StartupSourceConfig>();
     #[cfg(feature = "stdin")]
     registry.source::<stdin::StdinSourceConfig>();
     let _ = registry;

@@ -4,6 +4,7 @@
 
 mod file;
 mod http;
+mod schedule;
 mod stdin;
 
 use std::{path::Path, sync::Arc};
