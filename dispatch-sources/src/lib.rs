@@ -1,1 +1,39 @@
-//! Placeholder front page, replaced by its rooms.
+//! Where dispatch pulls messages from: a room per kind of origin, each behind a cargo feature of the same name.
+//!
+//! | feature | type | a message is |
+//! |---|---|---|
+//! | `file` | `file` | a line of a file |
+//! | `http` | `http` | a request, or a line of one |
+//! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
+//! | `startup` | `startup` | what is to be done once per start |
+//! | `stdin` | `stdin` | a line of standard input |
+
+#[cfg(feature = "file")]
+pub mod file;
+#[cfg(any(feature = "file", feature = "http", feature = "stdin"))]
+mod framing;
+#[cfg(feature = "http")]
+pub mod http;
+#[cfg(any(feature = "file", feature = "stdin"))]
+mod lines;
+#[cfg(feature = "schedule")]
+pub mod schedule;
+#[cfg(feature = "startup")]
+pub mod startup;
+#[cfg(feature = "stdin")]
+pub mod stdin;
+
+/// Adds every source that was compiled in.
+pub fn register(registry: &mut dispatch_core::Registry) {
+    #[cfg(feature = "file")]
+    registry.source::<file::FileSourceConfig>();
+    #[cfg(feature = "http")]
+    registry.source::<http::HttpSourceConfig>();
+    #[cfg(feature = "schedule")]
+    registry.source::<schedule::ScheduleSourceConfig>();
+    #[cfg(feature = "startup")]
+    registry.source::<startup::StartupSourceConfig>();
+    #[cfg(feature = "stdin")]
+    registry.source::<stdin::StdinSourceConfig>();
+    let _ = registry;
+}

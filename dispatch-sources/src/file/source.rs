@@ -1,0 +1,226 @@
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+use dispatch_core::{
+    Capabilities, Delivery, Error, Message, Order, Progress, Received, Settler, Source, Token,
+    config::{BuildContext, ConfigError},
+    store::DeadLetter,
+};
+use smol_str::format_smolstr;
+
+use super::{
+    FileSourceConfig, FileSourceError,
+    positions::{LineSettler, Positions},
+    reader::Reader,
+};
+use crate::{framing::Frame, lines::rejected};
+
+/// How many rejected lines are kept back before they are written down.
+const REJECTED: usize = 64;
+
+/// Pulls lines from files, in order. The module's page says how.
+#[derive(Debug)]
+pub struct FileSource {
+    config: FileSourceConfig,
+    context: BuildContext,
+    positions: Arc<Positions>,
+    /// The files and their sizes, once they were looked for.
+    files: Option<Vec<(PathBuf, u64)>>,
+    /// How many of them are done or open.
+    begun: usize,
+    open: Option<Reader>,
+    progress: Progress,
+    /// Lines that cannot be messages, and the numbers to settle them by.
+    rejected: Vec<(u64, DeadLetter)>,
+}
+
+impl FileSource {
+    /// Checks `config` and makes the source; opens nothing.
+    ///
+    /// # Errors
+    /// Names the pattern that is none.
+    pub fn new(config: &FileSourceConfig, context: &BuildContext) -> Result<Self, ConfigError> {
+        if config.paths.is_empty() {
+            return Err(ConfigError::at("paths", "no file is named").help("write one such as [\"in/*.ndjson\"]"));
+        }
+        for (index, path) in config.paths.iter().enumerate() {
+            glob::Pattern::new(path).map_err(|error| {
+                ConfigError::at(format!("paths.{index}"), format!("\"{path}\" is no pattern: {error}"))
+            })?;
+        }
+        Ok(Self {
+            config: config.clone(),
+            positions: Positions::new(context.store.clone()),
+            context: context.clone(),
+            files: None,
+            begun: 0,
+            open: None,
+            progress: Progress { done: 0, total: 0 },
+            rejected: Vec::new(),
+        })
+    }
+
+    /// Every file that the paths name, each once.
+    fn find(&self) -> Result<Vec<(PathBuf, u64)>, FileSourceError> {
+        let mut files = Vec::new();
+        let mut known = HashSet::new();
+        for pattern in &self.config.paths {
+            let whole = self.context.base_dir.join(pattern);
+            let is_pattern = pattern.contains(['*', '?', '[']);
+            let found: Vec<PathBuf> = match is_pattern && !whole.exists() {
+                false => vec![whole],
+                true => glob::glob(&whole.to_string_lossy())
+                    .map_err(|_| FileSourceError::NoMatch(pattern.clone()))?
+                    .map(|entry| {
+                        entry.map_err(|error| FileSourceError::Read {
+                            path: error.path().to_owned(),
+                            source: error.into(),
+                        })
+                    })
+                    .filter(|entry| entry.as_ref().map_or(true, |path| !path.is_dir()))
+                    .collect::<Result<_, _>>()?,
+            };
+            if found.is_empty() {
+                return Err(FileSourceError::NoMatch(pattern.clone()));
+            }
+            for path in found {
+                let meta = path.metadata().map_err(|source| match source.kind() {
+                    std::io::ErrorKind::NotFound => FileSourceError::Missing(path.clone()),
+                    _ => FileSourceError::Read {
+                        path: path.clone(),
+                        source,
+                    },
+                })?;
+                if known.insert(path.canonicalize().unwrap_or_else(|_| path.clone())) {
+                    files.push((path, meta.len()));
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// Makes sure that a file is open; says whether there is one.
+    async fn advance(&mut self) -> Result<bool, Error> {
+        if self.open.is_some() {
+            return Ok(true);
+        }
+        if self.files.is_none() {
+            let files = self.find()?;
+            self.progress.total = files.iter().map(|(_, length)| length).sum();
+            self.files = Some(files);
+        }
+        let Some((path, _)) = self.files.as_ref().and_then(|files| files.get(self.begun)) else {
+            return Ok(false);
+        };
+        let prefix = format!("file:{}:{}:", self.context.pipeline, self.context.component);
+        let reader = Reader::open(path, &prefix, &self.config, &*self.context.store).await?;
+        self.begun += 1;
+        self.open = Some(reader);
+        Ok(true)
+    }
+
+    /// The lines that are read already, as deliveries; those that cannot be messages are put aside.
+    fn batch(&mut self, max: usize) -> Vec<Delivery> {
+        let mut batch = Vec::new();
+        let Some(reader) = &mut self.open else {
+            return batch;
+        };
+        let before: u64 = self
+            .files
+            .iter()
+            .flatten()
+            .take(self.begun - 1)
+            .map(|(_, length)| length)
+            .sum();
+        while batch.len() < max
+            && self.rejected.len() < REJECTED
+            && let Some(frame) = reader.next()
+        {
+            self.progress.done = before + frame.end;
+            let number = self.positions.hand_out(&reader.name, frame.end);
+            let message = message(&reader.path, &frame);
+            match &frame.fault {
+                Some(fault) => {
+                    tracing::warn!(path = %reader.path, line = frame.number, %fault, "line rejected");
+                    self.rejected.push((number, rejected(&self.context, &message, fault)));
+                }
+                None => {
+                    let settler = Arc::new(LineSettler(self.positions.clone()));
+                    batch.push(Delivery::new(message, Token::new(number, 0), settler));
+                }
+            }
+        }
+        batch
+    }
+
+    /// Keeps the lines that cannot be messages; they count as settled then.
+    async fn bury(&mut self) -> Result<(), Error> {
+        let letters = self.rejected.iter().map(|(_, letter)| letter.clone()).collect();
+        self.context.store.dead_letters().bury(letters).await?;
+        self.positions
+            .settled(self.rejected.drain(..).map(|(number, _)| number));
+        Ok(())
+    }
+}
+
+fn message(path: &str, frame: &Frame) -> Message {
+    Message::with_id(format_smolstr!("{path}:{}", frame.offset), frame.bytes.clone())
+        .meta("file_path", path)
+        .meta("file_line", frame.number.to_string())
+        .meta("file_offset", frame.offset.to_string())
+}
+
+#[async_trait]
+impl Source for FileSource {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.order = Order::Whole;
+        capabilities.bounded = true;
+        capabilities
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(LineSettler(self.positions.clone()))
+    }
+
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        loop {
+            let batch = self.batch(max.max(1));
+            if !batch.is_empty() {
+                return Ok(Received::Batch(batch));
+            }
+            if !self.rejected.is_empty() {
+                self.bury().await?;
+                continue;
+            }
+            if self.open.as_ref().is_some_and(Reader::ended) {
+                self.open = None;
+            }
+            if !self.advance().await? {
+                return Ok(Received::End);
+            }
+            if let Some(reader) = &mut self.open {
+                reader.read().await?;
+            }
+        }
+    }
+
+    /// Looks for the files, and opens each.
+    async fn probe(&mut self) -> Result<(), Error> {
+        for (path, _) in self.find()? {
+            let opened = tokio::fs::File::open(&path).await;
+            opened.map_err(|source| FileSourceError::Read { path, source })?;
+        }
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.open = None;
+        self.files = Some(Vec::new());
+        self.positions.close().await
+    }
+
+    fn progress(&self) -> Option<Progress> {
+        self.files.as_ref().map(|_| self.progress)
+    }
+}

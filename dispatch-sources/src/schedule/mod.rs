@@ -1,0 +1,59 @@
+//! Makes a message at each slot of an interval or a cron pattern.
+//!
+//! The message's id is `<pipeline>:<source>@<slot>`, the slot in RFC 3339 and UTC; `schedule_slot` in its metadata is
+//! the same time, and the time it was handed in. Payload and headers are fixed.
+//!
+//! # Guarantees
+//! However many processes run the schedule over one Store, each slot fires once: a process reserves it, puts its
+//! message into the Store's queue `schedule:<pipeline>:<source>`, then marks it as fired. A process that dies between
+//! the last two leaves a slot that another fires again; none is left out. From the queue the message is delivered at
+//! least once, over restarts.
+//!
+//! Intervals are counted from the Unix epoch, so every process has the same slots and a restart shifts nothing:
+//! `every = "15m"` is :00, :15, :30 and :45. Cron patterns follow the clock of `timezone`: a time that the clock skips
+//! fires right after the gap, one that it repeats fires once.
+//!
+//! | `misfire` | slots that passed while nobody ran, or longer than 60 s before anybody could act |
+//! |---|---|
+//! | `once` (default) | the latest one fires, the others do not |
+//! | `skip` | none fires |
+//! | `all` | all fire in order, the latest 1000 at most |
+//!
+//! | `overlap` | a slot comes while an earlier one's message is not done (waiting, at work or to be tried again) |
+//! |---|---|
+//! | `skip` (default) | it does not fire |
+//! | `queue` | it waits for its turn |
+//! | `allow` | both are worked on at once |
+//!
+//! # Capabilities
+//! Redelivery, any delay, leases of 30 s that are extended, attempts counted; `overlap = "queue"` keeps the order.
+//!
+//! # Configuration
+//! ```toml
+//! [source]
+//! type = "schedule"
+//! cron = "30 2 * * MON-FRI"          # five fields, or six with seconds first; or every = "15m"
+//! timezone = "Europe/Berlin"         # "UTC" by default
+//! payload = '{"job":"nightly"}'
+//! headers = { "content-type" = "application/json" }
+//! # jitter = "30s"
+//! # misfire = "once"
+//! # overlap = "skip"
+//! ```
+//! Several schedules of one pipeline are several sources: `[source.nightly]`, `[source.hourly]`.
+//!
+//! From Rust:
+//! ```
+//! use dispatch_sources::schedule::ScheduleSourceConfig;
+//!
+//! let mut config = ScheduleSourceConfig::cron("0 12 * * *");
+//! config.timezone = "Asia/Tokyo".into();
+//! ```
+
+mod config;
+mod plan;
+mod source;
+mod ticker;
+
+pub use config::{Misfire, Overlap, ScheduleSourceConfig};
+pub use source::ScheduleSource;

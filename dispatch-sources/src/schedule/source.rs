@@ -1,0 +1,120 @@
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use dispatch_core::{
+    Capabilities, Error, Received, Settler, Source,
+    config::{BuildContext, ConfigError},
+    store::QueueSource,
+};
+use smol_str::format_smolstr;
+use tokio::{sync::oneshot, task::JoinHandle};
+
+use super::{
+    Overlap, ScheduleSourceConfig,
+    ticker::{Clock, Ticker},
+};
+
+/// How long the slot that is being fired may take once the source closes.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// Makes a message at each slot. The module's page says how.
+pub struct ScheduleSource {
+    /// Until the first `receive`.
+    ticker: Option<Ticker>,
+    ticking: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    fired: QueueSource,
+}
+
+impl fmt::Debug for ScheduleSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScheduleSource")
+            .field("fired", &self.fired)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ScheduleSource {
+    /// Checks `config` and makes the source; fires nothing before the first `receive`.
+    ///
+    /// # Errors
+    /// Names the field that is wrong: no time or two, a pattern or time zone that is none, a jitter beyond the interval.
+    pub fn new(config: &ScheduleSourceConfig, context: &BuildContext) -> Result<Self, ConfigError> {
+        Self::with_clock(config, context, Arc::new(SystemTime::now))
+    }
+
+    /// As [`new`](Self::new), by another clock than the system's; for tests.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn with_clock(
+        config: &ScheduleSourceConfig,
+        context: &BuildContext,
+        clock: Arc<dyn Fn() -> SystemTime + Send + Sync>,
+    ) -> Result<Self, ConfigError> {
+        let clock: Clock = clock;
+        let schedule = format_smolstr!("{}:{}", context.pipeline, context.component);
+        let queue = format_smolstr!("schedule:{schedule}");
+        Ok(Self {
+            fired: QueueSource::new(context.store.clone(), queue.as_str()).ordered(config.overlap == Overlap::Queue),
+            ticker: Some(Ticker {
+                plan: config.plan()?,
+                schedule,
+                queue,
+                store: context.store.clone(),
+                clock,
+                misfire: config.misfire,
+                overlap: config.overlap,
+                jitter: config.jitter.unwrap_or_default().0,
+                payload: config.payload.clone(),
+                headers: config
+                    .headers
+                    .iter()
+                    .map(|(name, value)| (name.as_str(), value.as_str()))
+                    .collect(),
+            }),
+            ticking: None,
+        })
+    }
+}
+
+#[async_trait]
+impl Source for ScheduleSource {
+    fn capabilities(&self) -> Capabilities {
+        self.fired.capabilities()
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.fired.settler()
+    }
+
+    /// The slots are fired by a task of their own, whether or not somebody asks: what waits is in the Store.
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        if let Some(ticker) = self.ticker.take() {
+            let (stop, stopped) = oneshot::channel();
+            self.ticking = Some((stop, tokio::spawn(ticker.run(stopped))));
+        }
+        self.fired.receive(max).await
+    }
+
+    async fn hold(&mut self) -> Result<(), Error> {
+        self.fired.hold().await
+    }
+
+    async fn probe(&mut self) -> Result<(), Error> {
+        self.fired.probe().await
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        if let Some((stop, ticking)) = self.ticking.take() {
+            drop(stop);
+            if tokio::time::timeout(FAREWELL, ticking).await.is_err() {
+                tracing::warn!("a slot was not fired in time; it fires at the next start");
+            }
+        }
+        self.fired.close().await
+    }
+}

@@ -1,0 +1,235 @@
+//! Pulls lines from standard input, until it ends.
+//!
+//! Each line is a message with a random id and the metadata `stdin_line` (from 1). A line that cannot be a message —
+//! longer than `max_line`, or no JSON where `format` asks for it — never reaches the sink: it is kept as a dead letter
+//! with the reason `rejected`, cut to `max_line`.
+//!
+//! # Guarantees
+//! Standard input cannot be read again: a failed message is parked in the Store. What was read ahead but not handed
+//! out (up to 128 KiB) is gone when the process is stopped before the input ends.
+//!
+//! # Capabilities
+//! Bounded, in order; no redelivery, no lease.
+//!
+//! ```toml
+//! [source]
+//! type = "stdin"
+//! format = "ndjson"     # or "lines" (default)
+//! # max_line = "1MiB"
+//! ```
+//!
+//! ```
+//! use dispatch_sources::stdin::StdinSourceConfig;
+//!
+//! let config: StdinSourceConfig = toml::from_str(r#"format = "ndjson""#)?;
+//! # let _ = config;
+//! # Ok::<_, toml::de::Error>(())
+//! ```
+
+use std::{
+    fmt,
+    io::{self, Read},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dispatch_core::{
+    Capabilities, Delivery, Error, Message, Order, Received, SettleError, Settlement, Settler, Source, Token,
+    config::{BuildContext, ByteSize, ConfigError, SourceConfig},
+    store::DeadLetter,
+};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+pub use crate::lines::Format;
+use crate::{framing::Framer, lines::rejected};
+
+/// How much is read at once, in bytes.
+const CHUNK: usize = 64 * 1024;
+
+/// How to read standard input.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct StdinSourceConfig {
+    /// What a line must be.
+    #[serde(default)]
+    pub format: Format,
+    /// The longest line that is a message.
+    #[serde(default = "default_max_line")]
+    pub max_line: ByteSize,
+}
+
+fn default_max_line() -> ByteSize {
+    ByteSize(1 << 20)
+}
+
+impl Default for StdinSourceConfig {
+    fn default() -> Self {
+        Self {
+            format: Format::default(),
+            max_line: default_max_line(),
+        }
+    }
+}
+
+impl SourceConfig for StdinSourceConfig {
+    const TYPE: &'static str = "stdin";
+    const SUMMARY: &'static str = "pulls lines from standard input";
+
+    fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
+        Ok(Box::new(StdinSource::new(&self, context)))
+    }
+}
+
+/// Pulls lines from standard input. The module's page says how.
+pub struct StdinSource {
+    context: BuildContext,
+    input: Input,
+    framer: Framer,
+    rejected: Vec<DeadLetter>,
+}
+
+/// Where the bytes come from: a thread of its own, since such a read can be neither polled nor stopped.
+enum Input {
+    Unread(Box<dyn Read + Send>),
+    Open(mpsc::Receiver<io::Result<Bytes>>),
+    Ended,
+}
+
+impl fmt::Debug for StdinSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StdinSource")
+            .field("framer", &self.framer)
+            .finish_non_exhaustive()
+    }
+}
+
+impl StdinSource {
+    /// Reads the standard input of this process.
+    #[must_use]
+    pub fn new(config: &StdinSourceConfig, context: &BuildContext) -> Self {
+        Self::from_reader(config, context, io::stdin())
+    }
+
+    /// Reads `reader` instead.
+    pub fn from_reader(config: &StdinSourceConfig, context: &BuildContext, reader: impl Read + Send + 'static) -> Self {
+        Self {
+            context: context.clone(),
+            input: Input::Unread(Box::new(reader)),
+            framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
+            rejected: Vec::new(),
+        }
+    }
+
+    /// The next piece of input; none at its end.
+    async fn read(&mut self) -> Result<Option<Bytes>, Error> {
+        if let Input::Unread(_) = self.input
+            && let Input::Unread(reader) = std::mem::replace(&mut self.input, Input::Ended)
+        {
+            self.input = Input::Open(spawn(reader).map_err(Error::unavailable)?);
+        }
+        let Input::Open(pieces) = &mut self.input else {
+            return Ok(None);
+        };
+        match pieces.recv().await {
+            Some(Ok(piece)) => Ok(Some(piece)),
+            Some(Err(error)) => Err(Error::unavailable(error)),
+            None => {
+                self.input = Input::Ended;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The lines that are there, as deliveries; those that cannot be messages are put aside.
+    fn batch(&mut self, max: usize, ended: bool) -> Vec<Delivery> {
+        let mut batch = Vec::new();
+        while batch.len() < max && self.rejected.len() < 64 {
+            let next = self.framer.next();
+            let Some(frame) = next.or_else(|| ended.then(|| self.framer.finish()).flatten()) else {
+                break;
+            };
+            let message = Message::new(frame.bytes).meta("stdin_line", frame.number.to_string());
+            match &frame.fault {
+                Some(fault) => {
+                    tracing::warn!(line = frame.number, %fault, "line rejected");
+                    self.rejected.push(rejected(&self.context, &message, fault));
+                }
+                None => batch.push(Delivery::new(message, Token::new(frame.number, 0), Arc::new(Nothing))),
+            }
+        }
+        batch
+    }
+}
+
+fn spawn(mut reader: Box<dyn Read + Send>) -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
+    let (sender, receiver) = mpsc::channel(1);
+    // A plain thread: the process may end while it waits for a line that never comes.
+    std::thread::Builder::new()
+        .name("dispatch-stdin".to_owned())
+        .spawn(move || {
+            let mut buffer = vec![0; CHUNK];
+            loop {
+                let piece = match reader.read(&mut buffer) {
+                    Ok(0) => return,
+                    Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(error) => Err(error),
+                };
+                if sender.blocking_send(piece).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(receiver)
+}
+
+#[async_trait]
+impl Source for StdinSource {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.order = Order::Whole;
+        capabilities.bounded = true;
+        capabilities
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(Nothing)
+    }
+
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        loop {
+            let ended = matches!(self.input, Input::Ended);
+            let batch = self.batch(max.max(1), ended);
+            if !batch.is_empty() {
+                return Ok(Received::Batch(batch));
+            }
+            if !self.rejected.is_empty() {
+                self.context.store.dead_letters().bury(self.rejected.clone()).await?;
+                self.rejected.clear();
+            } else if ended {
+                return Ok(Received::End);
+            } else if let Some(piece) = self.read().await? {
+                self.framer.buffer().extend_from_slice(&piece);
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.input = Input::Ended;
+        Ok(())
+    }
+}
+
+/// Nobody is told what became of a line.
+struct Nothing;
+
+#[async_trait]
+impl Settler for Nothing {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        batch.into_iter().map(|_| Ok(())).collect()
+    }
+}

@@ -1,0 +1,219 @@
+use std::{path::Path, sync::Arc, time::Duration};
+
+use dispatch_core::{
+    Delivery, Disposition, MemoryStore, Progress, Received, Reply, Source as _, Store as _, store::DeadLetterFilter,
+};
+use dispatch_sources::file::{Begin, FileSource, FileSourceConfig, Format};
+use tempfile::TempDir;
+
+use crate::{context, memory, receive, text};
+
+fn dir(files: &[(&str, &str)]) -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, content) in files {
+        std::fs::write(dir.path().join(name), content).unwrap();
+    }
+    dir
+}
+
+fn source(
+    dir: &Path,
+    store: &Arc<MemoryStore>,
+    paths: &[&str],
+    change: impl FnOnce(&mut FileSourceConfig),
+) -> FileSource {
+    let mut config = FileSourceConfig::new(paths.iter().copied());
+    change(&mut config);
+    FileSource::new(&config, &context(dir, store.clone())).unwrap()
+}
+
+async fn ack(delivery: Delivery) {
+    delivery.settle(Disposition::Ack(Reply::default())).await.unwrap();
+}
+
+#[tokio::test]
+async fn files_are_read_in_order_and_lines_say_where_they_stood() {
+    let dir = dir(&[("b.txt", "b1\n\nb3"), ("a.txt", "a1\r\na2\n"), ("z.log", "z\n")]);
+    let mut source = source(dir.path(), &memory(), &["z.log", "*.txt", "a.txt"], |_| {});
+
+    let lines = receive(&mut source, 100).await;
+
+    let seen: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            let meta = |name| line.message.metadata().get(name).unwrap();
+            (
+                text(line),
+                Path::new(meta("file_path")).file_name().unwrap().to_str().unwrap(),
+                meta("file_line"),
+                meta("file_offset"),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("z", "z.log", "1", "0"),
+            ("a1", "a.txt", "1", "0"),
+            ("a2", "a.txt", "2", "4"),
+            ("b1", "b.txt", "1", "0"),
+            ("", "b.txt", "2", "3"),
+            ("b3", "b.txt", "3", "4"),
+        ]
+    );
+    assert!(lines[1].message.id().ends_with("a.txt:0"));
+    assert_eq!(source.progress(), Some(Progress { done: 15, total: 15 }));
+}
+
+#[tokio::test]
+async fn the_next_run_begins_at_the_first_line_that_was_not_settled() {
+    let dir = dir(&[("a", "1\n2\n3\n4\n5\n")]);
+    let store = memory();
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+
+    let mut lines = receive(&mut first, 4).await;
+    // 1 and 2 are done, 3 is given back, 4 is done before it.
+    ack(lines.remove(3)).await;
+    ack(lines.remove(1)).await;
+    ack(lines.remove(0)).await;
+    lines.remove(0).settle(Disposition::Release).await.unwrap();
+    first.close().await.unwrap();
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+    let again = receive(&mut second, 100).await;
+
+    let seen: Vec<_> = again
+        .iter()
+        .map(|line| (text(line), line.message.metadata().get("file_line").unwrap()))
+        .collect();
+    assert_eq!(seen, [("3", "3"), ("4", "4"), ("5", "5")]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_is_saved_soon_even_without_a_close() {
+    let dir = dir(&[("a", "1\n2\n3\n")]);
+    let store = memory();
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+
+    let mut lines = receive(&mut first, 2).await;
+    ack(lines.remove(0)).await;
+    tokio::time::sleep(Duration::from_millis(201)).await;
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+
+    assert_eq!(
+        receive(&mut second, 100).await.iter().map(text).collect::<Vec<_>>(),
+        ["2", "3"]
+    );
+}
+
+#[tokio::test]
+async fn settling_after_close_is_saved_at_once() {
+    let dir = dir(&[("a", "1\n2\n")]);
+    let store = memory();
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+
+    let mut lines = receive(&mut first, 2).await;
+    first.close().await.unwrap();
+    ack(lines.remove(0)).await;
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+
+    assert_eq!(
+        receive(&mut second, 100).await.iter().map(text).collect::<Vec<_>>(),
+        ["2"]
+    );
+}
+
+#[tokio::test]
+async fn a_finished_file_gives_only_what_was_appended_unless_told_to_begin_anew() {
+    let dir = dir(&[("a", "1\n2\n")]);
+    let store = memory();
+    let run = async |from: Begin| {
+        let mut source = source(dir.path(), &store, &["a"], |config| config.from = from);
+        let lines = receive(&mut source, 100).await;
+        let seen: Vec<String> = lines.iter().map(|line| text(line).to_owned()).collect();
+        for line in lines {
+            ack(line).await;
+        }
+        source.close().await.unwrap();
+        seen
+    };
+
+    assert_eq!(run(Begin::Saved).await, ["1", "2"]);
+    assert_eq!(run(Begin::Saved).await, Vec::<String>::new());
+    std::fs::write(dir.path().join("a"), "1\n2\n3\n").unwrap();
+    assert_eq!(run(Begin::Saved).await, ["3"]);
+    assert_eq!(run(Begin::Start).await, ["1", "2", "3"]);
+    std::fs::write(dir.path().join("a"), "new\n").unwrap();
+    assert_eq!(run(Begin::Saved).await, ["new"]);
+}
+
+#[tokio::test]
+async fn rejected_lines_become_dead_letters_and_do_not_hold_the_position_back() {
+    let dir = dir(&[("a", "{}\nnot json\n")]);
+    let store = memory();
+    let mut first = source(dir.path(), &store, &["a"], |config| config.format = Format::Ndjson);
+
+    for line in receive(&mut first, 100).await {
+        ack(line).await;
+    }
+    first.close().await.unwrap();
+
+    let letters = store
+        .dead_letters()
+        .list(&DeadLetterFilter::default(), 0, 10)
+        .await
+        .unwrap();
+    assert_eq!((letters.len(), &letters[0].payload[..]), (1, &b"not json"[..]));
+    let mut second = source(dir.path(), &store, &["a"], |config| config.format = Format::Ndjson);
+    assert!(receive(&mut second, 100).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_there_is_a_clear_error() {
+    let dir = dir(&[("a", "1\n")]);
+    for (path, words) in [("b.txt", "there is no file"), ("*.txt", "no file matches *.txt")] {
+        let mut source = source(dir.path(), &memory(), &["a", path], |_| {});
+
+        let probed = source.probe().await.unwrap_err().to_string();
+        let received = source.receive(1).await.unwrap_err().to_string();
+
+        assert!(probed.contains(words) && received.contains(words), "{probed}");
+    }
+    source(dir.path(), &memory(), &["a"], |_| {}).probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_receive_that_is_dropped_loses_no_line() {
+    let content: String = (0..20_000).map(|line| format!("line {line}\n")).collect();
+    let dir = dir(&[("a", &content)]);
+    let mut source = source(dir.path(), &memory(), &["a"], |_| {});
+
+    let mut seen = Vec::new();
+    while seen.len() < 20_000 {
+        tokio::select! {
+            biased;
+            received = source.receive(100) => {
+                let Received::Batch(batch) = received.unwrap() else { break };
+                seen.extend(batch.iter().map(|line| text(line).to_owned()));
+            }
+            () = tokio::task::yield_now() => {}
+        }
+    }
+
+    assert!(
+        seen.iter()
+            .enumerate()
+            .all(|(number, line)| *line == format!("line {number}"))
+    );
+}
+
+#[test]
+fn mistakes_name_their_field() {
+    let context = context(".".as_ref(), memory());
+    let field = |paths: &[&str]| {
+        let config = FileSourceConfig::new(paths.iter().copied());
+        FileSource::new(&config, &context).unwrap_err().field.unwrap()
+    };
+
+    assert_eq!(field(&[]), "paths");
+    assert_eq!(field(&["a", "b["]), "paths.1");
+}
