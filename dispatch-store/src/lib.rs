@@ -1,1 +1,31 @@
-//! Placeholder front page, replaced by its rooms.
+//! Where dispatch keeps what must outlive a process: a room for each kind of place.
+//!
+//! | type | feature | what it is |
+//! |---|---|---|
+//! | [`memory`] | always | process memory, for trials and tests |
+//! | `sqlite` | `sqlite` | a database file of our own |
+//! | `postgres` | `postgres` | a PostgreSQL server, shared by many processes |
+
+pub mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod sql;
+
+use dispatch_core::Registry;
+pub use memory::MemoryConfig;
+#[cfg(feature = "postgres")]
+pub use sql::PostgresConfig;
+#[cfg(feature = "sqlite")]
+pub use sql::SqliteConfig;
+
+/// Adds every store of this crate; those that were left out are noted with the feature that adds them.
+pub fn register(registry: &mut Registry) {
+    registry.store::<MemoryConfig>();
+    #[cfg(feature = "sqlite")]
+    registry.store::<SqliteConfig>();
+    #[cfg(not(feature = "sqlite"))]
+    registry.absent("sqlite", "build with the feature `sqlite` of dispatch-store");
+    #[cfg(feature = "postgres")]
+    registry.store::<PostgresConfig>();
+    #[cfg(not(feature = "postgres"))]
+    registry.absent("postgres", "build with the feature `postgres` of dispatch-store");
+}

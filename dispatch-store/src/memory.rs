@@ -1,0 +1,41 @@
+//! The Store in process memory, type `memory`: nothing to install, nothing kept when the process ends.
+//!
+//! ```toml
+//! [store]
+//! type = "memory"
+//! ```
+//!
+//! Every promise of a Store holds but one: dead letters, parked retries and reservations end with the process. Use it
+//! for trials and tests, and where the source keeps all that matters.
+//!
+//! ```
+//! use dispatch_core::config::{StoreConfig, StoreContext};
+//! use dispatch_store::MemoryConfig;
+//!
+//! let store = MemoryConfig::default().build(&StoreContext { base_dir: ".".into() }).unwrap();
+//! # drop(store);
+//! ```
+
+use std::sync::Arc;
+
+use dispatch_core::{
+    MemoryStore, Store,
+    config::{ConfigError, StoreConfig, StoreContext},
+};
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+/// What stands in `[store]` beside `type = "memory"`: nothing.
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct MemoryConfig {}
+
+impl StoreConfig for MemoryConfig {
+    const TYPE: &'static str = "memory";
+    const SUMMARY: &'static str = "process memory: nothing is kept when the process ends";
+
+    fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
+        Ok(Arc::new(MemoryStore::new()))
+    }
+}

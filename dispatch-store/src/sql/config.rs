@@ -1,0 +1,149 @@
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteConfig, Synchronous};
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresConfig;
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use std::{path::PathBuf, sync::Arc, time::Duration};
+
+    use dispatch_core::{
+        Store,
+        config::{ConfigError, Period, StoreConfig, StoreContext},
+    };
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+
+    use crate::sql::{SqlStore, database::Target, sqlite};
+
+    /// What stands in `[store]` beside `type = "sqlite"`.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields, default)]
+    pub struct SqliteConfig {
+        /// The file; made if it is not there. Default `dispatch.db`.
+        pub path: PathBuf,
+        /// Whether each commit waits for the disk. Default `full`.
+        pub synchronous: Synchronous,
+        /// How long to wait while another process writes. Default `5s`.
+        pub busy_timeout: Period,
+        /// The most pages of 4 KiB that the file may have; for tests of a full disk.
+        #[serde(skip)]
+        #[doc(hidden)]
+        pub max_pages: Option<u32>,
+    }
+
+    /// When a commit counts as kept.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Synchronous {
+        /// Once it is on the disk: nothing is lost when the power fails.
+        #[default]
+        Full,
+        /// Once the system has it: the last moments may be lost when the power fails, nothing when the process dies.
+        Normal,
+    }
+
+    impl Default for SqliteConfig {
+        fn default() -> Self {
+            Self {
+                path: "dispatch.db".into(),
+                synchronous: Synchronous::Full,
+                busy_timeout: Period(Duration::from_secs(5)),
+                max_pages: None,
+            }
+        }
+    }
+
+    impl StoreConfig for SqliteConfig {
+        const TYPE: &'static str = "sqlite";
+        const SUMMARY: &'static str = "a database file of our own; nothing to install, one machine";
+
+        fn build(self, context: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
+            if self.path.as_os_str().is_empty() {
+                return Err(ConfigError::at("path", "the path is empty").help("name a file, such as \"dispatch.db\""));
+            }
+            let target = sqlite::Target {
+                path: context.base_dir.join(self.path),
+                full: self.synchronous == Synchronous::Full,
+                busy_timeout: self.busy_timeout.0,
+                max_pages: self.max_pages,
+            };
+            // Other processes on the same file send no hints, so the poll is their delay.
+            Ok(Arc::new(SqlStore::new(
+                Target::Sqlite(target),
+                Duration::from_millis(500),
+            )))
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::{sync::Arc, time::Duration};
+
+    use dispatch_core::{
+        Store,
+        config::{ConfigError, Period, Secret, StoreConfig, StoreContext},
+    };
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+
+    use crate::sql::{SqlStore, database::Target, postgres};
+
+    /// What stands in `[store]` beside `type = "postgres"`.
+    #[derive(Debug, Clone, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct PostgresConfig {
+        /// Where the server is: `postgres://user:password@host:5432/database?sslmode=verify-full`.
+        pub url: Secret,
+        /// The most connections at once, beside one that listens. Default 8, at least 1.
+        #[serde(default = "max_connections")]
+        pub max_connections: u32,
+        /// How long to wait for a connection. Default `10s`.
+        #[serde(default = "connect_timeout")]
+        pub connect_timeout: Period,
+        /// The schema for our tables; made if it is not there. Default: the first on the user's search path.
+        #[serde(default)]
+        pub schema: Option<String>,
+    }
+
+    fn max_connections() -> u32 {
+        8
+    }
+
+    fn connect_timeout() -> Period {
+        Period(Duration::from_secs(10))
+    }
+
+    impl StoreConfig for PostgresConfig {
+        const TYPE: &'static str = "postgres";
+        const SUMMARY: &'static str = "a PostgreSQL server, shared by many processes";
+
+        fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
+            if self.max_connections == 0 {
+                return Err(ConfigError::at("max_connections", "no connection is not enough").help("write 1 or more"));
+            }
+            let form = "write it as \"postgres://user:password@host:5432/database\"";
+            if !["postgres://", "postgresql://"]
+                .iter()
+                .any(|scheme| self.url.expose().starts_with(scheme))
+            {
+                return Err(ConfigError::at("url", "this is not the URL of a PostgreSQL server").help(form));
+            }
+            let target = postgres::Target {
+                url: self.url,
+                schema: self.schema,
+                max_connections: self.max_connections,
+                connect_timeout: self.connect_timeout.0,
+            };
+            if target.options().is_err() {
+                return Err(ConfigError::at("url", "this URL cannot be read").help(form));
+            }
+            Ok(Arc::new(SqlStore::new(
+                Target::Postgres(Box::new(target)),
+                Duration::from_secs(2),
+            )))
+        }
+    }
+}

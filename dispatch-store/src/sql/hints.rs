@@ -1,0 +1,82 @@
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use smol_str::SmolStr;
+use tokio::sync::Notify;
+
+/// What this process knows about news in its queues.
+#[derive(Debug, Default)]
+pub(super) struct Hints(Mutex<HashMap<SmolStr, Arc<Hint>>>);
+
+/// What this process knows about news in one queue.
+#[derive(Debug)]
+pub(super) struct Hint {
+    /// Counts news.
+    news: AtomicU64,
+    /// The news that the latest claim with room to spare had seen when it began.
+    seen: AtomicU64,
+    /// Whether claims ask for order by key, so that an item that is due may yet be held back.
+    ordered: AtomicBool,
+    changed: Notify,
+}
+
+impl Hints {
+    pub(super) fn of(&self, queue: &str) -> Arc<Hint> {
+        let mut hints = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(hint) = hints.get(queue) {
+            return Arc::clone(hint);
+        }
+        let hint = Arc::new(Hint {
+            news: AtomicU64::new(1),
+            seen: AtomicU64::new(0),
+            ordered: AtomicBool::new(false),
+            changed: Notify::new(),
+        });
+        hints.insert(queue.into(), Arc::clone(&hint));
+        hint
+    }
+
+    /// Wakes everybody: news may have been missed.
+    #[cfg(feature = "postgres")]
+    pub(super) fn bump_all(&self) {
+        for hint in self.0.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            hint.bump();
+        }
+    }
+}
+
+impl Hint {
+    pub(super) fn bump(&self) {
+        self.news.fetch_add(1, Ordering::AcqRel);
+        self.changed.notify_waiters();
+    }
+
+    /// Begins a claim; what is news from here on may be missed by it.
+    pub(super) fn begin(&self, ordered: bool) -> u64 {
+        self.ordered.store(ordered, Ordering::Relaxed);
+        self.news.load(Ordering::Acquire)
+    }
+
+    /// A claim found less than it had room for.
+    pub(super) fn emptied(&self, begun: u64) {
+        self.seen.fetch_max(begun, Ordering::AcqRel);
+    }
+
+    pub(super) fn has_news(&self) -> bool {
+        self.news.load(Ordering::Acquire) > self.seen.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_ordered(&self) -> bool {
+        self.ordered.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the next news; counts from when the future is first polled or enabled.
+    pub(super) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+}

@@ -1,0 +1,186 @@
+//! Hints from process to process: LISTEN and NOTIFY. They carry no data and may be lost; a slow poll stands behind them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use dispatch_core::random_id;
+use sea_orm::sqlx::{
+    self, PgPool,
+    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+};
+use smol_str::SmolStr;
+use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
+
+use super::hints::Hints;
+
+/// At most one notification a queue in this time: NOTIFY takes a lock that is one for the whole server.
+const QUIET: Duration = Duration::from_millis(20);
+/// Between two tries to listen.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Sends hints and, once somebody waits, receives them.
+#[derive(Debug)]
+pub(super) struct Notifier {
+    announced: mpsc::UnboundedSender<SmolStr>,
+    sender: AbortHandle,
+    listening: Mutex<Listening>,
+    setup: Setup,
+}
+
+#[derive(Debug, Default)]
+struct Listening {
+    queues: BTreeSet<SmolStr>,
+    wanted: Option<mpsc::UnboundedSender<SmolStr>>,
+    task: Option<AbortHandle>,
+}
+
+#[derive(Debug, Clone)]
+struct Setup {
+    options: PgConnectOptions,
+    scope: SmolStr,
+    /// The payload of our own notifications, so that they do not wake ourselves.
+    own: SmolStr,
+    hints: Arc<Hints>,
+}
+
+impl Notifier {
+    pub(super) fn new(pool: PgPool, options: PgConnectOptions, scope: &str, hints: Arc<Hints>) -> Self {
+        let setup = Setup {
+            options,
+            scope: scope.into(),
+            own: random_id(),
+            hints,
+        };
+        let (announced, queues) = mpsc::unbounded_channel();
+        let sender = tokio::spawn(send(pool, setup.clone(), queues)).abort_handle();
+        Self {
+            announced,
+            sender,
+            listening: Mutex::default(),
+            setup,
+        }
+    }
+
+    pub(super) fn announce(&self, queue: &str) {
+        if self.announced.send(queue.into()).is_err() {
+            tracing::debug!(queue, "not announced: the store is closed");
+        }
+    }
+
+    pub(super) fn listen(&self, queue: &str) {
+        let mut listening = self.listening.lock().unwrap_or_else(PoisonError::into_inner);
+        if listening.wanted.as_ref().is_none_or(mpsc::UnboundedSender::is_closed) {
+            let (wanted, queues) = mpsc::unbounded_channel();
+            listening.queues.clear();
+            listening.wanted = Some(wanted);
+            listening.task = Some(tokio::spawn(receive(self.setup.clone(), queues)).abort_handle());
+        }
+        if listening.queues.insert(queue.into())
+            && let Some(wanted) = &listening.wanted
+            && wanted.send(queue.into()).is_err()
+        {
+            tracing::debug!(queue, "not listening: the store is closed");
+        }
+    }
+
+    pub(super) fn end(&self) {
+        self.sender.abort();
+        if let Some(task) = self
+            .listening
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .task
+            .take()
+        {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Notifier {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Setup {
+    /// One channel a queue; hashed (FNV-1a, which is the same in every build), because a channel's name holds 63 bytes.
+    fn channel(&self, queue: &str) -> String {
+        let bytes = self.scope.bytes().chain([0]).chain(queue.bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        format!("dispatch_{hash:016x}")
+    }
+}
+
+async fn send(pool: PgPool, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
+    let mut batch = Vec::new();
+    while queues.recv_many(&mut batch, 10_000).await > 0 {
+        let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| setup.channel(&queue)).collect();
+        let channels: Vec<String> = channels.into_iter().collect();
+        let notify = sqlx::query(
+            "SELECT pg_notify(channel, $2), set_config('synchronous_commit', 'off', true) FROM unnest($1::text[]) AS channel",
+        );
+        if let Err(error) = notify.bind(channels).bind(setup.own.as_str()).execute(&pool).await {
+            tracing::debug!(%error, "notify failed; the poll will find it");
+        }
+        sleep(QUIET).await;
+    }
+}
+
+async fn receive(setup: Setup, mut wanted: mpsc::UnboundedReceiver<SmolStr>) {
+    let mut queues = HashMap::new();
+    loop {
+        match listen(&setup, &mut wanted, &mut queues).await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!(%error, "listening failed; trying again"),
+        }
+        sleep(AGAIN).await;
+        setup.hints.bump_all();
+    }
+}
+
+/// Listens until nobody can ask any more, or the server cannot be reached.
+async fn listen(
+    setup: &Setup,
+    wanted: &mut mpsc::UnboundedReceiver<SmolStr>,
+    queues: &mut HashMap<String, SmolStr>,
+) -> Result<(), sqlx::Error> {
+    // A pool of its own: a listener keeps its connection for good.
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect_lazy_with(setup.options.clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.listen_all(queues.keys().map(String::as_str)).await?;
+    setup.hints.bump_all();
+    loop {
+        tokio::select! {
+            queue = wanted.recv() => {
+                let Some(queue) = queue else { return Ok(()) };
+                let channel = setup.channel(&queue);
+                queues.insert(channel.clone(), queue.clone());
+                listener.listen(&channel).await?;
+                // What came before the server listened was not heard.
+                setup.hints.of(&queue).bump();
+            }
+            heard = listener.try_recv() => hear(setup, queues, heard?),
+        }
+    }
+}
+
+/// Passes a notification on; none means that the connection was lost, and any number with it.
+fn hear(setup: &Setup, queues: &HashMap<String, SmolStr>, heard: Option<PgNotification>) {
+    match heard {
+        None => setup.hints.bump_all(),
+        Some(heard) if heard.payload() == setup.own => {}
+        Some(heard) => {
+            if let Some(queue) = queues.get(heard.channel()) {
+                setup.hints.of(queue).bump();
+            }
+        }
+    }
+}

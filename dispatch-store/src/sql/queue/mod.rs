@@ -1,0 +1,91 @@
+//! The queue on three tables: `dispatch_item` has every live message, `dispatch_ready` the unleased ones in the order of
+//! claims, `dispatch_lease` one row a claimed batch. Nothing wide is ever updated on the way from enqueue to done.
+
+mod claim;
+mod enqueue;
+mod returns;
+mod settle;
+mod wait;
+mod watch;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use dispatch_core::{
+    Error,
+    store::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale},
+};
+
+pub(super) use enqueue::insert;
+
+use super::SqlStore;
+
+#[async_trait]
+impl Queue for SqlStore {
+    async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Enqueued>, Error> {
+        if items.is_empty() {
+            return Ok(Vec::new());
+        }
+        let queue = queue.to_owned();
+        let work = enqueue::Enqueue {
+            queue: queue.clone(),
+            items,
+        };
+        let answers = self.database.perform(work).await?;
+        self.database.announce(&queue);
+        Ok(answers)
+    }
+
+    async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
+        let hint = self.database.hints.of(queue);
+        let begun = hint.begin(claim.ordered);
+        let claimed = self.claim_all(queue, claim).await?;
+        if claimed.len() < claim.max {
+            hint.emptied(begun);
+        }
+        Ok(claimed)
+    }
+
+    async fn settle(&self, queue: &str, batch: Vec<Completion>) -> Result<Vec<Result<(), Stale>>, Error> {
+        if batch.is_empty() {
+            return Ok(Vec::new());
+        }
+        let done = batch.iter().all(|completion| completion.outcome == Outcome::Done);
+        let work = settle::Settle {
+            queue: queue.to_owned(),
+            batch,
+        };
+        let answers = self.database.perform(work).await?;
+        // What is done frees its key; what comes back may be claimed.
+        if !done || self.database.hints.of(queue).is_ordered() {
+            self.database.announce(queue);
+        }
+        Ok(answers)
+    }
+
+    async fn extend(&self, queue: &str, leases: Vec<Lease>, by: Duration) -> Result<Vec<Result<(), Stale>>, Error> {
+        if leases.is_empty() {
+            return Ok(Vec::new());
+        }
+        let work = settle::Extend {
+            queue: queue.to_owned(),
+            leases,
+            by,
+        };
+        Ok(self.database.perform(work).await?)
+    }
+
+    async fn depth(&self, queue: &str) -> Result<Depth, Error> {
+        let queue = queue.to_owned();
+        Ok(self.database.perform(watch::Count { queue }).await?)
+    }
+
+    async fn purge(&self, queue: &str) -> Result<u64, Error> {
+        let queue = queue.to_owned();
+        Ok(self.database.perform(watch::Purge { queue }).await?)
+    }
+
+    async fn changed(&self, queue: &str) {
+        self.wait_for_change(queue).await;
+    }
+}

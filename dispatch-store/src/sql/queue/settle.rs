@@ -1,0 +1,274 @@
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use dispatch_core::{
+    Attempt,
+    store::{Completion, Item, Lease, Outcome, Stale},
+};
+use sea_orm::{DbErr, Value};
+
+use super::returns::{make_ready, read_ids};
+use crate::sql::{
+    conn::{Conn, Needs, Work, bigints},
+    rows::{ITEM, read_item, span, write_history},
+};
+
+/// Ends leases.
+pub(super) struct Settle {
+    pub(super) queue: String,
+    pub(super) batch: Vec<Completion>,
+}
+
+/// Makes leases longer.
+pub(super) struct Extend {
+    pub(super) queue: String,
+    pub(super) leases: Vec<Lease>,
+    pub(super) by: Duration,
+}
+
+/// PostgreSQL, where all are done: one statement. The lease rows are locked first, so that what they hold is what they
+/// held last; it answers with those that were not held. It does not wait for the disk: an end that a crash of the server
+/// undoes is a message delivered again.
+const DONE: &str = "
+    WITH done AS MATERIALIZED (
+        SELECT DISTINCT id, fence FROM unnest($2::bigint[], $3::bigint[]) AS done(id, fence)
+    ), held AS MATERIALIZED (
+        SELECT number, fence, ids FROM dispatch_lease
+        WHERE queue = $1 AND fence = ANY ($4::bigint[]) ORDER BY number FOR UPDATE
+    ), member AS MATERIALIZED (
+        SELECT held.number, held.fence, member.id, done.id IS NOT NULL AS done
+        FROM held CROSS JOIN LATERAL unnest(held.ids) AS member(id) LEFT JOIN done USING (fence, id)
+    ), gone AS (
+        DELETE FROM dispatch_item WHERE id = ANY (ARRAY(SELECT id FROM member WHERE done))
+    ), rest AS MATERIALIZED (
+        SELECT number, array_agg(id) FILTER (WHERE NOT done) AS ids FROM member GROUP BY number HAVING bool_or(done)
+    ), shrunk AS (
+        UPDATE dispatch_lease l SET ids = rest.ids FROM rest WHERE l.number = rest.number AND rest.ids IS NOT NULL
+    ), ended AS (
+        DELETE FROM dispatch_lease l USING rest WHERE l.number = rest.number AND rest.ids IS NULL
+    )
+    SELECT set_config('synchronous_commit', 'off', true), done.id, done.fence
+    FROM (SELECT 1) AS one LEFT JOIN (
+        SELECT id, fence FROM done EXCEPT SELECT id, fence FROM member
+    ) AS done ON true";
+
+#[async_trait]
+impl Work for Settle {
+    type Answer = Vec<Result<(), Stale>>;
+
+    fn what(&self) -> String {
+        format!("settle in `{}`", self.queue)
+    }
+
+    fn needs(&self) -> Needs {
+        if self.all_done() {
+            Needs::Statement
+        } else {
+            Needs::Transaction
+        }
+    }
+
+    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+        if conn.is_postgres() && self.all_done() {
+            return self.settle_done(conn).await;
+        }
+        let mut held = Held::lock(conn, &self.queue, self.batch.iter().map(|completion| completion.lease)).await?;
+        let mut answers = Vec::with_capacity(self.batch.len());
+        let (mut done, mut back) = (Vec::new(), Vec::new());
+        let mut failed: Vec<(i64, Duration, &[Attempt])> = Vec::new();
+        for Completion { lease, outcome } in &self.batch {
+            if !held.take(*lease) {
+                answers.push(Err(Stale));
+                continue;
+            }
+            answers.push(Ok(()));
+            let id = lease.row.cast_signed();
+            match outcome {
+                Outcome::Done => done.push(id),
+                Outcome::Release => back.push(id),
+                Outcome::Retry { delay, attempts } => {
+                    back.push(id);
+                    failed.push((id, *delay, attempts));
+                }
+            }
+        }
+        if !done.is_empty() {
+            conn.run("DELETE FROM dispatch_item WHERE id IN ({ids})", vec![conn.ids(&done)])
+                .await?;
+        }
+        note(conn, &failed).await?;
+        make_ready(conn, &back).await?;
+        held.save(conn).await?;
+        Ok(answers)
+    }
+}
+
+impl Settle {
+    fn all_done(&self) -> bool {
+        self.batch.iter().all(|completion| completion.outcome == Outcome::Done)
+    }
+
+    async fn settle_done(&self, conn: &Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
+        let leases = || self.batch.iter().map(|completion| completion.lease);
+        let fences: HashSet<i64> = leases().map(|lease| lease.fence.cast_signed()).collect();
+        let values = vec![
+            self.queue.as_str().into(),
+            bigints(leases().map(|lease| lease.row.cast_signed())),
+            bigints(leases().map(|lease| lease.fence.cast_signed())),
+            bigints(fences.into_iter()),
+        ];
+        let mut stale = HashSet::new();
+        for row in conn.all(DONE, values).await? {
+            if let Some(id) = row.try_get_by_index::<Option<i64>>(1)? {
+                let fence: i64 = row.try_get_by_index(2)?;
+                stale.insert(Lease {
+                    row: id.cast_unsigned(),
+                    fence: fence.cast_unsigned(),
+                });
+            }
+        }
+        // A lease named twice is stale the second time.
+        Ok(leases()
+            .map(|lease| if stale.insert(lease) { Ok(()) } else { Err(Stale) })
+            .collect())
+    }
+}
+
+#[async_trait]
+impl Work for Extend {
+    type Answer = Vec<Result<(), Stale>>;
+
+    fn what(&self) -> String {
+        format!("extend leases in `{}`", self.queue)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Light
+    }
+
+    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+        let mut held = Held::lock(conn, &self.queue, self.leases.iter().copied()).await?;
+        let mut longer: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+        let mut answers = Vec::with_capacity(self.leases.len());
+        for lease in &self.leases {
+            let ids = longer.entry(lease.fence).or_default();
+            let id = lease.row.cast_signed();
+            let ours = ids.contains(&id) || held.take(*lease);
+            if ours && !ids.contains(&id) {
+                ids.push(id);
+            }
+            answers.push(if ours { Ok(()) } else { Err(Stale) });
+        }
+        held.save(conn).await?;
+        // What was extended gets a row of its own under the same fence; what was not keeps its end.
+        for (fence, ids) in longer.into_iter().filter(|(_, ids)| !ids.is_empty()) {
+            let lease = "INSERT INTO dispatch_lease (fence, queue, until, ids) VALUES ($1, $2, {now} + $3, $4)";
+            let values = vec![
+                fence.cast_signed().into(),
+                self.queue.as_str().into(),
+                span(self.by).into(),
+                conn.ids(&ids),
+            ];
+            conn.run(lease, values).await?;
+        }
+        Ok(answers)
+    }
+}
+
+/// Lease rows, locked, and what is taken out of them.
+struct Held {
+    rows: HashMap<i64, Row>,
+    /// Which lease row holds which lease.
+    places: HashMap<Lease, i64>,
+}
+
+struct Row {
+    ids: Vec<i64>,
+    taken: HashSet<i64>,
+}
+
+impl Held {
+    async fn lock(conn: &Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
+        let fences: HashSet<i64> = leases.map(|lease| lease.fence.cast_signed()).collect();
+        let fences: Vec<i64> = fences.into_iter().collect();
+        // In one order, so that two who settle at the same time do not wait for each other.
+        let lock = if conn.is_postgres() { "FOR UPDATE" } else { "" };
+        let sql = format!(
+            "SELECT number, fence, ids FROM dispatch_lease WHERE queue = $2 AND fence IN ({{ids}}) ORDER BY number {lock}"
+        );
+        let mut held = Self {
+            rows: HashMap::new(),
+            places: HashMap::new(),
+        };
+        for row in conn.all(&sql, vec![conn.ids(&fences), Value::from(queue)]).await? {
+            let number: i64 = row.try_get_by_index(0)?;
+            let fence = row.try_get_by_index::<i64>(1)?.cast_unsigned();
+            let ids = read_ids(conn, &row, 2)?;
+            for id in &ids {
+                let row = id.cast_unsigned();
+                held.places.insert(Lease { row, fence }, number);
+            }
+            let taken = HashSet::new();
+            held.rows.insert(number, Row { ids, taken });
+        }
+        Ok(held)
+    }
+
+    /// Takes a lease out of its row; false if no row has it.
+    fn take(&mut self, lease: Lease) -> bool {
+        let row = self.places.remove(&lease).and_then(|number| self.rows.get_mut(&number));
+        row.is_some_and(|row| row.taken.insert(lease.row.cast_signed()))
+    }
+
+    /// Writes back what is left.
+    async fn save(self, conn: &Conn<'_>) -> Result<(), DbErr> {
+        let mut empty = Vec::new();
+        for (number, mut row) in self.rows.into_iter().filter(|(_, row)| !row.taken.is_empty()) {
+            row.ids.retain(|id| !row.taken.contains(id));
+            if row.ids.is_empty() {
+                empty.push(number);
+                continue;
+            }
+            let shrink = "UPDATE dispatch_lease SET ids = $1 WHERE number = $2";
+            conn.run(shrink, vec![conn.ids(&row.ids), number.into()]).await?;
+        }
+        if !empty.is_empty() {
+            conn.run(
+                "DELETE FROM dispatch_lease WHERE number IN ({ids})",
+                vec![conn.ids(&empty)],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds failed attempts to their items and puts the items off.
+async fn note(conn: &Conn<'_>, failed: &[(i64, Duration, &[Attempt])]) -> Result<(), DbErr> {
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = failed.iter().map(|(id, ..)| *id).collect();
+    let sql = format!("SELECT {ITEM} FROM dispatch_item i WHERE i.id IN ({{ids}})");
+    let mut items: HashMap<i64, Item> = HashMap::with_capacity(ids.len());
+    for row in conn.all(&sql, vec![conn.ids(&ids)]).await? {
+        items.extend([read_item(&row, 0)?]);
+    }
+    for (id, delay, attempts) in failed {
+        let Some(item) = items.get_mut(id) else { continue };
+        item.remember(attempts.to_vec());
+        let later = "UPDATE dispatch_item SET run_at = {now} + $1, attempts = $2, history = $3 WHERE id = $4";
+        let count = i32::try_from(item.attempts).unwrap_or(i32::MAX);
+        let values = vec![
+            span(*delay).into(),
+            count.into(),
+            write_history(&item.history).into(),
+            (*id).into(),
+        ];
+        conn.run(later, values).await?;
+    }
+    Ok(())
+}

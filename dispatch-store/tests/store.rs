@@ -1,0 +1,45 @@
+//! The SQL stores against the battery, against each other's processes and against broken places.
+
+#[path = "store/config.rs"]
+mod config;
+#[cfg(feature = "postgres")]
+#[path = "store/postgres.rs"]
+mod postgres;
+#[cfg(feature = "sqlite")]
+#[path = "store/sqlite.rs"]
+mod sqlite;
+
+use std::{sync::Arc, time::Duration};
+
+use dispatch_core::{
+    Message, Store,
+    store::{Claim, Claimed, Item},
+};
+
+fn item(payload: &str) -> Item {
+    Item::of(&Message::new(payload.to_owned()))
+}
+
+fn claim(max: usize) -> Claim {
+    Claim {
+        max,
+        lease: Duration::from_secs(60),
+        ordered: false,
+    }
+}
+
+/// Waits as a source does: claim, and if there is nothing, wait for a change.
+async fn next(store: &Arc<dyn Store>, queue: &str) -> Vec<Claimed> {
+    let look = async {
+        loop {
+            let claimed = store.queue().claim(queue, claim(100)).await.unwrap();
+            if !claimed.is_empty() {
+                return claimed;
+            }
+            store.queue().changed(queue).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), look)
+        .await
+        .expect("an item comes within 20 s")
+}

@@ -1,0 +1,34 @@
+use dispatch_core::Registry;
+
+#[test]
+fn every_store_of_this_build_is_registered() {
+    let mut registry = Registry::new();
+
+    dispatch_store::register(&mut registry);
+
+    let names: Vec<_> = registry.stores().map(|(name, _)| name).collect();
+    let mut expected = vec!["memory"];
+    expected.extend(cfg!(feature = "postgres").then_some("postgres"));
+    expected.extend(cfg!(feature = "sqlite").then_some("sqlite"));
+    assert_eq!(names, expected);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn an_unknown_key_is_refused() {
+    let error = toml::from_str::<dispatch_store::SqliteConfig>("pth = \"a.db\"").unwrap_err();
+
+    assert!(error.to_string().contains("unknown field `pth`"), "{error}");
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn a_url_of_another_kind_is_refused_without_being_printed() {
+    use dispatch_core::config::{StoreConfig, StoreContext};
+
+    let config: dispatch_store::PostgresConfig = toml::from_str("url = \"mysql://me:hunter2@host/db\"").unwrap();
+    let error = config.build(&StoreContext { base_dir: ".".into() }).unwrap_err();
+
+    assert_eq!(error.field.as_deref(), Some("url"));
+    assert!(!format!("{error:?}").contains("hunter2"));
+}

@@ -1,0 +1,203 @@
+use std::{sync::Arc, time::Duration};
+
+use dispatch_core::{
+    Class, Error, Store,
+    config::{Secret, StoreConfig, StoreContext},
+    random_id,
+    store::{Completion, Outcome},
+    testing::store::store_battery,
+};
+use dispatch_store::PostgresConfig;
+use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
+
+use crate::{claim, item, next};
+
+/// A schema of its own on the test server, dropped at the end.
+struct Server {
+    url: String,
+    schema: String,
+    admin: DatabaseConnection,
+}
+
+impl Server {
+    /// None where there is no server; in CI that is a failure.
+    async fn find(test: &str) -> Option<Self> {
+        let Ok(url) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
+            assert_ne!(
+                std::env::var("CI").as_deref(),
+                Ok("true"),
+                "{test}: CI must set DISPATCH_TEST_POSTGRES_URL"
+            );
+            eprintln!("skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set");
+            return None;
+        };
+        let admin = Database::connect(&url).await.expect("the test server answers");
+        let schema = format!("t_{}", random_id().replace('-', "_").to_lowercase());
+        Some(Self { url, schema, admin })
+    }
+
+    fn open(&self) -> Arc<dyn Store> {
+        self.open_with(|_| {})
+    }
+
+    fn open_with(&self, change: impl FnOnce(&mut PostgresConfig)) -> Arc<dyn Store> {
+        let mut config: PostgresConfig = serde_json::from_value(serde_json::json!({ "url": self.url })).unwrap();
+        config.schema = Some(self.schema.clone());
+        change(&mut config);
+        config.build(&StoreContext { base_dir: ".".into() }).unwrap()
+    }
+
+    async fn run(&self, sql: &str) {
+        self.admin.execute_unprepared(sql).await.expect("the test server obeys");
+    }
+
+    async fn end(self, store: Arc<dyn Store>) {
+        store.close().await.unwrap();
+        self.run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema))
+            .await;
+    }
+}
+
+#[tokio::test]
+async fn postgres_passes_the_battery() {
+    let Some(server) = Server::find("postgres_passes_the_battery").await else {
+        return;
+    };
+    let store = server.open();
+
+    store_battery(Arc::clone(&store)).await;
+
+    server.end(store).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn four_handles_may_start_at_once() {
+    let Some(server) = Server::find("four_handles_may_start_at_once").await else {
+        return;
+    };
+    let stores: Vec<_> = (0..4).map(|_| server.open()).collect();
+
+    let started = futures::future::join_all(stores.iter().map(|store| store.probe())).await;
+
+    assert!(started.iter().all(Result::is_ok), "{started:?}");
+    for store in &stores[1..] {
+        store.close().await.unwrap();
+    }
+    server.end(Arc::clone(&stores[0])).await;
+}
+
+#[tokio::test]
+async fn another_process_wakes_by_a_hint() {
+    let Some(server) = Server::find("another_process_wakes_by_a_hint").await else {
+        return;
+    };
+    let (here, there) = (server.open(), server.open());
+    // Once through everything, so that the listener listens.
+    here.queue().enqueue("q", vec![item("first")]).await.unwrap();
+    next(&there, "q").await;
+
+    let mut quick = 0;
+    for _ in 0..5 {
+        let waiting = async {
+            next(&there, "q").await;
+            tokio::time::Instant::now()
+        };
+        let sending = async {
+            here.queue().enqueue("q", vec![item("a")]).await.unwrap();
+            tokio::time::Instant::now()
+        };
+        let (woken, sent) = tokio::join!(waiting, sending);
+        quick += u32::from(woken.saturating_duration_since(sent) < Duration::from_millis(500));
+    }
+
+    assert!(
+        quick >= 3,
+        "hints wake faster than the poll of 2 s, yet only {quick} of 5 did"
+    );
+    there.close().await.unwrap();
+    server.end(here).await;
+}
+
+#[tokio::test]
+async fn a_killed_backend_is_replaced() {
+    let Some(server) = Server::find("a_killed_backend_is_replaced").await else {
+        return;
+    };
+    let name = random_id();
+    let store = server.open_with(|config| {
+        let mark = if config.url.expose().contains('?') { '&' } else { '?' };
+        config.url = Secret::new(format!("{}{mark}application_name={name}", config.url.expose()));
+    });
+    let items = (0..50).map(|number| item(&number.to_string())).collect();
+    store.queue().enqueue("q", items).await.unwrap();
+    let claimed = store.queue().claim("q", claim(10)).await.unwrap();
+
+    let kill = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = '{name}'");
+    server.run(&kill).await;
+    let batch = || {
+        claimed.iter().map(|claimed| Completion {
+            lease: claimed.lease,
+            outcome: Outcome::Done,
+        })
+    };
+    let settled = until_it_works(|| store.queue().settle("q", batch().collect())).await;
+    let rest = until_it_works(|| store.queue().claim("q", claim(100))).await;
+
+    assert!(settled.iter().all(Result::is_ok), "leases outlive connections");
+    assert_eq!(rest.len(), 40, "nothing is lost and nothing doubled");
+    server.end(store).await;
+}
+
+/// Whoever held a dead connection is told so; nobody has to repair anything.
+async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(call: impl Fn() -> F) -> T {
+    for _ in 0..20 {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(error) => assert_eq!(error.class(), Class::Unavailable, "{}", error.report()),
+        }
+    }
+    panic!("the pool recovers within 20 calls");
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_in_words() {
+    let Some(server) = Server::find("a_newer_schema_is_refused_in_words").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    server
+        .run(&format!(
+            "INSERT INTO {}.dispatch_migration VALUES (99, 0)",
+            server.schema
+        ))
+        .await;
+
+    let error = server.open().probe().await.expect_err("a newer schema is refused");
+
+    assert_eq!(error.class(), Class::Permanent);
+    assert!(error.report().contains("schema version 99"), "{}", error.report());
+    server.end(store).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_unavailable_and_its_password_is_not_printed() {
+    let config = serde_json::json!({ "url": "postgres://me:hunter2@127.0.0.1:1/db", "connect_timeout": "2s" });
+    let config: PostgresConfig = serde_json::from_value(config).unwrap();
+    let debug = format!("{config:?}");
+    let store = config.build(&StoreContext { base_dir: ".".into() }).unwrap();
+
+    let error = store.probe().await.expect_err("nobody listens on port 1");
+
+    assert_eq!(error.class(), Class::Unavailable);
+    let report = error.report();
+    assert!(
+        report.contains("127.0.0.1:1/db") && report.contains("refused"),
+        "{report}"
+    );
+    assert!(
+        ![debug, format!("{store:?}"), report, format!("{error:?}")]
+            .concat()
+            .contains("hunter2")
+    );
+}
