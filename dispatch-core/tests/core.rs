@@ -1,4 +1,5 @@
 //! How the engine behaves, seen from outside: one binary, one module a subject.
 
+mod config;
 mod conformance;
 mod engine;

@@ -197,17 +197,16 @@ impl<'a> Loader<'a> {
             sources,
             filled: places,
             diagnostics,
+            beside: &[],
         };
         document::put_texts(&mut value, &reader);
         let loaded = self.read(name, value, &mut reader);
         let mut diagnostics = std::mem::take(&mut reader.diagnostics);
-        diagnostics.sort_by(|a, b| {
-            (&a.origin != &texts[0].0.as_str().into(), a.line, a.column).cmp(&(
-                &b.origin != &texts[0].0.as_str().into(),
-                b.line,
-                b.column,
-            ))
-        });
+        // What could not be filled in was noted first; what its stand-in led to says nothing more. Stable: the file's
+        // own mistakes by their places, then those of what lies over it.
+        let file: Arc<str> = name.into();
+        diagnostics.sort_by_key(|one| (one.origin != file, one.origin.clone(), one.line, one.column));
+        diagnostics.dedup_by_key(|one| (one.origin.clone(), one.line, one.column));
         match loaded {
             Some(mut loaded) if diagnostics.iter().all(|diagnostic| diagnostic.warning) => {
                 loaded.warnings = Diagnostics(diagnostics);
@@ -233,7 +232,7 @@ impl<'a> Loader<'a> {
         ];
         let [source, sink, then, store, layers] = parts;
 
-        let top = reader.read::<TopConfig>(value);
+        let top = reader.read_top(value);
         let sources = match source {
             Some(source) => self.read_sources(source, reader),
             None => missing(
@@ -374,7 +373,6 @@ impl<'a> Loader<'a> {
     }
 
     /// The built-in layers, and those that were registered.
-    #[expect(clippy::type_complexity, reason = "said once")]
     fn read_layers<'i>(
         &self,
         value: Option<Value<'i>>,

@@ -1,7 +1,7 @@
 //! The keys at the top of a file that belong to no component.
 
 use schemars::JsonSchema;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Period, Secret};
 use crate::Selector;
@@ -52,7 +52,7 @@ pub(super) enum OnLostLease {
 }
 
 /// `[admin]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminConfig {
     /// Where `/metrics`, `/livez`, `/readyz`, `/healthz`, `/version` and `/v1/` are: an address and port, or `"off"`.

@@ -23,6 +23,8 @@ pub(super) struct Reader<'i> {
     /// Where strings stood that placeholders were filled into, and what they are now: perhaps a number or a boolean.
     pub(super) filled: HashMap<usize, &'i str>,
     pub(super) diagnostics: Vec<Diagnostic>,
+    /// Keys that are allowed beside those of the struct that is read.
+    pub(super) beside: &'static [&'static str],
 }
 
 /// So many mistakes in one table are enough.
@@ -37,6 +39,14 @@ impl<'i> Reader<'i> {
     /// Reads `value`; notes every mistake and answers none if there is any.
     pub(super) fn read<T: DeserializeOwned>(&mut self, value: Value<'i>) -> Option<T> {
         self.read_with(value, |value| T::deserialize(ValueDeserializer::from(value)))
+    }
+
+    /// Reads what is left of the top of a file once the components are taken out; they are allowed there all the same.
+    pub(super) fn read_top<T: DeserializeOwned>(&mut self, value: Value<'i>) -> Option<T> {
+        self.beside = &["source", "layers", "sink", "then", "store"];
+        let read = self.read(value);
+        self.beside = &[];
+        read
     }
 
     /// As [`read`](Self::read), by a function. What a mistake lies in is taken out and the rest read again, until
@@ -100,6 +110,7 @@ impl<'i> Reader<'i> {
             .map(|(_, rest)| quoted(rest))
             .unwrap_or_default();
         if let Some(key) = named(message, "unknown field `") {
+            let allowed = [&allowed, self.beside].concat();
             return self.unknown("key", key, &allowed, span);
         }
         if let Some(word) = named(message, "unknown variant `") {
@@ -171,7 +182,7 @@ fn leaf_at<'v, 'i>(value: &'v mut Value<'i>, span: &Range<usize>) -> Option<&'v 
         }
         DeValue::Array(array) => {
             let place = (0..array.len()).find(|place| array.get(*place).is_some_and(|child| contains(child, span)))?;
-            array.iter_mut().nth(place).and_then(|child| leaf_at(child, span))
+            array.get_mut(place).and_then(|child| leaf_at(child, span))
         }
         leaf => (at == *span).then_some(leaf),
     }
@@ -200,10 +211,9 @@ fn take_out(value: &mut Value<'_>, span: &Range<usize>) -> Option<String> {
             if deeper
                 && let Some(child) = table.get_mut(key.as_str())
                 && child.span() != *span
+                && let Some(inner) = take_out(child, span)
             {
-                if let Some(inner) = take_out(child, span) {
-                    return Some(inner);
-                }
+                return Some(inner);
             }
             table.remove(key.as_str());
             Some(key)
@@ -215,7 +225,7 @@ fn take_out(value: &mut Value<'_>, span: &Range<usize>) -> Option<String> {
 
 fn take_from(array: &mut DeArray<'_>, span: &Range<usize>) -> Option<String> {
     let place = (0..array.len()).find(|place| array.get(*place).is_some_and(|child| contains(child, span)))?;
-    let child = array.iter_mut().nth(place)?;
+    let child = array.get_mut(place)?;
     if child.span() != *span
         && let Some(inner) = take_out(child, span)
     {

@@ -38,7 +38,7 @@ pub trait Short: Sized {
 }
 
 /// Reads the short form by [`Short`], the long one, a table or an array, by `L`.
-pub fn short_or_long<'de, D, T, L>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn short_or_long<'de, D, T, L>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: Short + From<L>,

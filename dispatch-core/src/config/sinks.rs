@@ -21,11 +21,11 @@ pub(super) enum SinkPlan {
     One(Builder<BuildContext, Arc<dyn Sink>>, Places),
     Route {
         by: Selector,
-        routes: Vec<(SmolStr, SinkPlan)>,
-        default: Option<Box<SinkPlan>>,
+        routes: Vec<(SmolStr, Self)>,
+        default: Option<Box<Self>>,
     },
-    Fanout(Vec<SinkPlan>),
-    Fallback(Vec<SinkPlan>),
+    Fanout(Vec<Self>),
+    Fallback(Vec<Self>),
 }
 
 /// The sinks that hold others, with one line each.

@@ -283,7 +283,6 @@ impl Window {
         }
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "a remainder of ten")]
     const fn place(slot: u64) -> usize {
         (slot % 10) as usize
     }
