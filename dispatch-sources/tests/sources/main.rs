@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
+mod documentation;
 mod file;
 mod http;
 mod schedule;
