@@ -247,6 +247,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_battery_holds() {
+        let paper = Paper::default();
+        let sink = StdoutSink::to(Format::Ndjson, paper.clone());
+
+        let arrived = async |id: &str| String::from_utf8_lossy(&paper.0.lock().unwrap()).contains(id);
+        dispatch_core::testing::sink::sink_battery(&sink, arrived).await;
+    }
+
+    #[tokio::test]
     async fn a_reader_that_is_gone_makes_the_sink_unavailable() {
         let sink = StdoutSink::to(Format::Lines, Gone);
 

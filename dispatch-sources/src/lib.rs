@@ -16,6 +16,8 @@ mod framing;
 pub mod http;
 #[cfg(any(feature = "file", feature = "stdin"))]
 mod lines;
+#[cfg(any(feature = "startup", feature = "stdin"))]
+mod loans;
 #[cfg(feature = "schedule")]
 pub mod schedule;
 #[cfg(feature = "startup")]

@@ -1,10 +1,11 @@
 //! Makes messages once per start of the process.
 //!
 //! Each payload is a message with a random id and the metadata `startup_number` (from 1). A failed one is parked in
-//! the Store. A process that dies before it is done makes them anew at its next start.
+//! the Store, one that is given back comes again. A process that ends before they are done makes them anew at its next
+//! start.
 //!
 //! # Capabilities
-//! In order; no redelivery, no lease. Bounded if `then_end` says so: the pipeline ends when they are done.
+//! In order; no lease. Bounded if `then_end` says so: the pipeline ends when they are done.
 //!
 //! ```toml
 //! [source]
@@ -29,11 +30,13 @@ use std::{
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Delivery, Error, Message, Order, Received, SettleError, Settlement, Settler, Source, Token,
+    Capabilities, Error, Message, Order, Received, Settler, Source,
     config::{BuildContext, ConfigError, SourceConfig},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+use crate::loans::Loans;
 
 /// What to do at the start.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
@@ -73,6 +76,7 @@ impl SourceConfig for StartupSourceConfig {
 #[derive(Debug)]
 pub struct StartupSource {
     messages: VecDeque<Message>,
+    loans: Arc<Loans>,
     then_end: bool,
 }
 
@@ -101,6 +105,7 @@ impl StartupSource {
         Ok(Self {
             messages: payloads.into_iter().enumerate().map(message).collect(),
             then_end: config.then_end,
+            loans: Arc::default(),
         })
     }
 }
@@ -115,18 +120,30 @@ impl Source for StartupSource {
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
-        Arc::new(Nothing)
+        self.loans.clone()
     }
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
-        let now = self.messages.len().min(max.max(1));
-        if now > 0 {
-            let deliver = |message| Delivery::new(message, Token::default(), Arc::new(Nothing));
-            return Ok(Received::Batch(self.messages.drain(..now).map(deliver).collect()));
-        }
-        match self.then_end {
-            true => Ok(Received::End),
-            false => std::future::pending().await,
+        loop {
+            let again = self.loans.lend_again(max.max(1));
+            if !again.is_empty() {
+                return Ok(Received::Batch(again));
+            }
+            let now = self.messages.len().min(max.max(1));
+            if now > 0 {
+                let batch = self
+                    .messages
+                    .drain(..now)
+                    .map(|message| self.loans.lend(message))
+                    .collect();
+                return Ok(Received::Batch(batch));
+            }
+            if self.loans.all_settled().await {
+                return match self.then_end {
+                    true => Ok(Received::End),
+                    false => std::future::pending().await,
+                };
+            }
         }
     }
 
@@ -136,18 +153,9 @@ impl Source for StartupSource {
     }
 }
 
-/// Nobody is told what became of a message.
-struct Nothing;
-
-#[async_trait]
-impl Settler for Nothing {
-    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        batch.into_iter().map(|_| Ok(())).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use dispatch_core::{Disposition, Reply};
     use futures::FutureExt as _;
 
     use super::*;
@@ -156,10 +164,12 @@ mod tests {
         let Received::Batch(batch) = source.receive(max).await.unwrap() else {
             return Vec::new();
         };
-        batch
-            .iter()
-            .map(|delivery| String::from_utf8(delivery.message.payload.to_vec()).unwrap())
-            .collect()
+        let mut payloads = Vec::new();
+        for delivery in batch {
+            payloads.push(String::from_utf8(delivery.message.payload.to_vec()).unwrap());
+            delivery.settle(Disposition::Ack(Reply::default())).await.unwrap();
+        }
+        payloads
     }
 
     #[tokio::test]
@@ -174,6 +184,22 @@ mod tests {
             assert_eq!(source.receive(1).now_or_never().is_some(), then_end);
             assert_eq!(source.capabilities().bounded, then_end);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_given_back_comes_again_before_the_end() {
+        let mut config = StartupSourceConfig::new(["a"]);
+        config.then_end = true;
+        let mut source = StartupSource::new(&config).unwrap();
+
+        let Received::Batch(mut batch) = source.receive(1).await.unwrap() else {
+            panic!("there is one")
+        };
+        assert!(source.receive(1).now_or_never().is_none());
+        batch.remove(0).settle(Disposition::Release).await.unwrap();
+
+        assert_eq!(payloads(&mut source, 1).await, ["a"]);
+        assert!(matches!(source.receive(1).await.unwrap(), Received::End));
     }
 
     #[tokio::test]

@@ -5,11 +5,13 @@
 //! with the reason `rejected`, cut to `max_line`.
 //!
 //! # Guarantees
-//! Standard input cannot be read again: a failed message is parked in the Store. What was read ahead but not handed
-//! out (up to 128 KiB) is gone when the process is stopped before the input ends.
+//! Standard input cannot be read again, so what was read is kept: a failed message is parked in the Store, one that is
+//! given back comes again. When the pipeline is stopped before the input ends, the whole lines that were read and not
+//! worked on are parked too, for the next run of the pipeline; a line that was read by half is not. A process that is
+//! killed loses what it had read.
 //!
 //! # Capabilities
-//! Bounded, in order; no redelivery, no lease.
+//! Bounded, in order; no lease. The end is told once all lines are settled.
 //!
 //! ```toml
 //! [source]
@@ -35,8 +37,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use dispatch_core::{
-    Capabilities, Delivery, Error, Message, Order, Received, SettleError, Settlement, Settler, Source, Token,
+    Capabilities, Delivery, Error, Message, Order, Received, Settler, Source,
     config::{BuildContext, ByteSize, ConfigError, SourceConfig},
+    pipeline::parked_queue,
     store::DeadLetter,
 };
 use schemars::JsonSchema;
@@ -44,10 +47,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 pub use crate::lines::Format;
-use crate::{framing::Framer, lines::rejected};
+use crate::{framing::Framer, lines::rejected, loans::Loans};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;
+/// How many rejected lines are kept back before they are written down.
+const REJECTED: usize = 64;
 
 /// How to read standard input.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -90,6 +95,7 @@ pub struct StdinSource {
     input: Input,
     framer: Framer,
     rejected: Vec<DeadLetter>,
+    loans: Arc<Loans>,
 }
 
 /// Where the bytes come from: a thread of its own, since such a read can be neither polled nor stopped.
@@ -121,6 +127,7 @@ impl StdinSource {
             input: Input::Unread(Box::new(reader)),
             framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
             rejected: Vec::new(),
+            loans: Arc::default(),
         }
     }
 
@@ -144,10 +151,10 @@ impl StdinSource {
         }
     }
 
-    /// The lines that are there, as deliveries; those that cannot be messages are put aside.
-    fn batch(&mut self, max: usize, ended: bool) -> Vec<Delivery> {
-        let mut batch = Vec::new();
-        while batch.len() < max && self.rejected.len() < 64 {
+    /// The lines that are there; those that cannot be messages are put aside.
+    fn messages(&mut self, max: usize, ended: bool) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while messages.len() < max && self.rejected.len() < REJECTED {
             let next = self.framer.next();
             let Some(frame) = next.or_else(|| ended.then(|| self.framer.finish()).flatten()) else {
                 break;
@@ -158,10 +165,17 @@ impl StdinSource {
                     tracing::warn!(line = frame.number, %fault, "line rejected");
                     self.rejected.push(rejected(&self.context, &message, fault));
                 }
-                None => batch.push(Delivery::new(message, Token::new(frame.number, 0), Arc::new(Nothing))),
+                None => messages.push(message),
             }
         }
-        batch
+        messages
+    }
+
+    /// Keeps the lines that cannot be messages.
+    async fn bury(&mut self) -> Result<(), Error> {
+        self.context.store.dead_letters().bury(self.rejected.clone()).await?;
+        self.rejected.clear();
+        Ok(())
     }
 }
 
@@ -197,39 +211,63 @@ impl Source for StdinSource {
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
-        Arc::new(Nothing)
+        self.loans.clone()
     }
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        let max = max.max(1);
         loop {
+            let again = self.loans.lend_again(max);
+            if !again.is_empty() {
+                return Ok(Received::Batch(again));
+            }
             let ended = matches!(self.input, Input::Ended);
-            let batch = self.batch(max.max(1), ended);
-            if !batch.is_empty() {
+            let messages = self.messages(max, ended);
+            if !messages.is_empty() {
+                let batch: Vec<Delivery> = messages.into_iter().map(|message| self.loans.lend(message)).collect();
                 return Ok(Received::Batch(batch));
             }
             if !self.rejected.is_empty() {
-                self.context.store.dead_letters().bury(self.rejected.clone()).await?;
-                self.rejected.clear();
+                self.bury().await?;
             } else if ended {
-                return Ok(Received::End);
-            } else if let Some(piece) = self.read().await? {
-                self.framer.buffer().extend_from_slice(&piece);
+                if self.loans.all_settled().await {
+                    return Ok(Received::End);
+                }
+            } else {
+                let loans = self.loans.clone();
+                tokio::select! {
+                    piece = self.read() => {
+                        if let Some(piece) = piece? {
+                            self.framer.buffer().extend_from_slice(&piece);
+                        }
+                    }
+                    () = loans.came_back() => {}
+                }
             }
         }
     }
 
     async fn close(&mut self) -> Result<(), Error> {
+        if let Input::Open(pieces) = &mut self.input {
+            // What is in our hands cannot be read again by anybody.
+            while let Ok(Ok(piece)) = pieces.try_recv() {
+                self.framer.buffer().extend_from_slice(&piece);
+            }
+        }
+        let ended = matches!(self.input, Input::Ended);
         self.input = Input::Ended;
-        Ok(())
-    }
-}
-
-/// Nobody is told what became of a line.
-struct Nothing;
-
-#[async_trait]
-impl Settler for Nothing {
-    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        batch.into_iter().map(|_| Ok(())).collect()
+        let mut rest = Vec::new();
+        loop {
+            let messages = self.messages(usize::MAX, ended);
+            if messages.is_empty() && self.rejected.is_empty() {
+                break;
+            }
+            rest.extend(messages);
+            if !self.rejected.is_empty() {
+                self.bury().await?;
+            }
+        }
+        let queue = parked_queue(&self.context.pipeline);
+        self.loans.park(&self.context.store, queue, rest).await
     }
 }

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use dispatch_core::testing::sink::sink_battery;
 use dispatch_core::{Class, Error, Message, Sink as _, config::Template};
 use dispatch_sinks::command::{CommandSink, CommandSinkConfig};
 use tokio::time::timeout;
@@ -223,4 +224,16 @@ fn mistakes_name_their_field() {
         )),
         "env.a=b"
     );
+}
+
+#[tokio::test]
+async fn the_battery_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let ids = dir.path().join("ids");
+    let sink = shell(&format!("cat > /dev/null; echo \"$DISPATCH_ID\" >> {}", ids.display()));
+
+    sink_battery(&sink, async |id| {
+        std::fs::read_to_string(&ids).unwrap().lines().any(|line| line == id)
+    })
+    .await;
 }

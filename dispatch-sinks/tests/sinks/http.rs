@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use dispatch_core::testing::sink::sink_battery;
 use dispatch_core::{Class, Error, Message, Sink as _, config::Period};
 use dispatch_sinks::http::{HttpSink, HttpSinkConfig, HttpVersion};
 use http_body_util::{BodyExt as _, Full};
@@ -445,4 +446,22 @@ async fn tls_trusts_the_given_root_and_shows_the_given_certificate() {
         error.report()
     );
     assert_eq!(&reply.payload[..], b"HTTP/2.0");
+}
+
+#[tokio::test]
+async fn the_battery_holds() {
+    let arrived = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let ids = arrived.clone();
+    let (url, _) = worker(move |request| {
+        let id = request.headers()["idempotency-key"].to_str().unwrap().to_owned();
+        let ids = ids.clone();
+        async move {
+            request.into_body().collect().await.unwrap();
+            ids.lock().unwrap().insert(id);
+            Response::default()
+        }
+    })
+    .await;
+
+    sink_battery(&sink(&url, |_| {}), async |id| arrived.lock().unwrap().contains(id)).await;
 }

@@ -4,4 +4,5 @@
 
 #[cfg(unix)]
 mod command;
+mod documentation;
 mod http;

@@ -12,7 +12,8 @@
 //! what was appended since; `from = "start"` works them off anew. A file that became shorter is a new file.
 //!
 //! # Capabilities
-//! Bounded, in order; no redelivery within a run (a failed message is parked in the Store), no lease.
+//! Bounded, in order; no lease. A line that is given back comes again in the same run; one that failed is parked in the
+//! Store. The end is told once all lines are settled.
 //!
 //! # Configuration
 //! ```toml

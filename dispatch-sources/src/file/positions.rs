@@ -7,7 +7,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use dispatch_core::{Error, SettleError, Settlement, Settler, Store};
+use dispatch_core::{Error, Message, SettleError, Settlement, Settler, Store};
+use tokio::sync::Notify;
 
 /// How long a settled line may wait for its position to be saved.
 const SAVE_AFTER: Duration = Duration::from_millis(200);
@@ -19,6 +20,7 @@ pub(super) struct Positions {
     state: Mutex<State>,
     /// One writer at a time, so that an older position never overwrites a newer one.
     saving: tokio::sync::Mutex<()>,
+    changed: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -26,6 +28,8 @@ struct State {
     /// Lines handed out and not known to be settled, oldest first; the first one's number is `first`.
     lines: VecDeque<Line>,
     first: u64,
+    /// Which of them were given back.
+    back: VecDeque<u64>,
     /// What is to be saved, by the position's name.
     unsaved: BTreeMap<Arc<str>, u64>,
     scheduled: bool,
@@ -36,7 +40,8 @@ struct State {
 struct Line {
     name: Arc<str>,
     end: u64,
-    settled: bool,
+    /// None once it is settled.
+    message: Option<Message>,
 }
 
 impl Positions {
@@ -45,28 +50,61 @@ impl Positions {
             store,
             state: Mutex::default(),
             saving: tokio::sync::Mutex::default(),
+            changed: Notify::new(),
         })
     }
 
     /// Notes a line that is handed out, and gives it a number to settle it by.
-    pub(super) fn hand_out(&self, name: &Arc<str>, end: u64) -> u64 {
+    pub(super) fn hand_out(&self, name: &Arc<str>, end: u64, message: Message) -> u64 {
         let mut state = self.state();
         let number = state.first + state.lines.len() as u64;
         state.lines.push_back(Line {
             name: name.clone(),
             end,
-            settled: false,
+            message: Some(message),
         });
         number
+    }
+
+    /// Lines that were given back, with their numbers, at most `max`.
+    pub(super) fn hand_out_again(&self, max: usize) -> Vec<(u64, Message)> {
+        let mut state = self.state();
+        let count = max.min(state.back.len());
+        let numbers: Vec<_> = state.back.drain(..count).collect();
+        numbers
+            .into_iter()
+            .filter_map(|number| Some((number, state.line(number)?.message.clone()?)))
+            .collect()
+    }
+
+    /// Waits until a line was given back, or all are settled; says whether they are.
+    ///
+    /// # Cancel safety
+    /// Dropping it changes nothing.
+    pub(super) async fn all_settled(&self) -> bool {
+        loop {
+            let changed = self.changed.notified();
+            {
+                let state = self.state();
+                if !state.back.is_empty() {
+                    return false;
+                }
+                if state.lines.is_empty() {
+                    return true;
+                }
+            }
+            changed.await;
+        }
     }
 
     /// Notes lines that were settled by the source itself.
     pub(super) fn settled(self: &Arc<Self>, numbers: impl IntoIterator<Item = u64>) {
         let mut state = self.state();
         for number in numbers {
-            state.settle(number);
+            state.settle(number, true);
         }
         self.schedule(&mut state);
+        self.changed.notify_waiters();
     }
 
     /// Saves now, and from now on with every settlement.
@@ -115,19 +153,24 @@ impl Positions {
 }
 
 impl State {
-    /// Settles line `number`; says whether it was still open.
-    fn settle(&mut self, number: u64) -> bool {
+    fn line(&mut self, number: u64) -> Option<&mut Line> {
         let index = number
             .checked_sub(self.first)
-            .and_then(|index| usize::try_from(index).ok());
-        let Some(line) = index
-            .and_then(|index| self.lines.get_mut(index))
-            .filter(|line| !line.settled)
-        else {
+            .and_then(|index| usize::try_from(index).ok())?;
+        self.lines.get_mut(index).filter(|line| line.message.is_some())
+    }
+
+    /// Settles line `number`, or takes it back; says whether it was still open.
+    fn settle(&mut self, number: u64, is_final: bool) -> bool {
+        let Some(line) = self.line(number) else {
             return false;
         };
-        line.settled = true;
-        while let Some(line) = self.lines.pop_front_if(|line| line.settled) {
+        if !is_final {
+            self.back.push_back(number);
+            return true;
+        }
+        line.message = None;
+        while let Some(line) = self.lines.pop_front_if(|line| line.message.is_none()) {
             self.first += 1;
             self.unsaved.insert(line.name, line.end);
         }
@@ -141,14 +184,15 @@ pub(super) struct LineSettler(pub(super) Arc<Positions>);
 
 #[async_trait]
 impl Settler for LineSettler {
-    /// A line that is not finally settled stays open: the position stops before it, and the next run brings it again.
+    /// A line that is not finally settled stays open: it comes again in this run, or in the next, since the position
+    /// stops before it.
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
         let (results, closed) = {
             let mut state = self.0.state();
             let results = batch
                 .into_iter()
                 .map(
-                    |entry| match !entry.disposition.is_final() || state.settle(entry.token.number) {
+                    |entry| match state.settle(entry.token.number, entry.disposition.is_final()) {
                         true => Ok(()),
                         false => Err(SettleError::Stale),
                     },
@@ -157,6 +201,7 @@ impl Settler for LineSettler {
             self.0.schedule(&mut state);
             (results, state.closed)
         };
+        self.0.changed.notify_waiters();
         if closed && let Err(error) = self.0.save().await {
             tracing::warn!(
                 error = error.report(),

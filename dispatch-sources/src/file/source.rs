@@ -137,17 +137,14 @@ impl FileSource {
             && let Some(frame) = reader.next()
         {
             self.progress.done = before + frame.end;
-            let number = self.positions.hand_out(&reader.name, frame.end);
             let message = message(&reader.path, &frame);
+            let number = self.positions.hand_out(&reader.name, frame.end, message.clone());
             match &frame.fault {
                 Some(fault) => {
                     tracing::warn!(path = %reader.path, line = frame.number, %fault, "line rejected");
                     self.rejected.push((number, rejected(&self.context, &message, fault)));
                 }
-                None => {
-                    let settler = Arc::new(LineSettler(self.positions.clone()));
-                    batch.push(Delivery::new(message, Token::new(number, 0), settler));
-                }
+                None => batch.push(deliver(&self.positions, number, message)),
             }
         }
         batch
@@ -161,6 +158,10 @@ impl FileSource {
             .settled(self.rejected.drain(..).map(|(number, _)| number));
         Ok(())
     }
+}
+
+fn deliver(positions: &Arc<Positions>, number: u64, message: Message) -> Delivery {
+    Delivery::new(message, Token::new(number, 0), Arc::new(LineSettler(positions.clone())))
 }
 
 fn message(path: &str, frame: &Frame) -> Message {
@@ -185,6 +186,11 @@ impl Source for FileSource {
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
         loop {
+            let again = self.positions.hand_out_again(max.max(1));
+            if !again.is_empty() {
+                let deliver = |(number, message)| deliver(&self.positions, number, message);
+                return Ok(Received::Batch(again.into_iter().map(deliver).collect()));
+            }
             let batch = self.batch(max.max(1));
             if !batch.is_empty() {
                 return Ok(Received::Batch(batch));
@@ -197,7 +203,11 @@ impl Source for FileSource {
                 self.open = None;
             }
             if !self.advance().await? {
-                return Ok(Received::End);
+                // The end is the end only when nothing can be given back any more.
+                if self.positions.all_settled().await {
+                    return Ok(Received::End);
+                }
+                continue;
             }
             if let Some(reader) = &mut self.open {
                 reader.read().await?;

@@ -2,7 +2,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Delivery, Error, NackDelay, Received, Settler, Source, Token,
+    Capabilities, Delivery, Error, Received, Settler, Source, Token,
     config::{BuildContext, ConfigError},
     store::QueueSource,
 };
@@ -72,9 +72,6 @@ impl Source for HttpSource {
         }
         // A nack goes back to the caller, who may send again after as long as it is told.
         let mut capabilities = Capabilities::default();
-        capabilities.redelivers = true;
-        capabilities.nack_delay = NackDelay::Unlimited;
-        capabilities.counts_redeliveries = true;
         capabilities.wants_reply = true;
         capabilities
     }

@@ -1,12 +1,15 @@
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use dispatch_core::{
-    Delivery, Disposition, MemoryStore, Progress, Received, Reply, Source as _, Store as _, store::DeadLetterFilter,
+    BoxError, Disposition, MemoryStore, Message, Pipeline, Progress, Received, Source as _, Store as _, sink_fn,
+    store::DeadLetterFilter,
+    testing::source::{Bench, source_battery},
 };
 use dispatch_sources::file::{Begin, FileSource, FileSourceConfig, Format};
+use futures::FutureExt as _;
 use tempfile::TempDir;
 
-use crate::{context, memory, receive, text};
+use crate::{ack, all, context, memory, receive, text, texts};
 
 fn dir(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -27,23 +30,19 @@ fn source(
     FileSource::new(&config, &context(dir, store.clone())).unwrap()
 }
 
-async fn ack(delivery: Delivery) {
-    delivery.settle(Disposition::Ack(Reply::default())).await.unwrap();
-}
-
 #[tokio::test]
 async fn files_are_read_in_order_and_lines_say_where_they_stood() {
     let dir = dir(&[("b.txt", "b1\n\nb3"), ("a.txt", "a1\r\na2\n"), ("z.log", "z\n")]);
     let mut source = source(dir.path(), &memory(), &["z.log", "*.txt", "a.txt"], |_| {});
 
-    let lines = receive(&mut source, 100).await;
+    let lines = all(&mut source).await;
 
     let seen: Vec<_> = lines
         .iter()
         .map(|line| {
-            let meta = |name| line.message.metadata().get(name).unwrap();
+            let meta = |name| line.metadata().get(name).unwrap();
             (
-                text(line),
+                std::str::from_utf8(&line.payload).unwrap(),
                 Path::new(meta("file_path")).file_name().unwrap().to_str().unwrap(),
                 meta("file_line"),
                 meta("file_offset"),
@@ -61,7 +60,7 @@ async fn files_are_read_in_order_and_lines_say_where_they_stood() {
             ("b3", "b.txt", "3", "4"),
         ]
     );
-    assert!(lines[1].message.id().ends_with("a.txt:0"));
+    assert!(lines[1].id().ends_with("a.txt:0"));
     assert_eq!(source.progress(), Some(Progress { done: 15, total: 15 }));
 }
 
@@ -79,13 +78,105 @@ async fn the_next_run_begins_at_the_first_line_that_was_not_settled() {
     lines.remove(0).settle(Disposition::Release).await.unwrap();
     first.close().await.unwrap();
     let mut second = source(dir.path(), &store, &["a"], |_| {});
-    let again = receive(&mut second, 100).await;
+    let again = all(&mut second).await;
 
     let seen: Vec<_> = again
         .iter()
-        .map(|line| (text(line), line.message.metadata().get("file_line").unwrap()))
+        .map(|line| {
+            (
+                texts(std::slice::from_ref(line))[0],
+                line.metadata().get("file_line").unwrap(),
+            )
+        })
         .collect();
     assert_eq!(seen, [("3", "3"), ("4", "4"), ("5", "5")]);
+}
+
+#[tokio::test]
+async fn a_line_that_is_given_back_comes_again_before_the_end() {
+    let dir = dir(&[("a", "1\n2\n3\n")]);
+    let mut source = source(dir.path(), &memory(), &["a"], |_| {});
+
+    let mut lines = receive(&mut source, 3).await;
+    drop(lines.remove(1));
+    lines.remove(1).settle(Disposition::Release).await.unwrap();
+    let again = receive(&mut source, 2).await;
+    ack(lines.remove(0)).await;
+
+    assert_eq!(
+        again.iter().map(text).collect::<HashSet<_>>(),
+        HashSet::from(["2", "3"])
+    );
+    assert!(
+        source.receive(1).now_or_never().is_none(),
+        "the end waits for what is not settled"
+    );
+    for line in again {
+        ack(line).await;
+    }
+    assert!(matches!(source.receive(1).await.unwrap(), Received::End));
+}
+
+#[tokio::test]
+async fn the_battery_holds() {
+    source_battery(async || {
+        // The file appears when something is published.
+        let dir = dir(&[]);
+        let source = source(dir.path(), &memory(), &["a"], |_| {});
+        Bench::new(source, move |payloads| {
+            let text: String = payloads
+                .iter()
+                .map(|line| format!("{}\n", String::from_utf8_lossy(line)))
+                .collect();
+            let path = dir.path().join("a");
+            Box::pin(async move { tokio::fs::write(path, text).await.unwrap() })
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pipeline_works_files_off_and_goes_on_where_it_was_stopped() {
+    let content: String = (0..500).map(|line| format!("{line}\n")).collect();
+    let dir = dir(&[("a", &content)]);
+    let store = memory();
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let pipeline = |stop_after: usize| {
+        let (seen, stop) = (seen.clone(), Arc::new(tokio::sync::Notify::new()));
+        let enough = stop.clone();
+        let sink = sink_fn(move |message: Message| {
+            let count = {
+                let mut seen = seen.lock().unwrap();
+                seen.push(texts(&[message])[0].parse::<u32>().unwrap());
+                seen.len()
+            };
+            if count == stop_after {
+                enough.notify_one();
+            }
+            async {
+                tokio::task::yield_now().await;
+                Ok::<_, BoxError>(())
+            }
+        });
+        let source = source(dir.path(), &store, &["a"], |_| {});
+        let pipeline = Pipeline::builder("p")
+            .source(source)
+            .sink(sink)
+            .store(store.clone())
+            .concurrency(8)
+            .build()
+            .unwrap();
+        pipeline.run_until(async move { stop.notified().await })
+    };
+
+    let first = pipeline(100).await.unwrap();
+    let between = seen.lock().unwrap().len();
+    let second = pipeline(usize::MAX).await.unwrap();
+
+    assert!((100..200).contains(&between), "{first:?}");
+    assert!(second.delivered < 500, "{second:?}");
+    let seen: HashSet<_> = seen.lock().unwrap().iter().copied().collect();
+    assert_eq!(seen, (0..500).collect());
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,10 +190,7 @@ async fn a_position_is_saved_soon_even_without_a_close() {
     tokio::time::sleep(Duration::from_millis(201)).await;
     let mut second = source(dir.path(), &store, &["a"], |_| {});
 
-    assert_eq!(
-        receive(&mut second, 100).await.iter().map(text).collect::<Vec<_>>(),
-        ["2", "3"]
-    );
+    assert_eq!(texts(&all(&mut second).await), ["2", "3"]);
 }
 
 #[tokio::test]
@@ -116,10 +204,7 @@ async fn settling_after_close_is_saved_at_once() {
     ack(lines.remove(0)).await;
     let mut second = source(dir.path(), &store, &["a"], |_| {});
 
-    assert_eq!(
-        receive(&mut second, 100).await.iter().map(text).collect::<Vec<_>>(),
-        ["2"]
-    );
+    assert_eq!(texts(&all(&mut second).await), ["2"]);
 }
 
 #[tokio::test]
@@ -128,13 +213,9 @@ async fn a_finished_file_gives_only_what_was_appended_unless_told_to_begin_anew(
     let store = memory();
     let run = async |from: Begin| {
         let mut source = source(dir.path(), &store, &["a"], |config| config.from = from);
-        let lines = receive(&mut source, 100).await;
-        let seen: Vec<String> = lines.iter().map(|line| text(line).to_owned()).collect();
-        for line in lines {
-            ack(line).await;
-        }
+        let lines = all(&mut source).await;
         source.close().await.unwrap();
-        seen
+        texts(&lines).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
 
     assert_eq!(run(Begin::Saved).await, ["1", "2"]);
@@ -152,9 +233,7 @@ async fn rejected_lines_become_dead_letters_and_do_not_hold_the_position_back() 
     let store = memory();
     let mut first = source(dir.path(), &store, &["a"], |config| config.format = Format::Ndjson);
 
-    for line in receive(&mut first, 100).await {
-        ack(line).await;
-    }
+    all(&mut first).await;
     first.close().await.unwrap();
 
     let letters = store
@@ -164,7 +243,7 @@ async fn rejected_lines_become_dead_letters_and_do_not_hold_the_position_back() 
         .unwrap();
     assert_eq!((letters.len(), &letters[0].payload[..]), (1, &b"not json"[..]));
     let mut second = source(dir.path(), &store, &["a"], |config| config.format = Format::Ndjson);
-    assert!(receive(&mut second, 100).await.is_empty());
+    assert!(all(&mut second).await.is_empty());
 }
 
 #[tokio::test]
@@ -193,7 +272,10 @@ async fn a_receive_that_is_dropped_loses_no_line() {
             biased;
             received = source.receive(100) => {
                 let Received::Batch(batch) = received.unwrap() else { break };
-                seen.extend(batch.iter().map(|line| text(line).to_owned()));
+                for line in batch {
+                    seen.push(text(&line).to_owned());
+                    ack(line).await;
+                }
             }
             () = tokio::task::yield_now() => {}
         }

@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dispatch_core::testing::source::{Bench, source_battery};
 use dispatch_core::{
     Attempt, Disposition, Error, Headers, MemoryStore, NackDelay, Reply, Source as _, Store,
     store::{
@@ -442,4 +443,19 @@ fn mistakes_name_their_field_and_the_remedy() {
     }
     let open: HttpSourceConfig = toml::from_str("listen = \"0.0.0.0:0\"\ntoken = \"t\"").unwrap();
     HttpSource::new(&open, &context(".".as_ref(), memory())).unwrap();
+}
+
+#[tokio::test]
+async fn the_battery_holds() {
+    source_battery(async || {
+        let (source, address) = source(memory(), |_| {}).await;
+        Bench::new(source, move |payloads| {
+            Box::pin(async move {
+                for payload in payloads {
+                    assert_eq!(post(address, &[], payload).await.status, 202);
+                }
+            })
+        })
+    })
+    .await;
 }

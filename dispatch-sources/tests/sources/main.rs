@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
+mod documentation;
 mod file;
 mod http;
 mod schedule;
@@ -9,7 +10,9 @@ mod stdin;
 
 use std::{path::Path, sync::Arc};
 
-use dispatch_core::{Delivery, MemoryStore, Received, Source, Store, config::BuildContext};
+use dispatch_core::{
+    Delivery, Disposition, MemoryStore, Message, Received, Reply, Source, Store, config::BuildContext,
+};
 
 /// What a source is built with: the pipeline `p`, the component `source`.
 fn context(base_dir: &Path, store: Arc<dyn Store>) -> BuildContext {
@@ -26,18 +29,42 @@ fn memory() -> Arc<MemoryStore> {
     Arc::new(MemoryStore::new())
 }
 
-/// Receives until there is nothing more or `max` deliveries are there.
-async fn receive(source: &mut dyn Source, max: usize) -> Vec<Delivery> {
+fn text(delivery: &Delivery) -> &str {
+    std::str::from_utf8(&delivery.message.payload).unwrap()
+}
+
+/// Receives `count` deliveries, which must be there or come.
+async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
     let mut all = Vec::new();
-    while all.len() < max {
-        match source.receive(max - all.len()).await.unwrap() {
+    while all.len() < count {
+        match source.receive(count - all.len()).await.unwrap() {
             Received::Batch(batch) => all.extend(batch),
-            Received::End => break,
+            Received::End => panic!("the input ended after {} of {count}", all.len()),
         }
     }
     all
 }
 
-fn text(delivery: &Delivery) -> &str {
-    std::str::from_utf8(&delivery.message.payload).unwrap()
+async fn ack(delivery: Delivery) {
+    delivery.settle(Disposition::Ack(Reply::default())).await.unwrap();
+}
+
+/// Receives and acks everything until the end; the messages in their order.
+async fn all(source: &mut dyn Source) -> Vec<Message> {
+    let mut all = Vec::new();
+    while let Received::Batch(batch) = source.receive(100).await.unwrap() {
+        for delivery in batch {
+            all.push(delivery.message.clone());
+            ack(delivery).await;
+        }
+    }
+    all
+}
+
+/// The payloads of messages that are text.
+fn texts(messages: &[Message]) -> Vec<&str> {
+    messages
+        .iter()
+        .map(|message| std::str::from_utf8(&message.payload).unwrap())
+        .collect()
 }

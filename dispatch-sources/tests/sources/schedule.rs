@@ -3,11 +3,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use dispatch_core::{Delivery, Disposition, MemoryStore, Reply, Source as _, Store as _};
+use dispatch_core::{Delivery, MemoryStore, Source as _, Store as _};
 use dispatch_sources::schedule::{Misfire, Overlap, ScheduleSource, ScheduleSourceConfig};
 use tokio::time::{Instant, timeout};
 
-use crate::{context, memory, receive};
+use crate::{ack, context, memory, receive};
 
 /// 2026-01-01T00:00:00Z and `offset` seconds when it is made, and moving with tokio's clock.
 fn clock(offset: u64) -> Arc<dyn Fn() -> SystemTime + Send + Sync> {
@@ -34,10 +34,6 @@ fn slot(delivery: &Delivery) -> &str {
         .unwrap()
         .strip_prefix("2026-01-01T")
         .unwrap()
-}
-
-async fn ack(delivery: Delivery) {
-    delivery.settle(Disposition::Ack(Reply::default())).await.unwrap();
 }
 
 /// Receives and acks for as long as `time`.

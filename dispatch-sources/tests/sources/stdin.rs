@@ -1,9 +1,17 @@
-use std::io::{self, Read};
+use std::{
+    io::{self, Read},
+    time::Duration,
+};
 
-use dispatch_core::{Received, Source as _, Store as _, store::DeadLetterFilter};
+use dispatch_core::{
+    Disposition, Received, Reply, Source as _, Store as _,
+    pipeline::parked_queue,
+    store::{Claim, DeadLetterFilter},
+    testing::source::{Bench, source_battery},
+};
 use dispatch_sources::stdin::{StdinSource, StdinSourceConfig};
 
-use crate::{context, memory, receive, text};
+use crate::{all, context, memory, receive, texts};
 
 fn config(toml: &str) -> StdinSourceConfig {
     toml::from_str(toml).unwrap()
@@ -14,11 +22,16 @@ async fn lines_come_in_order_and_then_the_end() {
     let context = context(".".as_ref(), memory());
     let mut source = StdinSource::from_reader(&config(""), &context, &b"a\nb\r\n\nlast"[..]);
 
-    let lines = receive(&mut source, 100).await;
+    let lines = all(&mut source).await;
 
     let seen: Vec<_> = lines
         .iter()
-        .map(|line| (text(line), line.message.metadata().get("stdin_line").unwrap()))
+        .map(|line| {
+            (
+                texts(std::slice::from_ref(line))[0],
+                line.metadata().get("stdin_line").unwrap(),
+            )
+        })
         .collect();
     assert_eq!(seen, [("a", "1"), ("b", "2"), ("", "3"), ("last", "4")]);
     assert!(matches!(source.receive(1).await.unwrap(), Received::End));
@@ -36,7 +49,7 @@ async fn no_more_than_asked_for_comes_at_once() {
     };
 
     assert_eq!(batch.len(), 7);
-    assert_eq!(receive(&mut source, 10_000).await.len(), 993);
+    assert_eq!(receive(&mut source, 993).await.len(), 993);
 }
 
 #[tokio::test]
@@ -48,9 +61,9 @@ async fn lines_that_cannot_be_messages_are_kept_as_dead_letters() {
     let config = config("format = \"ndjson\"\nmax_line = \"10B\"");
     let mut source = StdinSource::from_reader(&config, &context, io::Cursor::new(input));
 
-    let lines = receive(&mut source, 100).await;
+    let lines = all(&mut source).await;
 
-    assert_eq!(lines.iter().map(text).collect::<Vec<_>>(), ["{}", "[]"]);
+    assert_eq!(texts(&lines), ["{}", "[]"]);
     let letters = store
         .dead_letters()
         .list(&DeadLetterFilter::default(), 0, 10)
@@ -96,4 +109,59 @@ async fn input_that_fails_is_an_error_and_not_an_end() {
     let error = source.receive(1).await.unwrap_err();
 
     assert!(error.to_string().contains("unplugged"));
+}
+
+/// A pipe whose other end is in the test.
+struct Pipe(std::sync::mpsc::Receiver<Vec<u8>>);
+
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let piece = self.0.recv().unwrap_or_default();
+        buffer[..piece.len()].copy_from_slice(&piece);
+        Ok(piece.len())
+    }
+}
+
+#[tokio::test]
+async fn the_battery_holds() {
+    source_battery(async || {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let context = context(".".as_ref(), memory());
+        let source = StdinSource::from_reader(&config(""), &context, Pipe(receiver));
+        Bench::new(source, move |payloads| {
+            for line in payloads {
+                sender.send([&line, &b"\n"[..]].concat()).unwrap();
+            }
+            Box::pin(async {})
+        })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_read_and_not_worked_on_is_parked_when_the_pipeline_stops() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let store = memory();
+    let mut source = StdinSource::from_reader(&config(""), &context(".".as_ref(), store.clone()), Pipe(receiver));
+    sender.send(b"1\n2\n3\n4\nhalf a li".to_vec()).unwrap();
+
+    let mut lines = receive(&mut source, 3).await;
+    lines
+        .remove(0)
+        .settle(Disposition::Ack(Reply::default()))
+        .await
+        .unwrap();
+    lines.remove(0).settle(Disposition::Release).await.unwrap();
+    source.close().await.unwrap();
+    lines.remove(0).settle(Disposition::Release).await.unwrap();
+
+    let claim = Claim {
+        max: 10,
+        lease: Duration::from_secs(30),
+        ordered: false,
+    };
+    let parked = store.queue().claim(&parked_queue("p"), claim).await.unwrap();
+    let mut parked: Vec<_> = parked.into_iter().map(|claimed| claimed.item.payload).collect();
+    parked.sort();
+    assert_eq!(parked, ["2", "3", "4"]);
 }
