@@ -26,10 +26,12 @@ pub(super) enum Needs {
     Read,
     /// All or nothing, and on disk when it returns.
     Transaction,
+    /// As `Transaction`; on PostgreSQL it is one statement, which is a transaction by itself.
+    Statement,
     /// All or nothing; if the last few are lost with the machine, a message is delivered again and nothing else happens.
     Light,
-    /// On PostgreSQL one statement that is its own transaction; on SQLite as `Light`.
-    Statement,
+    /// As `Light`; on PostgreSQL it is one statement, which says so itself.
+    LightStatement,
 }
 
 /// A connection or an open transaction, and the dialect that it speaks.

@@ -121,7 +121,8 @@ impl Target {
     fn pool(&self, options: PgConnectOptions, lost: Arc<Mutex<Option<Instant>>>) -> PgPool {
         let mut setting = String::from(
             // Plans that do not depend on when the tables were last analysed: each statement has its index.
-            "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; SET jit = off",
+            "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; SET jit = off;
+             SET plan_cache_mode = force_generic_plan",
         );
         if let Some(schema) = &self.schema {
             setting.push_str(&format!("; SET search_path = {}", quoted(schema)));
@@ -185,7 +186,7 @@ impl Postgres {
     }
 
     async fn attempt<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
-        if matches!(work.needs(), Needs::Read | Needs::Statement) {
+        if matches!(work.needs(), Needs::Read | Needs::Statement | Needs::LightStatement) {
             return work.run(&Conn::pool(&self.connection)).await;
         }
         let transaction = self.connection.begin().await?;

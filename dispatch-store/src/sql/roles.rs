@@ -26,6 +26,10 @@ impl Work for Run {
         self.0.to_owned()
     }
 
+    fn needs(&self) -> Needs {
+        Needs::Statement
+    }
+
     async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
         conn.run(self.1, self.2.clone()).await
     }

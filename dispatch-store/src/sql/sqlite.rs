@@ -102,6 +102,8 @@ impl Target {
             // 16 MiB of log between two checkpoints, and as much cache: pages of the queue's head are written over and over.
             .pragma("wal_autocheckpoint", "4000")
             .pragma("cache_size", "-16384")
+            .statement_cache_capacity(512)
+            .row_buffer_size(1024)
             .disable_statement_logging();
         if let Some(pages) = self.max_pages {
             options = options.pragma("max_page_count", pages.to_string());

@@ -182,7 +182,11 @@ async fn write(
     // Claims and completions need not reach the disk by themselves: lost with the machine, they are messages delivered
     // again. So that these stay few, they never wait for long.
     let overdue = commits.unsafe_since.is_some_and(|since| since.elapsed() >= LIGHT);
-    let waits = commits.full && (overdue || group.iter().any(|job| job.needs() == Needs::Transaction));
+    let waits = commits.full
+        && (overdue
+            || group
+                .iter()
+                .any(|job| matches!(job.needs(), Needs::Transaction | Needs::Statement)));
     if waits != commits.waits {
         let synchronous = if waits {
             "PRAGMA synchronous = FULL"

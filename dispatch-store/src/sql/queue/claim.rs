@@ -107,7 +107,7 @@ impl Work for Take {
     }
 
     fn needs(&self) -> Needs {
-        Needs::Statement
+        Needs::LightStatement
     }
 
     async fn run(&self, conn: &Conn<'_>) -> Result<Found, DbErr> {

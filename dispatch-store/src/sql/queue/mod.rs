@@ -2,6 +2,7 @@
 //! claims, `dispatch_lease` one row a claimed batch. Nothing wide is ever updated on the way from enqueue to done.
 
 mod claim;
+mod columns;
 mod enqueue;
 mod returns;
 mod settle;

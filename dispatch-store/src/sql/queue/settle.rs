@@ -65,7 +65,7 @@ impl Work for Settle {
 
     fn needs(&self) -> Needs {
         if self.all_done() {
-            Needs::Statement
+            Needs::LightStatement
         } else {
             Needs::Transaction
         }
