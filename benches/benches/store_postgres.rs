@@ -3,7 +3,11 @@
 //! Needs `DISPATCH_TEST_POSTGRES_URL`. The rows are the same (900 bytes); the bare loop finds them in a prepared table,
 //! ours is measured on a prepared queue and over the whole cycle with the enqueue.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets the unexpected should panic")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench that meets the unexpected should panic"
+)]
 
 use std::{
     cell::RefCell,
@@ -38,7 +42,10 @@ fn items(count: usize) -> Vec<Item> {
 async fn connect(url: &str, schema: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
-    client.batch_execute(&format!("SET search_path = {schema}")).await.unwrap();
+    client
+        .batch_execute(&format!("SET search_path = {schema}"))
+        .await
+        .unwrap();
     client
 }
 
@@ -51,7 +58,8 @@ async fn bare(clients: &[Client]) -> Duration {
     }
     let begin = Instant::now();
     join_all(clients.iter().map(|client| async move {
-        let lock = "SELECT id, payload FROM bare WHERE run_at <= now() ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED";
+        let lock =
+            "SELECT id, payload FROM bare WHERE run_at <= now() ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED";
         let lock = client.prepare(lock).await.unwrap();
         let delete = client.prepare("DELETE FROM bare WHERE id = ANY($1)").await.unwrap();
         loop {
@@ -71,7 +79,11 @@ async fn bare(clients: &[Client]) -> Duration {
 
 /// Claims and settles what is in the queue, `batch` at a time.
 async fn work(store: &Arc<dyn Store>, queue: &str, batch: usize, mut most: usize) -> usize {
-    let claim = Claim { max: batch, lease: Duration::from_secs(60), ordered: false };
+    let claim = Claim {
+        max: batch,
+        lease: Duration::from_secs(60),
+        ordered: false,
+    };
     let mut done = 0;
     while most > 0 {
         let claimed = store.queue().claim(queue, claim).await.unwrap();
@@ -81,8 +93,19 @@ async fn work(store: &Arc<dyn Store>, queue: &str, batch: usize, mut most: usize
         most = most.saturating_sub(claimed.len());
         done += claimed.len();
         let outcome = || Outcome::Done;
-        let batch = claimed.iter().map(|claimed| Completion { lease: claimed.lease, outcome: outcome() });
-        assert!(store.queue().settle(queue, batch.collect()).await.unwrap().iter().all(Result::is_ok));
+        let batch = claimed.iter().map(|claimed| Completion {
+            lease: claimed.lease,
+            outcome: outcome(),
+        });
+        assert!(
+            store
+                .queue()
+                .settle(queue, batch.collect())
+                .await
+                .unwrap()
+                .iter()
+                .all(Result::is_ok)
+        );
     }
     done
 }
@@ -116,7 +139,10 @@ async fn ours(store: &Arc<dyn Store>, batch: usize, whole: bool) -> Duration {
     }))
     .await;
     let elapsed = begin.elapsed();
-    assert!(whole || done.iter().sum::<usize>() == ROWS / batch * batch, "every row is worked once");
+    assert!(
+        whole || done.iter().sum::<usize>() == ROWS / batch * batch,
+        "every row is worked once"
+    );
     elapsed
 }
 
@@ -158,15 +184,24 @@ fn main() {
     let rates: RefCell<BTreeMap<&str, Vec<f64>>> = RefCell::default();
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("store_postgres");
-    group.throughput(Throughput::Elements(ROWS as u64)).sampling_mode(SamplingMode::Flat);
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(5));
+    group
+        .throughput(Throughput::Elements(ROWS as u64))
+        .sampling_mode(SamplingMode::Flat);
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(5));
     let mut measure = |name: &'static str, run: &dyn Fn() -> Duration| {
         group.bench_function(name, |bencher| {
             bencher.iter_custom(|times| {
                 (0..times)
                     .map(|_| {
                         let elapsed = run();
-                        rates.borrow_mut().entry(name).or_default().push(ROWS as f64 / elapsed.as_secs_f64());
+                        rates
+                            .borrow_mut()
+                            .entry(name)
+                            .or_default()
+                            .push(ROWS as f64 / elapsed.as_secs_f64());
                         elapsed
                     })
                     .sum()
@@ -189,7 +224,10 @@ fn main() {
     };
     let ratio = |ours: &str, base: &str| {
         if let (Some(ours_rate), Some(base_rate)) = (median(ours), median(base)) {
-            println!("{ours}: {ours_rate:.0}/s, {:.2} of {base} ({base_rate:.0}/s)", ours_rate / base_rate);
+            println!(
+                "{ours}: {ours_rate:.0}/s, {:.2} of {base} ({base_rate:.0}/s)",
+                ours_rate / base_rate
+            );
         }
     };
     ratio("claim+settle 100", "bare lock+delete 100");
@@ -198,6 +236,9 @@ fn main() {
     ratio("beside 100000", "beside 1000");
     runtime.block_on(async {
         store.close().await.unwrap();
-        clients[0].batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
+        clients[0]
+            .batch_execute(&format!("DROP SCHEMA {schema} CASCADE"))
+            .await
+            .unwrap();
     });
 }
