@@ -71,7 +71,7 @@ impl Work for Settle {
         }
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         if conn.is_postgres() && self.all_done() {
             return self.settle_done(conn).await;
         }
@@ -111,7 +111,7 @@ impl Settle {
         self.batch.iter().all(|completion| completion.outcome == Outcome::Done)
     }
 
-    async fn settle_done(&self, conn: &Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
+    async fn settle_done(&self, conn: &mut Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
         let leases = || self.batch.iter().map(|completion| completion.lease);
         let fences: HashSet<i64> = leases().map(|lease| lease.fence.cast_signed()).collect();
         let values = vec![
@@ -149,7 +149,7 @@ impl Work for Extend {
         Needs::Light
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         let mut held = Held::lock(conn, &self.queue, self.leases.iter().copied()).await?;
         let mut longer: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
         let mut answers = Vec::with_capacity(self.leases.len());
@@ -191,7 +191,7 @@ struct Row {
 }
 
 impl Held {
-    async fn lock(conn: &Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
+    async fn lock(conn: &mut Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
         let fences: HashSet<i64> = leases.map(|lease| lease.fence.cast_signed()).collect();
         let fences: Vec<i64> = fences.into_iter().collect();
         // In one order, so that two who settle at the same time do not wait for each other.
@@ -224,7 +224,7 @@ impl Held {
     }
 
     /// Writes back what is left.
-    async fn save(self, conn: &Conn<'_>) -> Result<(), DbErr> {
+    async fn save(self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         let mut empty = Vec::new();
         for (number, mut row) in self.rows.into_iter().filter(|(_, row)| !row.taken.is_empty()) {
             row.ids.retain(|id| !row.taken.contains(id));
@@ -247,7 +247,7 @@ impl Held {
 }
 
 /// Adds failed attempts to their items and puts the items off.
-async fn note(conn: &Conn<'_>, failed: &[(i64, Duration, &[Attempt])]) -> Result<(), DbErr> {
+async fn note(conn: &mut Conn<'_>, failed: &[(i64, Duration, &[Attempt])]) -> Result<(), DbErr> {
     if failed.is_empty() {
         return Ok(());
     }
