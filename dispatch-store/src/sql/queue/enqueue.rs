@@ -78,7 +78,7 @@ async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Resu
             values.push(column.array(items));
             arrays.push(format!("${place}::{}[]", column.kind));
             inputs.push(column.name);
-            expressions.push(column.or_now(&column.from_array()));
+            expressions.push(column.or_now(&column.read_back()));
         }
     }
     let names: Vec<&str> = columns.iter().map(|column| column.name).collect();

@@ -55,6 +55,18 @@ const DONE: &str = "
         SELECT id, fence FROM done EXCEPT SELECT id, fence FROM member
     ) AS done ON true";
 
+/// SQLite, where all are done and were claimed together, which is how they come: one trip. It answers with those that
+/// were held, and takes them out of their lease rows.
+const DONE_TOGETHER: &str = "
+    DELETE FROM dispatch_item WHERE id IN ({ids}) AND id IN (
+        SELECT member.value FROM dispatch_lease l, json_each(l.ids) AS member WHERE l.queue = $2 AND l.fence = $3)
+    RETURNING id;
+    UPDATE dispatch_lease SET ids = (
+        SELECT json_group_array(member.value) FROM json_each(dispatch_lease.ids) AS member
+        WHERE member.value NOT IN ({ids}))
+    WHERE queue = $2 AND fence = $3;
+    DELETE FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = '[]'";
+
 #[async_trait]
 impl Work for Settle {
     type Answer = Vec<Result<(), Stale>>;
@@ -74,6 +86,9 @@ impl Work for Settle {
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         if conn.is_postgres() && self.all_done() {
             return self.settle_done(conn).await;
+        }
+        if let Some(fence) = self.all_done_together() {
+            return self.settle_done_together(conn, fence).await;
         }
         let mut held = Held::lock(conn, &self.queue, self.batch.iter().map(|completion| completion.lease)).await?;
         let mut answers = Vec::with_capacity(self.batch.len());
@@ -109,6 +124,27 @@ impl Work for Settle {
 impl Settle {
     fn all_done(&self) -> bool {
         self.batch.iter().all(|completion| completion.outcome == Outcome::Done)
+    }
+
+    /// The one fence under which all are done.
+    fn all_done_together(&self) -> Option<u64> {
+        let fence = self.batch.first()?.lease.fence;
+        let together = self.batch.iter().all(|completion| completion.lease.fence == fence);
+        (together && self.all_done()).then_some(fence)
+    }
+
+    async fn settle_done_together(&self, conn: &mut Conn<'_>, fence: u64) -> Result<Vec<Result<(), Stale>>, DbErr> {
+        let rows = || self.batch.iter().map(|completion| completion.lease.row.cast_signed());
+        let ids: Vec<i64> = rows().collect();
+        let values = vec![conn.ids(&ids), self.queue.as_str().into(), fence.cast_signed().into()];
+        let mut held = HashSet::new();
+        for row in conn.all(DONE_TOGETHER, values).await? {
+            held.insert(row.try_get_by_index::<i64>(0)?);
+        }
+        // A lease named twice is stale the second time.
+        Ok(rows()
+            .map(|id| if held.remove(&id) { Ok(()) } else { Err(Stale) })
+            .collect())
     }
 
     async fn settle_done(&self, conn: &mut Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
