@@ -30,19 +30,31 @@ impl SqlStore {
                 ..claim
             };
             let queue = queue.to_owned();
-            let found = self
-                .database
-                .perform(Take {
-                    queue: queue.clone(),
-                    claim,
-                    below,
-                    fence: rand::random::<i64>() & i64::MAX,
-                })
-                .await?;
+            let take = Take {
+                queue: queue.clone(),
+                claim,
+                below,
+                fence: rand::random::<i64>() & i64::MAX,
+            };
+            let found = match self.database.perform(take).await {
+                Ok(found) => found,
+                // What is leased already is given out; the error will come again if it stays.
+                Err(error) if !claimed.is_empty() => {
+                    tracing::debug!(%error, "claim cut short");
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
             claimed.extend(found.claimed);
             if found.expired && !recovered {
                 // What has expired is ready now, at its old place.
-                self.database.perform(Recover { queue }).await?;
+                if let Err(error) = self.database.perform(Recover { queue }).await {
+                    if claimed.is_empty() {
+                        return Err(error.into());
+                    }
+                    tracing::debug!(%error, "expired leases wait for the next claim");
+                    break;
+                }
                 (recovered, below) = (true, TOP);
                 continue;
             }
