@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
@@ -22,7 +22,7 @@ use tower::{
 };
 
 use super::{deadline::expired, step::ready_call};
-use crate::{Attempt, Backoff, Class, Error, Later, Message, telemetry::Stats};
+use crate::{Attempt, Backoff, Class, Error, Later, Message, lock::lock, telemetry::Stats};
 
 /// When to try again, and for how long.
 ///
@@ -209,16 +209,27 @@ impl RetryLayer {
 #[derive(Debug, Clone)]
 pub struct Retry<S> {
     inner: S,
-    policy: Option<Arc<RetryPolicy>>,
+    more: Option<Arc<More<S>>>,
 }
 
-impl<S> Layer<S> for RetryLayer {
+/// What further attempts share: the policy, and where they take their service from, since to clone one for each
+/// message would cost more than the rest.
+#[derive(Debug)]
+struct More<S> {
+    policy: Arc<RetryPolicy>,
+    spare: Mutex<S>,
+}
+
+impl<S: Clone> Layer<S> for RetryLayer {
     type Service = Retry<S>;
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry {
-            inner,
-            policy: self.0.clone(),
-        }
+        let more = self.0.as_ref().map(|policy| {
+            Arc::new(More {
+                policy: Arc::clone(policy),
+                spare: Mutex::new(inner.clone()),
+            })
+        });
+        Retry { inner, more }
     }
 }
 
@@ -238,15 +249,14 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let again = self.policy.as_ref().map(|policy| {
-            if let Some(budget) = &policy.budget {
+        let again = self.more.as_ref().map(|more| {
+            if let Some(budget) = &more.policy.budget {
                 budget.0.deposit();
             }
-            // The service that was made ready makes the call; its clone makes the later ones.
+            // The service that was made ready makes the call; a clone makes the later ones.
             Again {
-                service: self.inner.clone(),
+                more: Arc::clone(more),
                 message: message.clone(),
-                policy: Arc::clone(policy),
             }
         });
         RetryFuture {
@@ -277,9 +287,8 @@ impl<S: Service<Message>> fmt::Debug for RetryFuture<S> {
 
 /// What further attempts need.
 struct Again<S> {
-    service: S,
+    more: Arc<More<S>>,
     message: Message,
-    policy: Arc<RetryPolicy>,
 }
 
 impl<S> Future for RetryFuture<S>
@@ -335,15 +344,13 @@ impl Drop for Resting {
 
 impl<S> Again<S>
 where
-    S: Service<Message>,
+    S: Service<Message> + Clone,
     S::Error: Into<Error>,
 {
     async fn run(self, mut error: Error, mut took: Duration) -> Result<S::Response, Error> {
-        let Self {
-            mut service,
-            mut message,
-            policy,
-        } = self;
+        let Self { more, mut message } = self;
+        let mut service = lock(&more.spare).clone();
+        let policy = &more.policy;
         let mut course = Course {
             attempt: message.attempt,
             waited: Duration::ZERO,
@@ -586,7 +593,7 @@ mod tests {
             let calls = runtime.block_on(async {
                 let (inner, calls) = failing(failures, |_| Error::retry("no"));
                 let policy = RetryPolicy { max_attempts: most, stay: Duration::MAX, ..policy() };
-                let _ = RetryLayer::new(policy).layer(inner).call(Message::new("x")).await;
+                drop(RetryLayer::new(policy).layer(inner).call(Message::new("x")).await);
                 calls.load(Relaxed)
             });
             prop_assert_eq!(calls, most.min(failures + 1));

@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{
     Attempt, Class, Delivery, Disposition, Error, Message, Order, Receipt, Reply, SettleError, Token, clock,
-    layer::{BreakerHandle, BreakerState},
+    layer::{BreakerHandle, BreakerState, expired},
     store::{DeadLetter, Item},
+    telemetry::{Stats, Tally},
 };
 
 /// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
@@ -67,6 +68,29 @@ pub(super) struct Work<S: Service<Message>> {
     serial: u64,
     /// The time, as of the last look at the clock: close enough for what is counted.
     now: Instant,
+    counts: Counts,
+}
+
+/// What was counted since the last turn, by this driver alone.
+#[derive(Default)]
+struct Counts {
+    delivered: u64,
+    settled: i64,
+    queue: Tally,
+    total: Tally,
+}
+
+impl Counts {
+    fn flush(&mut self, stats: &Stats) {
+        if self.delivered > 0 {
+            stats.delivered.fetch_add(std::mem::take(&mut self.delivered), Relaxed);
+        }
+        if self.settled > 0 {
+            stats.in_flight.fetch_sub(std::mem::take(&mut self.settled), Relaxed);
+        }
+        self.queue.flush(&stats.queue);
+        self.total.flush(&stats.total);
+    }
 }
 
 /// One delivery on its way.
@@ -132,6 +156,7 @@ where
             keeper_at: None,
             serial: 0,
             now: Instant::now(),
+            counts: Counts::default(),
         }
     }
 
@@ -168,7 +193,7 @@ where
         } in batch
         {
             let lag = wall.duration_since(message.created_at()).unwrap_or_default();
-            stats.queue.record(lag);
+            self.counts.queue.record(lag);
             stats
                 .queue_lag_millis
                 .store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
@@ -224,6 +249,7 @@ where
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);
             if !moved {
+                self.counts.flush(&self.shared.stats);
                 return;
             }
         }
@@ -240,6 +266,9 @@ where
 
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
+        if entry.message.deadline.is_some_and(|deadline| deadline <= self.now) {
+            return self.finished(slot, Err(expired()));
+        }
         let message = entry.message.clone();
         // The stack is always ready: its waits are in its futures. Services must be asked all the same.
         let outcome = match self.service.poll_ready(cx) {
@@ -257,7 +286,7 @@ where
     fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let took = self.now - entry.received;
-        self.shared.stats.total.record(took);
+        self.counts.total.record(took);
         let source = &self.desks[entry.source].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
             Some(BreakerState::Open(until)) => Some(until - Instant::now()),
@@ -266,7 +295,7 @@ where
         let attempt_of = |error: &Error| Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error);
         match verdict(outcome, attempt_of, source, reopens) {
             Verdict::Settle(disposition @ Disposition::Ack(_)) => {
-                self.shared.stats.delivered.fetch_add(1, Relaxed);
+                self.counts.delivered += 1;
                 self.settle(slot, disposition);
             }
             Verdict::Settle(Disposition::Nack { delay, attempts }) => self.nack(slot, delay, attempts),
@@ -499,7 +528,7 @@ where
                 tracing::error!(%source, id = %entry.message.id(), error = error.report(), "settlement failed: the message may come again");
             }
         }
-        stats.in_flight.fetch_sub(1, Relaxed);
+        self.counts.settled += 1;
         self.slots.remove(slot);
     }
 
