@@ -25,6 +25,9 @@ pub(crate) enum Fault {
     TooLong { length: u64 },
     #[error("the line is not JSON: {0}")]
     NotJson(String),
+    #[cfg(feature = "stdin")]
+    #[error("the pipeline was stopped before the line was read to its end")]
+    Half,
 }
 
 /// Cuts a stream of bytes into lines. Holds at most `max` bytes and what was fed last.

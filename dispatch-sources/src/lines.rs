@@ -33,6 +33,8 @@ pub(crate) fn rejected(context: &BuildContext, message: &Message, fault: &Fault)
     let error = Error::permanent(fault.clone()).with_code(match fault {
         Fault::TooLong { .. } => "line_too_long",
         Fault::NotJson(_) => "not_json",
+        #[cfg(feature = "stdin")]
+        Fault::Half => "half_line",
     });
     let mut metadata: Headers = message.metadata().clone();
     if let Fault::TooLong { length } = fault {

@@ -7,8 +7,8 @@
 //! # Guarantees
 //! Standard input cannot be read again, so what was read is kept: a failed message is parked in the Store, one that is
 //! given back comes again. When the pipeline is stopped before the input ends, the whole lines that were read and not
-//! worked on are parked too, for the next run of the pipeline; a line that was read by half is not. A process that is
-//! killed loses what it had read.
+//! worked on are parked too, for the next run of the pipeline; a line that was read by half becomes a dead letter. A
+//! process that is killed loses what it had read.
 //!
 //! # Capabilities
 //! Bounded, in order; no lease. The end is told once all lines are settled.
@@ -31,7 +31,11 @@
 use std::{
     fmt,
     io::{self, Read},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -44,13 +48,19 @@ use dispatch_core::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 pub use crate::lines::Format;
-use crate::{framing::Framer, lines::rejected, loans::Loans};
+use crate::{
+    framing::{Fault, Frame, Framer},
+    lines::rejected,
+    loans::Loans,
+};
 
 /// How much is read at once, in bytes.
 const CHUNK: usize = 64 * 1024;
+/// How long what was read may take to arrive once the source closes.
+const IN_HAND: Duration = Duration::from_millis(100);
 /// How many rejected lines are kept back before they are written down.
 const REJECTED: usize = 64;
 
@@ -101,8 +111,15 @@ pub struct StdinSource {
 /// Where the bytes come from: a thread of its own, since such a read can be neither polled nor stopped.
 enum Input {
     Unread(Box<dyn Read + Send>),
-    Open(mpsc::Receiver<io::Result<Bytes>>),
+    Open(Pieces),
     Ended,
+}
+
+/// The end of the thread's channel that is ours.
+struct Pieces {
+    receiver: mpsc::Receiver<io::Result<Bytes>>,
+    /// Tells the thread to read no more.
+    stop: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for StdinSource {
@@ -141,7 +158,7 @@ impl StdinSource {
         let Input::Open(pieces) = &mut self.input else {
             return Ok(None);
         };
-        match pieces.recv().await {
+        match pieces.receiver.recv().await {
             Some(Ok(piece)) => Ok(Some(piece)),
             Some(Err(error)) => Err(Error::unavailable(error)),
             None => {
@@ -159,16 +176,20 @@ impl StdinSource {
             let Some(frame) = next.or_else(|| ended.then(|| self.framer.finish()).flatten()) else {
                 break;
             };
-            let message = Message::new(frame.bytes).meta("stdin_line", frame.number.to_string());
-            match &frame.fault {
+            match frame.fault.clone() {
                 Some(fault) => {
-                    tracing::warn!(line = frame.number, %fault, "line rejected");
-                    self.rejected.push(rejected(&self.context, &message, fault));
+                    let letter = self.reject(frame, &fault);
+                    self.rejected.push(letter);
                 }
-                None => messages.push(message),
+                None => messages.push(message(frame)),
             }
         }
         messages
+    }
+
+    fn reject(&self, frame: Frame, fault: &Fault) -> DeadLetter {
+        tracing::warn!(line = frame.number, %fault, "line rejected");
+        rejected(&self.context, &message(frame), fault)
     }
 
     /// Keeps the lines that cannot be messages.
@@ -179,26 +200,33 @@ impl StdinSource {
     }
 }
 
-fn spawn(mut reader: Box<dyn Read + Send>) -> io::Result<mpsc::Receiver<io::Result<Bytes>>> {
+fn message(frame: Frame) -> Message {
+    Message::new(frame.bytes).meta("stdin_line", frame.number.to_string())
+}
+
+fn spawn(mut reader: Box<dyn Read + Send>) -> io::Result<Pieces> {
     let (sender, receiver) = mpsc::channel(1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let read = move || {
+        let mut buffer = vec![0; CHUNK];
+        while !stopped.load(Ordering::Relaxed) {
+            let piece = match reader.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            if sender.blocking_send(piece).is_err() {
+                return;
+            }
+        }
+    };
     // A plain thread: the process may end while it waits for a line that never comes.
     std::thread::Builder::new()
         .name("dispatch-stdin".to_owned())
-        .spawn(move || {
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                let piece = match reader.read(&mut buffer) {
-                    Ok(0) => return,
-                    Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(error) => Err(error),
-                };
-                if sender.blocking_send(piece).is_err() {
-                    return;
-                }
-            }
-        })?;
-    Ok(receiver)
+        .spawn(read)?;
+    Ok(Pieces { receiver, stop })
 }
 
 #[async_trait]
@@ -248,26 +276,34 @@ impl Source for StdinSource {
     }
 
     async fn close(&mut self) -> Result<(), Error> {
+        let ended = matches!(self.input, Input::Ended);
         if let Input::Open(pieces) = &mut self.input {
             // What is in our hands cannot be read again by anybody.
-            while let Ok(Ok(piece)) = pieces.try_recv() {
+            pieces.stop.store(true, Ordering::Relaxed);
+            while let Ok(Some(Ok(piece))) = timeout(IN_HAND, pieces.receiver.recv()).await {
                 self.framer.buffer().extend_from_slice(&piece);
             }
         }
-        let ended = matches!(self.input, Input::Ended);
         self.input = Input::Ended;
-        let mut rest = Vec::new();
+        let (mut rest, mut letters) = (Vec::new(), Vec::new());
         loop {
             let messages = self.messages(usize::MAX, ended);
             if messages.is_empty() && self.rejected.is_empty() {
                 break;
             }
             rest.extend(messages);
-            if !self.rejected.is_empty() {
-                self.bury().await?;
-            }
+            letters.append(&mut self.rejected);
         }
+        if let Some(half) = self.framer.finish() {
+            letters.push(self.reject(half, &Fault::Half));
+        }
+        self.rejected = letters;
         let queue = parked_queue(&self.context.pipeline);
-        self.loans.park(&self.context.store, queue, rest).await
+        self.loans.park(&self.context.store, queue, rest).await?;
+        if self.rejected.is_empty() {
+            Ok(())
+        } else {
+            self.bury().await
+        }
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -77,6 +80,8 @@ struct Limiter {
     empty_at: Mutex<Instant>,
     /// Whoever holds it is next; the lock is fair, so only the head of the queue sets a timer.
     turn: tokio::sync::Mutex<()>,
+    /// How many want the turn or have it.
+    queued: AtomicUsize,
 }
 
 impl Limiter {
@@ -85,6 +90,7 @@ impl Limiter {
             pace,
             empty_at: Mutex::new(Instant::now()),
             turn: tokio::sync::Mutex::new(()),
+            queued: AtomicUsize::new(0),
         }
     }
 
@@ -101,10 +107,11 @@ impl Limiter {
 
     /// Takes one out now, unless others wait already.
     fn try_take(&self) -> bool {
-        self.turn.try_lock().is_ok() && self.check(Instant::now()).is_ok()
+        self.queued.load(Relaxed) == 0 && self.check(Instant::now()).is_ok()
     }
 
     async fn take(&self) {
+        let _queued = Queued::new(&self.queued);
         let _turn = self.turn.lock().await;
         while let Err(again) = self.check(Instant::now()) {
             sleep_until(again).await;
@@ -119,6 +126,22 @@ impl Limiter {
 
     fn is_idle(&self) -> bool {
         *lock(&self.empty_at) <= Instant::now()
+    }
+}
+
+/// Counts one as waiting for as long as it lives.
+struct Queued<'a>(&'a AtomicUsize);
+
+impl<'a> Queued<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Queued<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

@@ -58,6 +58,8 @@ where
         let mut wanted = self.shared.wanted.subscribe();
         let mut breaker = self.breaker.as_ref().map(BreakerHandle::subscribe);
         let (mut ended, mut held) = (false, false);
+        // Whether it is known since the last message that something is parked.
+        let mut looked = false;
         loop {
             // A source that is always ready must not keep the thread for itself.
             tokio::task::consume_budget().await;
@@ -74,14 +76,18 @@ where
             } else {
                 held = false;
             }
-            match self.turn(gate, ended, &mut wanted, breaker.as_mut()).await {
-                Turn::Took(Taken::Batch(source, batch)) => self.work.take(source, batch),
+            match self.turn(gate, ended, looked, &mut wanted, breaker.as_mut()).await {
+                Turn::Took(Taken::Batch(source, batch)) => {
+                    looked = false;
+                    self.work.take(source, batch);
+                }
                 Turn::Took(Taken::Ended) => ended = true,
                 Turn::Again => {}
                 Turn::Idle => {
                     if nothing_parked(&*self.store, &self.parked).await {
                         break;
                     }
+                    looked = true;
                 }
             }
         }
@@ -93,6 +99,7 @@ where
         &mut self,
         gate: Gate,
         ended: bool,
+        looked: bool,
         wanted: &mut watch::Receiver<Wanted>,
         breaker: Option<&mut watch::Receiver<()>>,
     ) -> Turn {
@@ -121,7 +128,11 @@ where
                 _ => intake.lock().await.receive(demand).await,
             }
         };
-        let look = async { if ended { sleep(LOOK).await } else { pending().await } };
+        let look = async { match (ended, looked) {
+                (false, _) => pending().await,
+                (true, false) => {}
+                (true, true) => sleep(LOOK).await,
+            } };
         let (mut wish, mut breaker, mut reopen) = (pin!(wish), pin!(breaker), pin!(reopen));
         let (mut receive, mut look) = (pin!(receive), pin!(look));
         poll_fn(|cx| {

@@ -65,6 +65,8 @@ pub(super) struct Work<S: Service<Message>> {
     keeper_at: Option<Instant>,
     /// Tells entries of one slot apart.
     serial: u64,
+    /// The time, as of the last look at the clock: close enough for what is counted.
+    now: Instant,
 }
 
 /// One delivery on its way.
@@ -129,6 +131,7 @@ where
             timer: None,
             keeper_at: None,
             serial: 0,
+            now: Instant::now(),
         }
     }
 
@@ -198,6 +201,7 @@ where
     /// Drives everything as far as it goes. `waiting`: nothing new will come before this is polled again, so what is
     /// finished need not wait for company.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
+        self.now = Instant::now();
         loop {
             let mut moved = false;
             while let Poll::Ready((slot, outcome)) = self.slots.poll_next(cx) {
@@ -252,7 +256,7 @@ where
 
     fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let took = entry.received.elapsed();
+        let took = self.now - entry.received;
         self.shared.stats.total.record(took);
         let source = &self.desks[entry.source].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
@@ -368,6 +372,7 @@ where
     /// Sends what is due to sources and Store.
     fn send(&mut self, waiting: bool) -> bool {
         let now = Instant::now();
+        self.now = now;
         let mut sent = false;
         if let Some(batch) = self.keep.take(now) {
             self.calls

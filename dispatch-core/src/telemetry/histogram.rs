@@ -40,8 +40,9 @@ pub struct Histogram {
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
-        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let place = BOUNDS_NANOS.partition_point(|bound| *bound < nanos);
+        let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
+        // Most work that is worth counting fast ends in the first bucket.
+        let place = if nanos <= BOUNDS_NANOS[0] { 0 } else { BOUNDS_NANOS.partition_point(|bound| *bound < nanos) };
         self.buckets[place].fetch_add(1, Relaxed);
         self.sum_nanos.fetch_add(nanos, Relaxed);
     }

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::{
     HttpSinkError,
@@ -19,6 +19,9 @@ use super::{
 
 /// How many origins are remembered before those without a call or a live connection are forgotten.
 const ORIGINS: usize = 256;
+
+/// How long a kept connection may take to be ready again before it is given up.
+const SETTLES: Duration = Duration::from_millis(100);
 
 /// The connections to one origin.
 #[derive(Debug)]
@@ -53,8 +56,10 @@ impl Origin {
     /// Dropping it closes at most the connection it was looking at or making.
     pub(super) async fn acquire(&self, connector: &Connector, keep_alive: Duration) -> Result<Loan, HttpSinkError> {
         while let Some(mut kept) = self.pop(keep_alive) {
-            // Waits for the tail of the last answer, at most; fails at once if the far side has closed.
-            if kept.sender.ready().await.is_ok() {
+            // Usually only the tail of the last answer is in the way; a worker that answered early and never reads the
+            // rest of its request would be for ever.
+            let ready = kept.sender.is_ready() || matches!(timeout(SETTLES, kept.sender.ready()).await, Ok(Ok(())));
+            if ready {
                 let connection = Connection::Http1(kept);
                 return Ok(Loan {
                     connection,

@@ -255,6 +255,25 @@ async fn a_kept_connection_that_was_closed_is_replaced_silently() {
 }
 
 #[tokio::test]
+async fn a_worker_that_answers_without_reading_holds_nobody_up() {
+    let address = raw(|mut stream| async move {
+        read_request(&mut stream).await;
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            .await
+            .unwrap();
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let sink = sink(&format!("http://{address}/"), |_| {});
+
+    for _ in 0..3 {
+        let reply = sink.send(Message::new(vec![b'x'; 20_000_000])).await.unwrap();
+        assert_eq!(&reply.payload[..], b"ok");
+    }
+}
+
+#[tokio::test]
 async fn a_dropped_send_is_seen_by_the_worker() {
     let (arrived, seen) = oneshot::channel();
     let (ended, end) = oneshot::channel();

@@ -1,4 +1,5 @@
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,6 +18,7 @@ use dispatch_core::{
         Stale,
     },
 };
+use dispatch_core::{Message, Pipeline, sink_fn};
 use dispatch_sources::http::{HttpSource, HttpSourceConfig, Mode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{HeaderMap, Request, client::conn::http1};
@@ -458,4 +460,47 @@ async fn the_battery_holds() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_pipeline_answers_its_callers() {
+    for mode in [Mode::Sync, Mode::Async] {
+        let store = memory();
+        let (source, address) = source(store.clone(), |config| config.mode = mode).await;
+        let (arrived, mut seen) = tokio::sync::mpsc::unbounded_channel();
+        let sink = sink_fn(move |message: Message| {
+            arrived.send(message.payload.clone()).unwrap();
+            async move {
+                match &message.payload[..] {
+                    b"bad" => Err(Error::permanent("never").with_code("404")),
+                    _ => Ok(Reply::new(message.payload)),
+                }
+            }
+        });
+        let pipeline = Pipeline::builder("p")
+            .source(source)
+            .sink(sink)
+            .store(store.clone())
+            .build()
+            .unwrap();
+        let handle = pipeline.handle();
+        let running = tokio::spawn(pipeline.run());
+
+        let good = post(address, &[], "good").await;
+        let bad = post(address, &[], "bad").await;
+        let first = seen.recv().await.unwrap();
+        let second = seen.recv().await.unwrap();
+        handle.drain();
+        let summary = running.await.unwrap().unwrap();
+
+        assert_eq!(
+            HashSet::from([first, second]),
+            HashSet::from([Bytes::from("good"), Bytes::from("bad")])
+        );
+        match mode {
+            Mode::Sync => assert_eq!((good.status, good.body.as_str(), bad.status), (200, "good", 502)),
+            Mode::Async => assert_eq!((good.status, bad.status), (202, 202)),
+        }
+        assert_eq!((summary.delivered, summary.dead_lettered), (1, 1), "{summary:?}");
+    }
 }

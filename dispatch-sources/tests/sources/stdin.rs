@@ -111,13 +111,17 @@ async fn input_that_fails_is_an_error_and_not_an_end() {
     assert!(error.to_string().contains("unplugged"));
 }
 
-/// A pipe whose other end is in the test.
-struct Pipe(std::sync::mpsc::Receiver<Vec<u8>>);
+/// A pipe whose other end is in the test, which is told of each piece that was taken out.
+struct Pipe(
+    std::sync::mpsc::Receiver<Vec<u8>>,
+    tokio::sync::mpsc::UnboundedSender<()>,
+);
 
 impl Read for Pipe {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let piece = self.0.recv().unwrap_or_default();
         buffer[..piece.len()].copy_from_slice(&piece);
+        self.1.send(()).ok();
         Ok(piece.len())
     }
 }
@@ -127,7 +131,11 @@ async fn the_battery_holds() {
     source_battery(async || {
         let (sender, receiver) = std::sync::mpsc::channel();
         let context = context(".".as_ref(), memory());
-        let source = StdinSource::from_reader(&config(""), &context, Pipe(receiver));
+        let source = StdinSource::from_reader(
+            &config(""),
+            &context,
+            Pipe(receiver, tokio::sync::mpsc::unbounded_channel().0),
+        );
         Bench::new(source, move |payloads| {
             for line in payloads {
                 sender.send([&line, &b"\n"[..]].concat()).unwrap();
@@ -141,11 +149,21 @@ async fn the_battery_holds() {
 #[tokio::test]
 async fn what_was_read_and_not_worked_on_is_parked_when_the_pipeline_stops() {
     let (sender, receiver) = std::sync::mpsc::channel();
+    let (taken, mut takes) = tokio::sync::mpsc::unbounded_channel();
     let store = memory();
-    let mut source = StdinSource::from_reader(&config(""), &context(".".as_ref(), store.clone()), Pipe(receiver));
-    sender.send(b"1\n2\n3\n4\nhalf a li".to_vec()).unwrap();
+    let mut source = StdinSource::from_reader(
+        &config(""),
+        &context(".".as_ref(), store.clone()),
+        Pipe(receiver, taken),
+    );
+    for piece in ["1\n2\n3\n", "4\n", "5\nhalf a li"] {
+        sender.send(piece.as_bytes().to_vec()).unwrap();
+    }
 
     let mut lines = receive(&mut source, 3).await;
+    for _ in 0..3 {
+        takes.recv().await.unwrap();
+    }
     lines
         .remove(0)
         .settle(Disposition::Ack(Reply::default()))
@@ -163,5 +181,11 @@ async fn what_was_read_and_not_worked_on_is_parked_when_the_pipeline_stops() {
     let parked = store.queue().claim(&parked_queue("p"), claim).await.unwrap();
     let mut parked: Vec<_> = parked.into_iter().map(|claimed| claimed.item.payload).collect();
     parked.sort();
-    assert_eq!(parked, ["2", "3", "4"]);
+    let letters = store
+        .dead_letters()
+        .list(&DeadLetterFilter::default(), 0, 10)
+        .await
+        .unwrap();
+    assert_eq!(parked, ["2", "3", "4", "5"]);
+    assert_eq!((letters.len(), &letters[0].payload[..]), (1, &b"half a li"[..]));
 }
