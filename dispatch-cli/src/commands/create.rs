@@ -70,7 +70,10 @@ impl Create {
             schema: &schema,
             small: self.small,
         };
-        let mut text = format!("# {}\n\n", writer.summary("source", source)?);
+        let mut text = format!(
+            "# {}: check it with `dispatch lint FILE`, run it with `dispatch run FILE`.\n\n",
+            self.expression
+        );
         text.push_str(&writer.component("source", source)?);
         text.push_str(&writer.layers(layers)?);
         text.push_str(&writer.component("sink", sink)?);
@@ -109,10 +112,6 @@ impl Writer<'_> {
                 names.join(", ")
             ))
         })
-    }
-
-    fn summary(&self, kind: &str, name: &str) -> Result<String> {
-        Ok(first_line(self.find(kind, name)?))
     }
 
     /// `[kind]` with its fields, those that must be set first.
@@ -233,11 +232,6 @@ fn inline(value: &Value) -> String {
         Value::Array(items) => format!("[{}]", items.iter().map(inline).collect::<Vec<_>>().join(", ")),
         other => other.to_string(),
     }
-}
-
-fn first_line(schema: &Value) -> String {
-    let words = schema.get("description").and_then(Value::as_str).unwrap_or_default();
-    words.lines().next().unwrap_or_default().to_owned()
 }
 
 /// The field's description as comment lines.

@@ -2,6 +2,7 @@
 
 use clap::Args;
 use dispatch_core::{Registry, config};
+use serde_json::{Map, Value};
 
 use crate::{
     args::Global,
@@ -34,7 +35,7 @@ impl Echo {
                 print_json(&value)?;
                 continue;
             }
-            let toml = toml::to_string_pretty(&value)
+            let toml = toml::to_string_pretty(&in_order(value))
                 .map_err(|error| Failure::run(format!("{} cannot be written as TOML: {error}", text.name)))?;
             let head = if several {
                 format!("# {}\n", text.name)
@@ -45,4 +46,18 @@ impl Echo {
         }
         Ok(0)
     }
+}
+
+/// The tables in the order in which people write them, and in each component its `type` first.
+fn in_order(value: Value) -> Value {
+    let Value::Object(mut table) = value else { return value };
+    let mut ordered = Map::new();
+    for key in ["type", "name"] {
+        ordered.extend(table.remove_entry(key));
+    }
+    let parts = ["source", "layers", "sink", "then", "store", "admin"];
+    let mut last: Vec<_> = parts.iter().filter_map(|key| table.remove_entry(*key)).collect();
+    ordered.extend(table);
+    ordered.extend(last.drain(..).map(|(key, value)| (key, in_order(value))));
+    Value::Object(ordered)
 }
