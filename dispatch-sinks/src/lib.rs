@@ -4,12 +4,15 @@
 //! |---|---|---|
 //! | `http` | `http` | sends it to a URL and reads the status |
 //! | `command` | `command` | runs a process that gets it on standard input |
+//! | `queue` | `queue` | puts it into our own durable queue |
 //! | `stdout` | `stdout` | prints it |
 
 #[cfg(feature = "command")]
 pub mod command;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "stdout")]
 pub mod stdout;
 
@@ -19,6 +22,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.sink::<command::CommandSinkConfig>();
     #[cfg(feature = "http")]
     registry.sink::<http::HttpSinkConfig>();
+    #[cfg(feature = "queue")]
+    registry.sink::<queue::QueueSinkConfig>();
     #[cfg(feature = "stdout")]
     registry.sink::<stdout::StdoutSinkConfig>();
     let _ = registry;

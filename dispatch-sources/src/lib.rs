@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `file` | `file` | a line of a file |
 //! | `http` | `http` | a request, or a line of one |
+//! | `queue` | `queue` | an item of our own durable queue |
 //! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
 //! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
@@ -18,6 +19,8 @@ pub mod http;
 mod lines;
 #[cfg(any(feature = "startup", feature = "stdin"))]
 mod loans;
+#[cfg(feature = "queue")]
+pub mod queue;
 #[cfg(feature = "schedule")]
 pub mod schedule;
 #[cfg(feature = "startup")]
@@ -31,6 +34,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<file::FileSourceConfig>();
     #[cfg(feature = "http")]
     registry.source::<http::HttpSourceConfig>();
+    #[cfg(feature = "queue")]
+    registry.source::<queue::QueueSourceConfig>();
     #[cfg(feature = "schedule")]
     registry.source::<schedule::ScheduleSourceConfig>();
     #[cfg(feature = "startup")]
