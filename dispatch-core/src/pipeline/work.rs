@@ -96,10 +96,9 @@ impl Counts {
 /// One delivery on its way.
 struct Entry {
     message: Message,
-    history: Vec<Attempt>,
-    /// Gone once the settlement is at the desk.
-    receipt: Option<Receipt>,
-    token: Token,
+    /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
+    history: Option<Box<Vec<Attempt>>>,
+    duty: Duty,
     source: usize,
     lane: Option<SmolStr>,
     serial: u64,
@@ -110,6 +109,33 @@ struct Entry {
     keeping: bool,
     /// Once settled: whether for good, and how often the source could not be told.
     settling: Option<(bool, u8)>,
+}
+
+/// What is left to do for a delivery's source.
+enum Duty {
+    /// To settle it.
+    Settle(Receipt),
+    /// To hear that it is settled.
+    Confirm(Token),
+}
+
+impl Duty {
+    fn token(&self) -> &Token {
+        match self {
+            Self::Settle(receipt) => receipt.token(),
+            Self::Confirm(token) => token,
+        }
+    }
+
+    const fn is_open(&self) -> bool {
+        matches!(self, Self::Settle(_))
+    }
+}
+
+impl Entry {
+    fn take_history(&mut self) -> Vec<Attempt> {
+        self.history.take().map(|history| *history).unwrap_or_default()
+    }
 }
 
 /// A call of the driver's own that has come back.
@@ -142,12 +168,14 @@ where
     S: Service<Message, Response = Reply, Error = Error>,
 {
     pub(super) fn new(service: S, plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
+        // More than this is seldom held, and then grown into.
+        let expected = plan.window.min(100_000);
         let backlog = Backlog::new(plan.lanes.as_ref().map(|lanes| lanes.order));
         Self {
             service,
             plan,
             shared,
-            slots: Slots::new(),
+            slots: Slots::with_capacity(expected),
             backlog,
             desks,
             keep,
@@ -202,12 +230,10 @@ where
             }
             let lane = self.plan.lanes.as_ref().and_then(|lanes| (lanes.key)(&message));
             self.serial += 1;
-            let token = receipt.token().clone();
             let entry = Entry {
                 message,
-                history,
-                receipt: Some(receipt),
-                token,
+                history: (!history.is_empty()).then(|| Box::new(history)),
+                duty: Duty::Settle(receipt),
                 source,
                 lane,
                 serial: self.serial,
@@ -332,7 +358,7 @@ where
         item.attempts = (entry.message.attempt - 1).saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
         item.run_at = Some(SystemTime::now() + delay);
         item.deadline = entry.message.deadline.map(clock::system_time_at);
-        item.history = std::mem::take(&mut entry.history);
+        item.history = entry.take_history();
         item.history.extend(attempts);
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
@@ -346,7 +372,7 @@ where
             .message
             .attempt
             .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
-        entry.history.extend(attempts);
+        entry.history.get_or_insert_default().extend(attempts);
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
@@ -356,9 +382,9 @@ where
 
     fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let message = &entry.message;
-        let mut history = std::mem::take(&mut entry.history);
+        let mut history = entry.take_history();
         history.extend(attempts);
+        let message = &entry.message;
         let letter = DeadLetter {
             number: 0,
             pipeline: self.shared.name.clone(),
@@ -389,12 +415,18 @@ where
     /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
     fn settle(&mut self, slot: usize, disposition: Disposition) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let Some(receipt) = entry.receipt.take() else { return };
+        if !entry.duty.is_open() {
+            return;
+        }
         entry.settling = Some((disposition.is_final(), 0));
         if let Some(lane) = &entry.lane {
             self.backlog.done(lane);
         }
-        let (token, _) = receipt.into_parts();
+        let token = entry.duty.token().clone();
+        if let Duty::Settle(receipt) = std::mem::replace(&mut entry.duty, Duty::Confirm(token.clone())) {
+            // From here on the settlement is the desk's duty.
+            drop(receipt.into_parts());
+        }
         self.desks[entry.source].put(slot, token, disposition);
     }
 
@@ -447,7 +479,7 @@ where
                 any = true;
                 if now + tick / 4 >= entry.leased + lease / 2 {
                     entries.push((slot, entry.serial));
-                    tokens.push(entry.token.clone());
+                    tokens.push(entry.duty.token().clone());
                 }
             }
             if any {
@@ -494,7 +526,7 @@ where
             }
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
-                    let (token, source) = (entry.token.clone(), entry.source);
+                    let (token, source) = (entry.duty.token().clone(), entry.source);
                     self.desks[source].put(slot, token, Disposition::Ack(Reply::default()));
                 }
             }
@@ -638,7 +670,7 @@ where
             .slots
             .entries()
             // What is on its way into the Store right now is settled when that comes back.
-            .filter(|(slot, entry)| entry.receipt.is_some() && (!entry.keeping || kept_waiting.contains(slot)))
+            .filter(|(slot, entry)| entry.duty.is_open() && (!entry.keeping || kept_waiting.contains(slot)))
             .map(|(slot, _)| slot)
             .collect();
         for slot in unsettled {
