@@ -1,2 +1,7 @@
 //! The `dispatch` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dispatch_cli::main()
+}

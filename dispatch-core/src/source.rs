@@ -71,7 +71,7 @@ pub enum Received {
 }
 
 /// How far a bounded source has come, in a unit of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Progress {
     /// Read so far.
     pub done: u64,

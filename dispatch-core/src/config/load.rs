@@ -53,6 +53,8 @@ pub struct LoadedPipeline {
     pub admin: AdminConfig,
     /// The store's table as it was read; equal ones are one store.
     pub store_key: String,
+    /// Everything as it was read, filled in and laid over, secrets included; not to be printed.
+    pub settings: serde_json::Value,
     /// What could be better.
     pub warnings: Diagnostics,
     store: (Builder<StoreContext, Arc<dyn Store>>, Places),
@@ -217,7 +219,8 @@ impl<'a> Loader<'a> {
     }
 
     fn read<'i>(&self, file: &str, mut value: Value<'i>, reader: &mut Reader<'i>) -> Option<LoadedPipeline> {
-        let hash = hash_of(&value);
+        let settings = plain(&value);
+        let hash = hash_of(&settings);
         let whole = value.span();
         let DeValue::Table(table) = value.get_mut() else {
             return None;
@@ -272,6 +275,7 @@ impl<'a> Loader<'a> {
             name: name?,
             admin: top.admin.clone(),
             store_key,
+            settings,
             warnings: Diagnostics::default(),
             store: (store, store_places),
             sources: sources?,
@@ -616,9 +620,9 @@ pub(super) fn plain(value: &Value<'_>) -> serde_json::Value {
 }
 
 /// Tells configurations apart; the same over restarts of the same build.
-fn hash_of(value: &Value<'_>) -> SmolStr {
+fn hash_of(settings: &serde_json::Value) -> SmolStr {
     // FNV-1a: no secret needs hiding here, and the result must not change with the standard library.
-    let hash = plain(value)
+    let hash = settings
         .to_string()
         .bytes()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -3,7 +3,9 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Period, Secret};
+use std::net::{Ipv4Addr, SocketAddr};
+
+use super::{ConfigError, Period, Secret};
 use crate::Selector;
 
 /// What may stand at the top of a file beside `source`, `layers`, `sink`, `then` and `store`.
@@ -66,6 +68,74 @@ impl Default for AdminConfig {
         Self {
             listen: "127.0.0.1:9090".to_owned(),
             token: None,
+        }
+    }
+}
+
+impl AdminConfig {
+    /// The address and port to listen on; none where it is off.
+    ///
+    /// # Errors
+    /// No address, an empty token, or an address that other machines reach and no token.
+    pub fn address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        if self.token.as_ref().is_some_and(|token| token.expose().is_empty()) {
+            return Err(ConfigError::at("admin.token", "the token is empty"));
+        }
+        if self.listen == "off" {
+            return Ok(None);
+        }
+        let local = self.listen.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+        let address = match (local, self.listen.parse::<SocketAddr>()) {
+            (Some(port), _) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            (None, Ok(address)) => address,
+            (None, Err(_)) => {
+                let message = format!("\"{}\" is not an address and port", self.listen);
+                return Err(ConfigError::at("admin.listen", message)
+                    .help("write one such as \"127.0.0.1:9090\" or \"[::1]:9090\", or \"off\" for none"));
+            }
+        };
+        if !address.ip().is_loopback() && self.token.is_none() {
+            return Err(ConfigError::at(
+                "admin.listen",
+                format!("{address} is open to other machines, and no token is set"),
+            )
+            .help(format!(
+                "add token = \"${{file:/run/secrets/token}}\" under [admin], or listen = \"127.0.0.1:{}\"",
+                address.port()
+            )));
+        }
+        Ok(Some(address))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_open_address_needs_a_token() {
+        let admin = |listen: &str, token: Option<&str>| AdminConfig {
+            listen: listen.to_owned(),
+            token: token.map(Secret::new),
+        };
+
+        for (listen, token, expected) in [
+            ("127.0.0.1:0", None, Ok(Some("127.0.0.1:0"))),
+            ("localhost:9090", None, Ok(Some("127.0.0.1:9090"))),
+            ("0.0.0.0:9090", Some("t"), Ok(Some("0.0.0.0:9090"))),
+            ("off", None, Ok(None)),
+            ("0.0.0.0:9090", None, Err("no token is set")),
+            ("[::]:9090", None, Err("no token is set")),
+            ("127.0.0.1:9090", Some(""), Err("the token is empty")),
+            ("9090", None, Err("is not an address and port")),
+        ] {
+            match (admin(listen, token).address(), expected) {
+                (Ok(address), Ok(expected)) => {
+                    assert_eq!(address.map(|address| address.to_string()).as_deref(), expected, "{listen}");
+                }
+                (Err(error), Err(part)) => assert!(error.message.contains(part), "{listen}: {error}"),
+                (got, _) => panic!("{listen}: {got:?}"),
+            }
         }
     }
 }

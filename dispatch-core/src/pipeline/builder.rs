@@ -13,7 +13,7 @@ use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    control::{Handle, Phase, Shared},
+    control::{Handle, Phase, Shared, Stop},
     desk::Desk,
     driver::Driver,
     intake::Intake,
@@ -295,13 +295,18 @@ impl Pipeline {
         Handle(Arc::clone(&self.shared))
     }
 
-    /// Connects to every component and says for each, by label, what is wrong with it if anything is. Moves nothing.
-    pub async fn probe(&mut self) -> Vec<(SmolStr, Result<(), Error>)> {
-        let mut results = vec![("store".into(), self.store.probe().await)];
+    /// Connects to every component, each for at most `limit`, and says for each, by label, what is wrong with it if
+    /// anything is. Moves nothing.
+    pub async fn probe(&mut self, limit: Duration) -> Vec<(SmolStr, Result<(), Error>)> {
+        let within = async |probe: BoxFuture<'_, Result<(), Error>>| match tokio::time::timeout(limit, probe).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::unavailable(format!("no answer within {limit:?}"))),
+        };
+        let mut results = vec![("store".into(), within(self.store.probe()).await)];
         for (label, source) in &mut self.parts.sources {
-            results.push((label.clone(), source.probe().await));
+            results.push((label.clone(), within(source.probe()).await));
         }
-        results.push(("sink".into(), self.sink.probe().await));
+        results.push(("sink".into(), within(self.sink.probe()).await));
         results
     }
 
@@ -338,9 +343,18 @@ impl Pipeline {
             store,
             shared,
         } = self;
-        open_store(&*store, &shared).await?;
-        shared.set_phase(Phase::Running);
         let began = Instant::now();
+        let mut wanted = shared.wanted.subscribe();
+        let opened = tokio::select! {
+            opened = open_store(&*store, &shared) => opened.map(|()| true)?,
+            _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => false,
+        };
+        if !opened {
+            // Nothing was received, so nothing is left undone.
+            shared.set_phase(Phase::Ended);
+            return Ok(summary(&shared, began.elapsed(), true));
+        }
+        shared.set_phase(Phase::Running);
 
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts

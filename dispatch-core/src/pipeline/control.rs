@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::{
     layer::{BreakerHandle, BreakerState},
     lock::lock,
+    source::Progress,
     telemetry::Stats,
 };
 
@@ -52,6 +53,8 @@ pub(super) struct Shared {
 struct State {
     phase: Phase,
     components: Vec<ComponentStatus>,
+    /// How far each bounded source has come, under its label.
+    progress: Vec<(SmolStr, Progress)>,
 }
 
 /// Where in its life a pipeline is.
@@ -109,6 +112,8 @@ pub struct Status {
     pub dead_lettered: u64,
     /// From creation to receipt, for the latest receipt, in seconds.
     pub lag_seconds: f64,
+    /// How far its bounded sources have come together, where they know.
+    pub progress: Option<Progress>,
     /// Since it was put together, in seconds.
     pub uptime_seconds: u64,
     /// How each component is.
@@ -165,6 +170,14 @@ impl Shared {
         });
     }
 
+    pub(super) fn progressed(&self, label: &SmolStr, progress: Progress) {
+        let all = &mut lock(&self.state).progress;
+        match all.iter_mut().find(|(own, _)| own == label) {
+            Some((_, own)) => *own = progress,
+            None => all.push((label.clone(), progress)),
+        }
+    }
+
     pub(super) fn ended(&self, label: &str) {
         self.component(label, |component| component.ended = true);
     }
@@ -212,9 +225,14 @@ impl Handle {
     pub fn status(&self) -> Status {
         let stats = &self.0.stats;
         let wanted = *self.0.wanted.borrow();
-        let (phase, components) = {
+        let (phase, components, progress) = {
             let state = lock(&self.0.state);
-            (state.phase, state.components.clone())
+            let progress = state.progress.iter().map(|(_, one)| *one);
+            let progress = progress.reduce(|a, b| Progress {
+                done: a.done + b.done,
+                total: a.total + b.total,
+            });
+            (state.phase, state.components.clone(), progress)
         };
         let breaker = match self.0.breaker.as_ref().map(BreakerHandle::state) {
             None => "off",
@@ -235,6 +253,7 @@ impl Handle {
             parked: stats.parked.load(Relaxed),
             dead_lettered: stats.dead_lettered.load(Relaxed),
             lag_seconds: stats.queue_lag_millis.load(Relaxed) as f64 / 1_000.0,
+            progress,
             uptime_seconds: self.0.started_at.elapsed().unwrap_or_default().as_secs(),
             components,
         }

@@ -143,6 +143,9 @@ impl Intake {
 
     fn heard(&mut self, index: usize, word: Word) -> Option<Vec<Delivery>> {
         let source = &mut self.sources[index];
+        if let (Word::Received(_), Some(progress)) = (&word, source.source.as_ref().and_then(|source| source.progress())) {
+            self.shared.progressed(&source.label, progress);
+        }
         match word {
             Word::Connected => {
                 source.state = State::Up;

@@ -1,0 +1,95 @@
+//! The command line.
+
+use std::ffi::OsString;
+
+use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+
+use crate::{commands::Verb, logs::LogFormat, output::Color};
+
+/// Pull work from any queue, push it through layers into any worker, and never lose one.
+#[derive(Debug, Parser)]
+#[command(
+    name = "dispatch",
+    disable_version_flag = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    /// Print version, commit and features
+    #[arg(short = 'V', long)]
+    pub(crate) version: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+}
+
+/// What every verb takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Colour what is printed for people
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: Color,
+    /// How to log to standard error: text by default on a terminal, else json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    pub(crate) log_format: Option<LogFormat>,
+    /// What to log: error, warn, info, debug, trace, or directives as in RUST_LOG [default: info]
+    #[arg(long, global = true, value_name = "LEVEL")]
+    pub(crate) log_level: Option<String>,
+    /// Log more; twice for all
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) verbose: u8,
+    /// Log less; twice for errors only
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub(crate) quiet: u8,
+}
+
+/// Flags without an environment variable: those that choose what is acted on or allow it, which a variable left over
+/// from elsewhere must not do (the `command` sink sets DISPATCH_ID and DISPATCH_KEY for its processes), and those whose
+/// variable is read elsewhere.
+const NO_TWIN: [&str; 22] = [
+    "all", "class", "code", "config", "dedupe", "delay", "dry-run", "header", "help", "id", "key", "ndjson", "payload",
+    "pipeline", "priority", "quiet", "reason", "set", "since", "until", "verbose", "yes",
+];
+
+/// The whole command line, each setting with its variable `DISPATCH_<FLAG>`.
+pub(crate) fn command() -> clap::Command {
+    with_twins(Cli::command())
+}
+
+fn with_twins(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let Some(long) = arg.get_long().filter(|long| !NO_TWIN.contains(long)) else {
+            return arg;
+        };
+        if long == "version" || arg.get_env().is_some() {
+            return arg;
+        }
+        let name = format!("DISPATCH_{}", long.to_uppercase().replace('-', "_"));
+        // A token must not be shown by `--help`; for the others the value there is a help.
+        arg.env(name).hide_env_values(true)
+    });
+    command.mut_subcommands(with_twins)
+}
+
+/// Reads the process's arguments.
+pub(crate) fn parse() -> Result<Cli, clap::Error> {
+    parse_from(std::env::args_os())
+}
+
+fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_makes_sense() {
+        command().debug_assert();
+    }
+}

@@ -1,0 +1,63 @@
+//! `dispatch echo`: files as they are meant.
+
+use clap::Args;
+use dispatch_core::{Registry, config};
+use serde_json::{Map, Value};
+
+use crate::{
+    args::Global,
+    config::{ConfigArgs, mistaken},
+    failure::{Failure, Result},
+    output::{print, print_json},
+};
+
+/// Print pipeline files with their defaults, secrets hidden
+#[derive(Debug, Args)]
+pub(crate) struct Echo {
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+impl Echo {
+    pub(super) fn execute(self, global: &Global, registry: &Registry) -> Result {
+        let environment = self.config.over.environment()?;
+        let overrides = self.config.over.overrides(&environment)?;
+        // What is not set here may be set where the file is run.
+        let loader = self.config.over.loader(registry)?.lenient(true);
+        let schema = config::schema(registry);
+        let texts = self.config.texts()?;
+        let several = texts.len() > 1;
+        for text in texts {
+            let wrong = |diagnostics| mistaken([diagnostics], global.color);
+            loader.load(&text.name, &text.text).map_err(wrong)?;
+            let value = config::echo(&schema, &text.name, &text.text, &overrides).map_err(wrong)?;
+            if global.json {
+                print_json(&value)?;
+                continue;
+            }
+            let toml = toml::to_string_pretty(&in_order(value))
+                .map_err(|error| Failure::run(format!("{} cannot be written as TOML: {error}", text.name)))?;
+            let head = if several {
+                format!("# {}\n", text.name)
+            } else {
+                String::new()
+            };
+            print(&format!("{head}{toml}"))?;
+        }
+        Ok(0)
+    }
+}
+
+/// The tables in the order in which people write them, and in each component its `type` first.
+fn in_order(value: Value) -> Value {
+    let Value::Object(mut table) = value else { return value };
+    let mut ordered = Map::new();
+    for key in ["type", "name"] {
+        ordered.extend(table.remove_entry(key));
+    }
+    let parts = ["source", "layers", "sink", "then", "store", "admin"];
+    let mut last: Vec<_> = parts.iter().filter_map(|key| table.remove_entry(*key)).collect();
+    ordered.extend(table);
+    ordered.extend(last.drain(..).map(|(key, value)| (key, in_order(value))));
+    Value::Object(ordered)
+}

@@ -1,0 +1,306 @@
+//! `dispatch send`: messages into a pipeline's source.
+
+use std::{
+    io::Read as _,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use clap::Args;
+use dispatch_core::{
+    Message, Registry,
+    config::Period,
+    store::{Enqueued, Item},
+};
+use http::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    args::Global,
+    client::Ask,
+    config::{ConfigArgs, OverArgs, mistaken, read_text},
+    failure::{Failure, Result},
+    output::{print, print_json},
+    run::plural,
+    store::StoreArgs,
+};
+
+/// Hand messages to a pipeline's source
+///
+/// The payload is --payload, or standard input as one message, or one a line with --ndjson. A `queue` source gets it
+/// through its store, whether or not the pipeline runs; an `http` source by a request, so it must be running.
+#[derive(Debug, Args)]
+pub(crate) struct Send {
+    /// The pipeline file whose source is meant; by default the one that `run` would take
+    #[arg(value_name = "FILE", conflicts_with_all = ["queue", "store"])]
+    file: Option<PathBuf>,
+    /// Which of several sources
+    #[arg(long, value_name = "NAME")]
+    source: Option<String>,
+    /// The queue itself, with --store
+    #[arg(long, value_name = "NAME", requires = "store")]
+    queue: Option<String>,
+    /// The store of --queue: sqlite:PATH or postgres://USER:PASSWORD@HOST/DATABASE
+    #[arg(long, value_name = "URL", requires = "queue")]
+    store: Option<String>,
+    #[command(flatten)]
+    over: OverArgs,
+    /// A message; several times for several
+    #[arg(short, long, value_name = "TEXT")]
+    payload: Vec<String>,
+    /// Each line of standard input is a message
+    #[arg(long, conflicts_with = "payload")]
+    ndjson: bool,
+    /// A header for each message
+    #[arg(short = 'H', long, value_name = "NAME=VALUE")]
+    header: Vec<String>,
+    /// The messages' id; random by default
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The messages' key; for queues
+    #[arg(long, value_name = "KEY")]
+    key: Option<String>,
+    /// Higher goes first; for queues
+    #[arg(long, value_name = "N", default_value_t = 0, allow_negative_numbers = true)]
+    priority: i16,
+    /// Not before this time has passed; for queues
+    #[arg(long, value_name = "TIME")]
+    delay: Option<Period>,
+    /// Leave a message out while one with the same word waits; for queues
+    #[arg(long, value_name = "WORD")]
+    dedupe: Option<String>,
+}
+
+/// How many messages go in one transaction.
+const BATCH: usize = 500;
+
+/// Where a file's source takes messages.
+enum Target {
+    Queue(String),
+    Http { url: String, token: Option<String> },
+}
+
+/// What went.
+#[derive(Default)]
+struct Sent {
+    sent: u64,
+    duplicates: u64,
+}
+
+impl Send {
+    pub(super) async fn execute(self, global: &Global, registry: &Registry) -> Result {
+        let headers = self.headers()?;
+        let (place, target) = match &self.queue {
+            Some(queue) => {
+                let place = StoreArgs {
+                    store: self.store.clone(),
+                    ..Default::default()
+                };
+                (place, Target::Queue(queue.clone()))
+            }
+            None => self.target(global, registry)?,
+        };
+        let sent = match &target {
+            Target::Queue(queue) => {
+                let store = place.open(registry, global.color).await?;
+                let mut sent = Sent::default();
+                let payloads = self.payloads()?;
+                for batch in payloads.chunks(BATCH) {
+                    let items = batch.iter().map(|payload| self.item(payload, &headers)).collect();
+                    for enqueued in store.queue().enqueue(queue, items).await? {
+                        match enqueued {
+                            Enqueued::New => sent.sent += 1,
+                            Enqueued::Duplicate => sent.duplicates += 1,
+                        }
+                    }
+                }
+                store.close().await?;
+                sent
+            }
+            Target::Http { url, token } => self.post(url, token.as_deref(), &headers).await?,
+        };
+        if global.json {
+            print_json(&json!({ "sent": sent.sent, "duplicates": sent.duplicates }))?;
+        } else {
+            let duplicates = match sent.duplicates {
+                0 => String::new(),
+                more => format!("; left out {more}, since the same waits already"),
+            };
+            print(&format!("sent {}{duplicates}", plural(sent.sent, "message")))?;
+        }
+        Ok(0)
+    }
+
+    fn headers(&self) -> Result<Vec<(String, String)>> {
+        let split = |header: &String| match header.split_once('=') {
+            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(Failure::usage(format!("--header {header}: write NAME=VALUE"))),
+        };
+        self.header.iter().map(split).collect()
+    }
+
+    /// The messages' bytes.
+    fn payloads(&self) -> Result<Vec<Bytes>> {
+        if !self.payload.is_empty() {
+            return Ok(self.payload.iter().map(|payload| payload.clone().into()).collect());
+        }
+        let mut input = Vec::new();
+        std::io::stdin()
+            .read_to_end(&mut input)
+            .map_err(|error| Failure::run(format!("cannot read standard input: {error}")))?;
+        let input = Bytes::from(input);
+        if !self.ndjson {
+            return Ok(vec![input]);
+        }
+        let lines = input.split(|byte| *byte == b'\n');
+        let lines = lines.map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+        Ok(lines
+            .filter(|line| !line.is_empty())
+            .map(|line| input.slice_ref(line))
+            .collect())
+    }
+
+    fn item(&self, payload: &Bytes, headers: &[(String, String)]) -> Item {
+        let mut message = match &self.id {
+            Some(id) => Message::with_id(id, payload.clone()),
+            None => Message::new(payload.clone()),
+        };
+        for (name, value) in headers {
+            message = message.header(name, value.as_str());
+        }
+        if let Some(key) = &self.key {
+            message = message.with_key(key);
+        }
+        let mut item = Item::of(&message);
+        item.priority = self.priority;
+        item.dedupe = self.dedupe.as_deref().map(Into::into);
+        let delay = self.delay.map_or(Duration::ZERO, |delay| delay.0);
+        item.run_at = (!delay.is_zero()).then(|| SystemTime::now() + delay);
+        item
+    }
+
+    /// Where the source of the file takes messages.
+    fn target(&self, global: &Global, registry: &Registry) -> Result<(StoreArgs, Target)> {
+        let args = ConfigArgs {
+            files: self.file.iter().cloned().collect(),
+            ..Default::default()
+        };
+        let path = args.paths()?.swap_remove(0);
+        let text = read_text(&path)?;
+        let loaded = self.over.loader(registry)?.load(&text.name, &text.text);
+        let settings = loaded.map_err(|mistakes| mistaken([mistakes], global.color))?.settings;
+        let source = self.source(&text.name, &settings)?;
+        let kind = source.get("type").and_then(Value::as_str).unwrap_or_default();
+        let target = match kind {
+            "queue" => match source.get("queue").and_then(Value::as_str) {
+                Some(queue) => Target::Queue(queue.to_owned()),
+                None => return Err(Failure::config(format!("{}: the source names no queue", text.name))),
+            },
+            "http" => http_target(source)?,
+            _ => {
+                return Err(Failure::usage(format!(
+                    "{}: a `{kind}` source takes no messages from here; `queue` and `http` sources do",
+                    text.name
+                )));
+            }
+        };
+        let place = StoreArgs {
+            config: Some(path),
+            store: None,
+            over: self.over.clone(),
+        };
+        Ok((place, target))
+    }
+
+    /// The source meant: the only one, or the one named.
+    fn source<'v>(&self, file: &str, settings: &'v Value) -> Result<&'v Value> {
+        let source = settings.get("source").unwrap_or(&Value::Null);
+        if source.get("type").is_some_and(Value::is_string) {
+            return Ok(source);
+        }
+        let all = source.as_object();
+        let names = || {
+            all.into_iter()
+                .flat_map(|all| all.keys())
+                .cloned()
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        let chosen = match &self.source {
+            Some(name) => source.get(name),
+            None => all.filter(|all| all.len() == 1).and_then(|all| all.values().next()),
+        };
+        chosen.ok_or_else(|| Failure::usage(format!("{file}: choose one of its sources with --source: {}", names())))
+    }
+
+    /// Posts each message to the http source.
+    async fn post(&self, url: &str, token: Option<&str>, headers: &[(String, String)]) -> Result<Sent> {
+        if self.key.is_some() || self.delay.is_some() || self.dedupe.is_some() || self.priority != 0 {
+            return Err(Failure::usage(
+                "--key, --delay, --dedupe and --priority are for `queue` sources",
+            ));
+        }
+        let mut sent = Sent::default();
+        for body in self.payloads()? {
+            let mut headers = headers.to_vec();
+            headers.extend(self.id.iter().map(|id| ("idempotency-key".to_owned(), id.clone())));
+            let ask = Ask {
+                method: Method::POST,
+                url,
+                token,
+                headers,
+                body,
+            };
+            let answer = ask.send().await?;
+            if !answer.status.is_success() {
+                let went = sent.sent;
+                return Err(Failure::run(format!(
+                    "{url} answers {}; {went} went before",
+                    answer.words()
+                )));
+            }
+            let answer: Option<Value> = serde_json::from_slice(&answer.body).ok();
+            match answer.and_then(|answer| answer.get("duplicate")?.as_bool()) {
+                Some(true) => sent.duplicates += 1,
+                _ => sent.sent += 1,
+            }
+        }
+        Ok(sent)
+    }
+}
+
+/// Where an `http` source listens, with its own defaults.
+#[cfg(feature = "http")]
+fn http_target(source: &Value) -> Result<Target> {
+    let mut table = source.clone();
+    if let Value::Object(table) = &mut table {
+        table.remove("type");
+    }
+    let config: dispatch_sources::http::HttpSourceConfig =
+        serde_json::from_value(table).map_err(|error| Failure::config(format!("[source]: {error}")))?;
+    if config.listen.port() == 0 {
+        return Err(Failure::usage(
+            "the source listens on any free port: post to the one that its log names",
+        ));
+    }
+    let mut address = config.listen;
+    if address.ip().is_unspecified() {
+        // What listens everywhere listens here.
+        address.set_ip(match address.ip() {
+            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(Target::Http {
+        url: format!("http://{address}{}", config.path),
+        token: config.token.map(|token| token.expose().to_owned()),
+    })
+}
+
+#[cfg(not(feature = "http"))]
+fn http_target(_: &Value) -> Result<Target> {
+    Err(Failure::usage(
+        "this build has no `http`: build dispatch-cli with `--features http`",
+    ))
+}

@@ -1,0 +1,117 @@
+//! The pipelines that run at one time; a reload puts the next generation in their place.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dispatch_core::{
+    Error, Store,
+    pipeline::{Handle, Phase, Summary},
+};
+use tokio::task::JoinSet;
+
+use super::Plan;
+
+/// One running pipeline, as others see it.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) file: String,
+    pub(crate) handle: Handle,
+    pub(crate) store: Arc<dyn Store>,
+}
+
+/// What runs now, for those that outlive a generation.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Board(Arc<RwLock<Arc<[Member]>>>);
+
+impl Board {
+    pub(crate) fn members(&self) -> Arc<[Member]> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn show(&self, members: &Arc<[Member]>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(members);
+    }
+
+    /// Whether all that has not ended by itself can do its work.
+    pub(crate) fn ready(&self) -> bool {
+        let all: Vec<_> = self.members().iter().map(|member| member.handle.status()).collect();
+        all.iter().any(|status| status.ready) && all.iter().all(|status| status.ready || status.phase == Phase::Ended)
+    }
+}
+
+/// Pipelines that run together.
+#[derive(Debug)]
+pub(crate) struct Generation {
+    pub(crate) members: Arc<[Member]>,
+    tasks: JoinSet<Result<Summary, Error>>,
+    ended: Ended,
+}
+
+/// How a generation ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// What each pipeline did.
+    pub(crate) summaries: Vec<Summary>,
+    /// Whether one of them could not run.
+    pub(crate) failed: bool,
+}
+
+impl Generation {
+    /// Starts every pipeline of the plan, and shows them on the board.
+    pub(crate) fn start(plan: Plan, board: &Board) -> Self {
+        let mut tasks = JoinSet::new();
+        let mut members = Vec::new();
+        for planned in plan.pipelines {
+            members.push(Member {
+                file: planned.file,
+                handle: planned.pipeline.handle(),
+                store: planned.store,
+            });
+            tasks.spawn(planned.pipeline.run());
+        }
+        let members = members.into();
+        board.show(&members);
+        Self {
+            members,
+            tasks,
+            ended: Ended::default(),
+        }
+    }
+
+    /// Waits until all have ended. One that cannot run ends the others.
+    ///
+    /// # Cancel safety
+    /// May be dropped and called again.
+    pub(crate) async fn ended(&mut self) -> Ended {
+        while let Some(joined) = self.tasks.join_next().await {
+            match joined {
+                Ok(Ok(summary)) => self.ended.summaries.push(summary),
+                Ok(Err(error)) => {
+                    tracing::error!(error = error.report(), "pipeline cannot run");
+                    self.fail();
+                }
+                Err(error) => {
+                    tracing::error!(%error, "pipeline panicked");
+                    self.fail();
+                }
+            }
+        }
+        std::mem::take(&mut self.ended)
+    }
+
+    fn fail(&mut self) {
+        self.ended.failed = true;
+        self.drain();
+    }
+
+    pub(crate) fn drain(&self) {
+        self.members.iter().for_each(|member| member.handle.drain());
+    }
+
+    pub(crate) fn pause(&self) {
+        self.members.iter().for_each(|member| member.handle.pause());
+    }
+
+    pub(crate) fn stores(&self) -> Vec<Arc<dyn Store>> {
+        self.members.iter().map(|member| Arc::clone(&member.store)).collect()
+    }
+}

@@ -1,0 +1,15 @@
+//! What `dispatch run` is made of: the plan that files make, the generation that runs it, and all that watches.
+
+mod generation;
+mod live;
+mod plan;
+mod signals;
+mod summary;
+mod systemd;
+
+pub(crate) use generation::{Board, Ended, Generation, Member};
+pub(crate) use live::{Live, TICK};
+pub(crate) use plan::{Plan, Stores};
+pub(crate) use signals::{Signals, Wish};
+pub(crate) use summary::{plural, report};
+pub(crate) use systemd::Systemd;

@@ -1,0 +1,212 @@
+//! `/metrics`: every counter of every pipeline, as OpenMetrics text.
+
+use std::{fmt, sync::atomic::Ordering::Relaxed};
+
+use axum::{
+    extract::State,
+    http::{StatusCode, header::CONTENT_TYPE},
+    response::{IntoResponse as _, Response},
+};
+use dispatch_core::{
+    pipeline::Handle,
+    telemetry::{BOUNDS, HistogramSnapshot, Stats, names},
+};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text::encode},
+    metrics::MetricType,
+    registry::Registry,
+};
+
+use super::refuse;
+use crate::run::Board;
+
+/// The content type of what [`encode`] writes.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+pub(super) async fn metrics(State(board): State<Board>) -> Response {
+    let handles = board.members().iter().map(|member| member.handle.clone()).collect();
+    match text(handles) {
+        Ok(text) => ([(CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(_) => refuse(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written"),
+    }
+}
+
+fn text(handles: Vec<Handle>) -> Result<String, fmt::Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Pipelines(handles)));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+/// Reads the counters when asked, so that counting costs nothing more.
+#[derive(Debug)]
+struct Pipelines(Vec<Handle>);
+
+type Read<T> = fn(&Stats) -> T;
+
+const COUNTERS: [(&str, &str, Read<u64>); 11] = [
+    (names::RECEIVED, "Deliveries taken from sources", |stats| {
+        stats.received.load(Relaxed)
+    }),
+    (names::DELIVERED, "Messages that a sink took", |stats| {
+        stats.delivered.load(Relaxed)
+    }),
+    (names::RETRIED, "Attempts made again within the stack", |stats| {
+        stats.retried.load(Relaxed)
+    }),
+    (
+        names::PARKED,
+        "Messages put into the store for a later attempt",
+        |stats| stats.parked.load(Relaxed),
+    ),
+    (
+        names::NACKED,
+        "Messages given back to their source with a delay",
+        |stats| stats.nacked.load(Relaxed),
+    ),
+    (
+        names::RELEASED,
+        "Messages given back to their source untried",
+        |stats| stats.released.load(Relaxed),
+    ),
+    (names::DEAD_LETTERED, "Messages given up on and kept", |stats| {
+        stats.dead_lettered.load(Relaxed)
+    }),
+    (
+        names::SETTLE_FAILED,
+        "Settlements that did not reach the source",
+        |stats| stats.settle_failed.load(Relaxed),
+    ),
+    (names::LEASE_EXTENDED, "Leases made longer", |stats| {
+        stats.lease_extended.load(Relaxed)
+    }),
+    (names::LEASE_LOST, "Leases lost before the settlement", |stats| {
+        stats.lease_lost.load(Relaxed)
+    }),
+    (names::SOURCE_ERRORS, "Calls to sources that failed", |stats| {
+        stats.source_errors.load(Relaxed)
+    }),
+];
+
+const GAUGES: [(&str, &str, Read<f64>); 3] = [
+    (names::IN_FLIGHT, "Deliveries received and not yet settled", |stats| {
+        stats.in_flight.load(Relaxed) as f64
+    }),
+    (
+        names::BREAKER_STATE,
+        "The breaker: 0 closed, 1 half open, 2 open",
+        |stats| stats.breaker_state.load(Relaxed) as f64,
+    ),
+    (
+        names::QUEUE_LAG,
+        "From creation to receipt, for the latest receipt",
+        |stats| stats.queue_lag_millis.load(Relaxed) as f64 / 1_000.0,
+    ),
+];
+
+const STAGES: [(&str, Read<HistogramSnapshot>); 4] = [
+    ("queue", |stats| stats.queue.snapshot()),
+    ("sink", |stats| stats.sink.snapshot()),
+    ("total", |stats| stats.total.snapshot()),
+    ("ack", |stats| stats.ack.snapshot()),
+];
+
+/// A counter's name without the ending that the encoder adds.
+fn stem(name: &str) -> &str {
+    name.strip_suffix("_total").unwrap_or(name)
+}
+
+impl Collector for Pipelines {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, read) in COUNTERS {
+            let mut metric = encoder.encode_descriptor(stem(name), help, None, MetricType::Counter)?;
+            for handle in &self.0 {
+                count(
+                    &mut metric,
+                    &[("pipeline", handle.name().as_str())],
+                    read(handle.stats()),
+                )?;
+            }
+        }
+        let help = "Attempts that failed, by class";
+        let mut metric = encoder.encode_descriptor(stem(names::FAILED), help, None, MetricType::Counter)?;
+        for handle in &self.0 {
+            for (class, failed) in handle.stats().failed.get() {
+                count(
+                    &mut metric,
+                    &[("pipeline", handle.name().as_str()), ("class", class)],
+                    failed,
+                )?;
+            }
+        }
+        for (name, help, read) in GAUGES {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for handle in &self.0 {
+                let labels = [("pipeline", handle.name().as_str())];
+                metric.encode_family(&labels)?.encode_gauge(&read(handle.stats()))?;
+            }
+        }
+        let help = "Seconds waited for a rate limit";
+        let mut metric = encoder.encode_descriptor(names::RATE_LIMITED_WAIT, help, None, MetricType::Histogram)?;
+        for handle in &self.0 {
+            let labels = [("pipeline", handle.name().as_str())];
+            histogram(&mut metric, &labels, &handle.stats().rate_limited_wait.snapshot())?;
+        }
+        let help = "Seconds by stage: queue (creation to receipt), sink (one attempt), total (receipt to outcome), ack (one settling call)";
+        let mut metric = encoder.encode_descriptor(names::STAGE, help, None, MetricType::Histogram)?;
+        for handle in &self.0 {
+            for (stage, read) in STAGES {
+                let labels = [("pipeline", handle.name().as_str()), ("stage", stage)];
+                histogram(&mut metric, &labels, &read(handle.stats()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn count<const N: usize>(metric: &mut MetricEncoder<'_>, labels: &[(&str, &str); N], count: u64) -> fmt::Result {
+    metric
+        .encode_family(labels)?
+        .encode_counter::<NoLabelSet, _, f64>(&count, None)
+}
+
+fn histogram<const N: usize>(
+    metric: &mut MetricEncoder<'_>,
+    labels: &[(&str, &str); N],
+    counts: &HistogramSnapshot,
+) -> fmt::Result {
+    let bounds = BOUNDS.into_iter().chain([f64::INFINITY]);
+    let buckets: Vec<_> = bounds.zip(counts.buckets).collect();
+    metric.encode_family(labels)?.encode_histogram::<NoLabelSet>(
+        counts.sum.as_secs_f64(),
+        counts.count(),
+        &buckets,
+        None,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use dispatch_core::{BoxError, Message, Pipeline, sink_fn, testing::MemorySource};
+
+    use super::*;
+
+    #[test]
+    fn names_and_labels_are_frozen() {
+        let pipeline = Pipeline::builder("p")
+            .source(MemorySource::ending([Message::new("a")]))
+            .sink(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }))
+            .build()
+            .unwrap();
+
+        let text = text(vec![pipeline.handle()]).unwrap();
+
+        let series: Vec<_> = text
+            .lines()
+            .filter(|line| !line.starts_with("# HELP") && !(line.contains("le=\"") && !line.contains("le=\"+Inf\"")))
+            .collect();
+        insta::assert_snapshot!(series.join("\n"));
+    }
+}

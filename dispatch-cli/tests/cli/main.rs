@@ -1,0 +1,12 @@
+//! The real binary: its exit codes, its signals, what it prints, and that it loses nothing.
+
+mod admin;
+mod dead_letters;
+mod exits;
+mod input;
+mod kill;
+mod mutants;
+mod secrets;
+mod signals;
+mod support;
+mod verbs;

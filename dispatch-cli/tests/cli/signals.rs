@@ -1,0 +1,138 @@
+//! What signals do, to the process and to messages.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::support::{Running, Worker, dir, dispatch, file_to, get, lines, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_loses_nothing_and_repeats_nothing() {
+    let worker = Worker::start().await;
+    let config = file_to(&worker).replace("[layers]\n", "[layers]\nconcurrency = 8\nrate_limit = \"400/s\"\n");
+    let dir = dir(&[("in.txt", &lines(500)), ("p.toml", &config)]);
+
+    let mut first = Running::start(dir.path(), &["run", "p.toml"]);
+    until("some work", async || worker.count() > 50).await;
+    first.signal(Signal::TERM);
+    assert_eq!(first.ends().await, 0, "{:#?}", first.log());
+    let before = worker.count();
+    assert!(before < 500, "drained only after the end");
+    let done = dispatch(dir.path(), &["run", "p.toml"]);
+
+    assert_eq!(done.code, 0, "{done:?}");
+    let ids = worker.ids();
+    assert_eq!(ids.len(), 500);
+    assert!(ids.values().all(|times| *times == 1), "repeated: {ids:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_signal_ends_at_once() {
+    for (first, second, code) in [
+        (Some(Signal::TERM), Signal::TERM, 143),
+        (Some(Signal::TERM), Signal::INT, 130),
+        (Some(Signal::INT), Signal::INT, 130),
+        (None, Signal::QUIT, 131),
+    ] {
+        // A machine that is busy with other things may be late once, not thrice.
+        let mut fastest = Duration::MAX;
+        for _ in 0..3 {
+            let worker = Worker::start().await;
+            worker.hold();
+            let dir = dir(&[("in.txt", &lines(100)), ("p.toml", &file_to(&worker))]);
+            let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+            until("work in flight", async || worker.count() > 0).await;
+            if let Some(first) = first {
+                running.signal(first);
+                running.says("draining").await;
+            }
+
+            let begun = Instant::now();
+            running.signal(second);
+            assert_eq!(running.ends().await, code, "{:#?}", running.log());
+
+            fastest = fastest.min(begun.elapsed());
+            if fastest <= Duration::from_millis(200) {
+                break;
+            }
+        }
+        assert!(
+            fastest <= Duration::from_millis(200),
+            "{first:?} {second:?} took {fastest:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_takes_too_long_gives_back_and_exits_1() {
+    let worker = Worker::start().await;
+    worker.hold();
+    let config = format!("drain_timeout = \"200ms\"\n{}", file_to(&worker));
+    let dir = dir(&[("in.txt", &lines(3)), ("p.toml", &config)]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    until("work in flight", async || worker.count() == 3).await;
+
+    running.signal(Signal::TERM);
+
+    assert_eq!(running.ends().await, 1, "{:#?}", running.log());
+    worker.let_go();
+    assert_eq!(dispatch(dir.path(), &["run", "p.toml"]).code, 0);
+    assert!(worker.ids().values().all(|times| *times == 2), "{:?}", worker.ids());
+}
+
+/// A pipeline that makes a message every second.
+fn ticking(worker: &Worker, path: &str) -> String {
+    format!(
+        "name = \"p\"\n[source]\ntype = \"schedule\"\nevery = \"1s\"\n[sink]\ntype = \"http\"\nurl = \"{}{path}\"\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n",
+        worker.url
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_reloads_files_that_are_right_and_keeps_what_runs_otherwise() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &ticking(&worker, "/old"))]);
+    let file = dir.path().join("p.toml");
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    until("the old path", async || worker.paths().contains(&"/old".to_owned())).await;
+
+    std::fs::write(&file, "name = 3").unwrap();
+    running.signal(Signal::HUP);
+    running.says("not reloaded").await;
+    let seen = worker.paths().len();
+    until("going on", async || worker.paths().len() > seen).await;
+
+    std::fs::write(&file, ticking(&worker, "/new")).unwrap();
+    running.signal(Signal::HUP);
+    until("the new path", async || worker.paths().contains(&"/new".to_owned())).await;
+
+    running.signal(Signal::TERM);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quiet_stops_receiving_until_resumed_and_the_status_can_be_printed() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    let admin = running.ready().await;
+    let status = async || -> Value { serde_json::from_str(&get(&format!("{admin}/v1/status")).await.1).unwrap() };
+
+    running.signal(Signal::USR1);
+    until("paused", async || status().await["pipelines"][0]["paused"] == true).await;
+    assert_eq!(dispatch(dir.path(), &["resume", "--url", &admin]).code, 0);
+    assert_eq!(status().await["pipelines"][0]["paused"], false);
+    let seen = worker.count();
+    until("going on", async || worker.count() > seen).await;
+
+    running.signal(Signal::USR2);
+    let line = running.says("\"in_flight\"").await;
+    let dump: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&dump[0]["name"], &dump[0]["phase"]), (&"p".into(), &"running".into()));
+
+    running.signal(Signal::INT);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}

@@ -1,0 +1,367 @@
+//! Running the binary, and a worker for it to post to.
+
+use std::{
+    collections::HashMap,
+    io::{BufRead as _, BufReader, Read as _},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU16, Ordering::SeqCst},
+    },
+    thread,
+    time::Duration,
+};
+
+use axum::{Router, body::Bytes as Body, extract::State, http::HeaderMap, http::StatusCode};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+/// How long anything may take before a test gives up.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+
+/// The binary, in `dir`, with nothing of the caller's settings.
+pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dispatch"));
+    command
+        .current_dir(dir)
+        .args(args)
+        .env("HOME", dir)
+        .env_remove("XDG_CONFIG_HOME");
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if name.starts_with("DISPATCH_") || ["RUST_LOG", "NO_COLOR", "NOTIFY_SOCKET"].contains(&name.as_str()) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// What a short run printed.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
+}
+
+impl Done {
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// Runs the binary to its end.
+pub(crate) fn dispatch(dir: &Path, args: &[&str]) -> Done {
+    done(command(dir, args).stdin(Stdio::null()))
+}
+
+pub(crate) fn done(command: &mut Command) -> Done {
+    let output = command.output().unwrap();
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// As [`dispatch`] with something on standard input.
+pub(crate) fn fed(dir: &Path, args: &[&str], input: &[u8]) -> Done {
+    use std::io::Write as _;
+    let mut command = command(dir, args);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
+    let writer = thread::spawn(move || drop(stdin.write_all(&input)));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&output.stdout).into_owned(),
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The binary while it runs; killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Running {
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    readers: Vec<thread::JoinHandle<()>>,
+    pub(crate) out: Arc<Mutex<String>>,
+}
+
+impl Running {
+    pub(crate) fn start(dir: &Path, args: &[&str]) -> Self {
+        Self::spawn(command(dir, args).stdin(Stdio::null()))
+    }
+
+    pub(crate) fn spawn(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let (log, out) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<String>>::default());
+        let (stderr, mut stdout) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
+        let (lines, text) = (log.clone(), out.clone());
+        let readers = vec![
+            thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    lines.lock().unwrap().push(line);
+                }
+            }),
+            thread::spawn(move || {
+                let mut all = Vec::new();
+                drop(stdout.read_to_end(&mut all));
+                *text.lock().unwrap() = String::from_utf8_lossy(&all).into_owned();
+            }),
+        ];
+        Self {
+            child,
+            log,
+            readers,
+            out,
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).unwrap();
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, Vec<String>> {
+        self.log.lock().unwrap()
+    }
+
+    /// Waits for a log line that holds `part`.
+    pub(crate) async fn says(&self, part: &str) -> String {
+        let found = || self.log().iter().find(|line| line.contains(part)).cloned();
+        match found_within(LONG, found).await {
+            Some(line) => line,
+            None => panic!("never said {part:?}: {:#?}", self.log()),
+        }
+    }
+
+    /// Where its admin server listens.
+    pub(crate) async fn admin(&self) -> String {
+        let line = self.says("admin server listens").await;
+        let line: Value = serde_json::from_str(&line).unwrap();
+        format!("http://{}", line["address"].as_str().unwrap())
+    }
+
+    /// Where its admin server listens, once it is ready.
+    pub(crate) async fn ready(&self) -> String {
+        let admin = self.admin().await;
+        until("ready", async || get(&format!("{admin}/readyz")).await.0 == 200).await;
+        admin
+    }
+
+    /// Waits for its end and says its exit code.
+    pub(crate) async fn ends(&mut self) -> i32 {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                for reader in self.readers.drain(..) {
+                    reader.join().unwrap();
+                }
+                return status.code().unwrap_or(-1);
+            }
+            assert!(begun.elapsed() < LONG, "does not end: {:#?}", self.log());
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+/// Asks again and again until there is an answer.
+pub(crate) async fn found_within<T>(limit: Duration, mut find: impl FnMut() -> Option<T>) -> Option<T> {
+    let begun = Instant::now();
+    loop {
+        let found = find();
+        if found.is_some() || begun.elapsed() > limit {
+            return found;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until something is so.
+#[track_caller]
+pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
+    let begun = Instant::now();
+    while !is_so().await {
+        assert!(begun.elapsed() < LONG, "never: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A response's status and body; 0 where nobody answers.
+pub(crate) async fn get(url: &str) -> (u16, String) {
+    ask("GET", url, &[]).await
+}
+
+pub(crate) async fn post(url: &str) -> (u16, String) {
+    ask("POST", url, &[]).await
+}
+
+pub(crate) async fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let uri: http::Uri = url.parse().unwrap();
+    let exchange = async {
+        let stream = TcpStream::connect(uri.authority().unwrap().as_str()).await.ok()?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
+        tokio::spawn(connection);
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(uri.path_and_query().unwrap().as_str())
+            .header("host", uri.authority().unwrap().as_str());
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = sender
+            .send_request(request.body(Full::new(Bytes::new())).unwrap())
+            .await
+            .ok()?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.ok()?.to_bytes();
+        Some((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    exchange.await.unwrap_or_default()
+}
+
+/// A worker that counts what it is given.
+#[derive(Debug, Clone)]
+pub(crate) struct Worker {
+    pub(crate) url: String,
+    state: Arc<WorkerState>,
+}
+
+#[derive(Debug)]
+struct WorkerState {
+    /// What it answers.
+    status: AtomicU16,
+    /// Whether it keeps what it is given without an answer.
+    holds: AtomicBool,
+    go: Notify,
+    /// How often each message's id came.
+    ids: Mutex<HashMap<String, u32>>,
+    bodies: Mutex<Vec<Bytes>>,
+    paths: Mutex<Vec<String>>,
+    keeps_bodies: bool,
+}
+
+impl Worker {
+    pub(crate) async fn start() -> Self {
+        Self::begin(true).await
+    }
+
+    /// One that counts ids and forgets bodies.
+    pub(crate) async fn counting() -> Self {
+        Self::begin(false).await
+    }
+
+    async fn begin(keeps_bodies: bool) -> Self {
+        let state = Arc::new(WorkerState {
+            status: AtomicU16::new(200),
+            holds: AtomicBool::new(false),
+            go: Notify::new(),
+            ids: Mutex::default(),
+            bodies: Mutex::default(),
+            paths: Mutex::default(),
+            keeps_bodies,
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let router = Router::new().fallback(work).with_state(state.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, state }
+    }
+
+    pub(crate) fn answer(&self, status: u16) {
+        self.state.status.store(status, SeqCst);
+    }
+
+    pub(crate) fn hold(&self) {
+        self.state.holds.store(true, SeqCst);
+    }
+
+    pub(crate) fn let_go(&self) {
+        self.state.holds.store(false, SeqCst);
+        self.state.go.notify_waiters();
+    }
+
+    pub(crate) fn ids(&self) -> HashMap<String, u32> {
+        self.state.ids.lock().unwrap().clone()
+    }
+
+    /// How many different messages came.
+    pub(crate) fn count(&self) -> usize {
+        self.state.ids.lock().unwrap().len()
+    }
+
+    pub(crate) fn bodies(&self) -> Vec<Bytes> {
+        self.state.bodies.lock().unwrap().clone()
+    }
+
+    pub(crate) fn paths(&self) -> Vec<String> {
+        self.state.paths.lock().unwrap().clone()
+    }
+}
+
+async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: HeaderMap, body: Body) -> StatusCode {
+    let id = headers
+        .get("idempotency-key")
+        .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
+    *state.ids.lock().unwrap().entry(id.unwrap_or_default()).or_default() += 1;
+    if state.keeps_bodies {
+        state.bodies.lock().unwrap().push(body);
+        state.paths.lock().unwrap().push(uri.path().to_owned());
+    }
+    let go = state.go.notified();
+    if state.holds.load(SeqCst) {
+        go.await;
+    }
+    StatusCode::from_u16(state.status.load(SeqCst)).unwrap()
+}
+
+/// A directory of its own with these files in it.
+pub(crate) fn dir(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    dir
+}
+
+/// A pipeline from `in.txt` to the worker, with an admin server on any free port.
+pub(crate) fn file_to(worker: &Worker) -> String {
+    format!(
+        "name = \"p\"\n[source]\ntype = \"file\"\npaths = [\"in.txt\"]\n[layers]\nretry = {{ max_attempts = 2, backoff = {{ base = \"10ms\" }} }}\n\
+         [sink]\ntype = \"http\"\nurl = \"{}/work\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+        worker.url
+    )
+}
+
+/// So many lines, each different.
+pub(crate) fn lines(count: usize) -> String {
+    (0..count).map(|n| format!("line {n}\n")).collect()
+}
