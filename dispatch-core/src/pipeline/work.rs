@@ -292,6 +292,10 @@ where
 
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
+        if entry.lost {
+            // Somebody else has it, and here nothing was done yet.
+            return self.release(slot);
+        }
         if entry.message.deadline.is_some_and(|deadline| deadline <= self.now) {
             return self.finished(slot, Err(expired()));
         }
