@@ -42,7 +42,11 @@ async fn filled(dir: &Path) -> Arc<dyn Store> {
             let message = dispatch_core::Message::with_id_at(id, Bytes::from(format!("payload {n}")), now);
             Item::of(&message)
         };
-        store.queue().enqueue("work", batch.iter().map(item).collect()).await.unwrap();
+        store
+            .queue()
+            .enqueue("work", batch.iter().map(item).collect())
+            .await
+            .unwrap();
     }
     store
 }
@@ -88,7 +92,13 @@ async fn twenty_kills_lose_nothing() {
     let ids = worker.ids();
     let lost = (0..MESSAGES).filter(|n| !ids.contains_key(&format!("m{n}"))).count();
     let duplicated: u32 = ids.values().map(|times| times - 1).sum();
-    println!("lost={lost} duplicated={duplicated} recover_ms_max={}", slowest.as_millis());
+    println!(
+        "lost={lost} duplicated={duplicated} recover_ms_max={}",
+        slowest.as_millis()
+    );
     assert_eq!(lost, 0);
-    assert!(duplicated as usize <= (CONCURRENCY + PREFETCH) * KILLS, "{duplicated} came twice");
+    assert!(
+        duplicated as usize <= (CONCURRENCY + PREFETCH) * KILLS,
+        "{duplicated} came twice"
+    );
 }
