@@ -3,14 +3,13 @@
 //! Needs `DISPATCH_TEST_POSTGRES_URL`. The rows are the same (900 bytes); the bare loop finds them in a prepared table,
 //! ours is measured on a prepared queue and over the whole cycle with the enqueue.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets the unexpected should panic")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench that meets the unexpected should panic"
+)]
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use dispatch_core::{
@@ -21,7 +20,7 @@ use dispatch_core::{
 };
 use dispatch_store::PostgresConfig;
 use futures::future::join_all;
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::Instant};
 use tokio_postgres::{Client, NoTls};
 
 const TASKS: usize = 4;
@@ -38,32 +37,58 @@ fn items(count: usize) -> Vec<Item> {
 async fn connect(url: &str, schema: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
-    client.batch_execute(&format!("SET search_path = {schema}")).await.unwrap();
+    client
+        .batch_execute(&format!("SET search_path = {schema}"))
+        .await
+        .unwrap();
     client
 }
 
-/// Fills the bare table and empties it again with four connections.
+const FILL: &str = "INSERT INTO bare (payload) SELECT payload FROM unnest($1::bytea[]) AS payload";
+
+async fn fill(client: &Client, count: usize) {
+    let payloads: Vec<Vec<u8>> = (0..count).map(|_| payload()).collect();
+    client.execute(FILL, &[&payloads]).await.unwrap();
+}
+
+/// Locks and deletes, 100 at a time, until nothing is left or `most` are done.
+async fn empty(client: &Client, mut most: usize) {
+    let lock =
+        "SELECT id, payload FROM bare WHERE run_at <= now() ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED";
+    let lock = client.prepare(lock).await.unwrap();
+    let delete = client.prepare("DELETE FROM bare WHERE id = ANY($1)").await.unwrap();
+    while most > 0 {
+        client.batch_execute("BEGIN").await.unwrap();
+        let rows = client.query(&lock, &[]).await.unwrap();
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        client.execute(&delete, &[&ids]).await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+        most = most.saturating_sub(ids.len());
+        if ids.is_empty() {
+            break;
+        }
+    }
+}
+
+/// Fills the bare table and empties it again with four connections; counts the emptying alone.
 async fn bare(clients: &[Client]) -> Duration {
-    const FILL: &str = "INSERT INTO bare (payload) SELECT payload FROM unnest($1::bytea[]) AS payload";
     for _ in 0..ROWS / 1000 {
-        let payloads: Vec<Vec<u8>> = (0..1000).map(|_| payload()).collect();
-        clients[0].execute(FILL, &[&payloads]).await.unwrap();
+        fill(&clients[0], 1000).await;
     }
     let begin = Instant::now();
+    join_all(clients.iter().map(|client| empty(client, usize::MAX))).await;
+    begin.elapsed()
+}
+
+/// As [`bare`], with each connection filling as it goes.
+async fn bare_whole(clients: &[Client]) -> Duration {
+    let begin = Instant::now();
     join_all(clients.iter().map(|client| async move {
-        let lock = "SELECT id, payload FROM bare WHERE run_at <= now() ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED";
-        let lock = client.prepare(lock).await.unwrap();
-        let delete = client.prepare("DELETE FROM bare WHERE id = ANY($1)").await.unwrap();
-        loop {
-            client.batch_execute("BEGIN").await.unwrap();
-            let rows = client.query(&lock, &[]).await.unwrap();
-            let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
-            client.execute(&delete, &[&ids]).await.unwrap();
-            client.batch_execute("COMMIT").await.unwrap();
-            if ids.is_empty() {
-                break;
-            }
+        for _ in 0..ROWS / TASKS / 500 {
+            fill(client, 500).await;
+            empty(client, 500).await;
         }
+        empty(client, usize::MAX).await;
     }))
     .await;
     begin.elapsed()
@@ -71,7 +96,11 @@ async fn bare(clients: &[Client]) -> Duration {
 
 /// Claims and settles what is in the queue, `batch` at a time.
 async fn work(store: &Arc<dyn Store>, queue: &str, batch: usize, mut most: usize) -> usize {
-    let claim = Claim { max: batch, lease: Duration::from_secs(60), ordered: false };
+    let claim = Claim {
+        max: batch,
+        lease: Duration::from_secs(60),
+        ordered: false,
+    };
     let mut done = 0;
     while most > 0 {
         let claimed = store.queue().claim(queue, claim).await.unwrap();
@@ -81,8 +110,19 @@ async fn work(store: &Arc<dyn Store>, queue: &str, batch: usize, mut most: usize
         most = most.saturating_sub(claimed.len());
         done += claimed.len();
         let outcome = || Outcome::Done;
-        let batch = claimed.iter().map(|claimed| Completion { lease: claimed.lease, outcome: outcome() });
-        assert!(store.queue().settle(queue, batch.collect()).await.unwrap().iter().all(Result::is_ok));
+        let batch = claimed.iter().map(|claimed| Completion {
+            lease: claimed.lease,
+            outcome: outcome(),
+        });
+        assert!(
+            store
+                .queue()
+                .settle(queue, batch.collect())
+                .await
+                .unwrap()
+                .iter()
+                .all(Result::is_ok)
+        );
     }
     done
 }
@@ -116,7 +156,10 @@ async fn ours(store: &Arc<dyn Store>, batch: usize, whole: bool) -> Duration {
     }))
     .await;
     let elapsed = begin.elapsed();
-    assert!(whole || done.iter().sum::<usize>() == ROWS / batch * batch, "every row is worked once");
+    assert!(
+        whole || done.iter().sum::<usize>() == ROWS / batch * batch,
+        "every row is worked once"
+    );
     elapsed
 }
 
@@ -139,6 +182,9 @@ async fn beside(store: &Arc<dyn Store>, backlog: usize) -> Duration {
     elapsed
 }
 
+/// What is measured, and how long one round of it took.
+type Case<'a> = (&'static str, Box<dyn Fn() -> Duration + 'a>);
+
 fn main() {
     let Ok(url) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
         eprintln!("skipped: store_postgres: DISPATCH_TEST_POSTGRES_URL is not set");
@@ -155,49 +201,77 @@ fn main() {
         CREATE INDEX ON bare (run_at, id)";
     runtime.block_on(clients[0].batch_execute(table)).unwrap();
 
-    let rates: RefCell<BTreeMap<&str, Vec<f64>>> = RefCell::default();
+    let cases: Vec<Case<'_>> = vec![
+        ("bare lock+delete 100", Box::new(|| runtime.block_on(bare(&clients)))),
+        (
+            "claim+settle 100",
+            Box::new(|| runtime.block_on(ours(&store, 100, false))),
+        ),
+        (
+            "claim+settle 500",
+            Box::new(|| runtime.block_on(ours(&store, 500, false))),
+        ),
+        (
+            "bare whole cycle 500",
+            Box::new(|| runtime.block_on(bare_whole(&clients))),
+        ),
+        (
+            "whole cycle 500",
+            Box::new(|| runtime.block_on(ours(&store, 500, true))),
+        ),
+        ("beside 1000", Box::new(|| runtime.block_on(beside(&store, 1_000)))),
+        ("beside 100000", Box::new(|| runtime.block_on(beside(&store, 100_000)))),
+    ];
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("store_postgres");
-    group.throughput(Throughput::Elements(ROWS as u64)).sampling_mode(SamplingMode::Flat);
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(5));
-    let mut measure = |name: &'static str, run: &dyn Fn() -> Duration| {
-        group.bench_function(name, |bencher| {
-            bencher.iter_custom(|times| {
-                (0..times)
-                    .map(|_| {
-                        let elapsed = run();
-                        rates.borrow_mut().entry(name).or_default().push(ROWS as f64 / elapsed.as_secs_f64());
-                        elapsed
-                    })
-                    .sum()
-            });
+    group
+        .throughput(Throughput::Elements(ROWS as u64))
+        .sampling_mode(SamplingMode::Flat);
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(5));
+    for (name, run) in &cases {
+        group.bench_function(*name, |bencher| {
+            bencher.iter_custom(|times| (0..times).map(|_| run()).sum())
         });
-    };
-    measure("bare lock+delete 100", &|| runtime.block_on(bare(&clients)));
-    measure("claim+settle 100", &|| runtime.block_on(ours(&store, 100, false)));
-    measure("claim+settle 500", &|| runtime.block_on(ours(&store, 500, false)));
-    measure("whole cycle 500", &|| runtime.block_on(ours(&store, 500, true)));
-    measure("beside 1000", &|| runtime.block_on(beside(&store, 1_000)));
-    measure("beside 100000", &|| runtime.block_on(beside(&store, 100_000)));
+    }
     group.finish();
 
-    let rates = rates.into_inner();
-    let median = |name: &str| {
-        let mut rates = rates.get(name)?.clone();
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied()
+    // Side by side, round by round, so that what else the machine does meets all alike.
+    let rounds: Vec<BTreeMap<&str, f64>> = (0..7)
+        .map(|_| {
+            cases
+                .iter()
+                .map(|(name, run)| (*name, ROWS as f64 / run().as_secs_f64()))
+                .collect()
+        })
+        .collect();
+    let median = |value: &dyn Fn(&BTreeMap<&str, f64>) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
     };
-    let ratio = |ours: &str, base: &str| {
-        if let (Some(ours_rate), Some(base_rate)) = (median(ours), median(base)) {
-            println!("{ours}: {ours_rate:.0}/s, {:.2} of {base} ({base_rate:.0}/s)", ours_rate / base_rate);
-        }
-    };
-    ratio("claim+settle 100", "bare lock+delete 100");
-    ratio("claim+settle 500", "bare lock+delete 100");
-    ratio("whole cycle 500", "bare lock+delete 100");
-    ratio("beside 100000", "beside 1000");
+    for (ours, base) in [
+        ("claim+settle 100", "bare lock+delete 100"),
+        ("claim+settle 500", "bare lock+delete 100"),
+        ("whole cycle 500", "bare lock+delete 100"),
+        ("whole cycle 500", "bare whole cycle 500"),
+        ("beside 100000", "beside 1000"),
+    ] {
+        let ratio = median(&|round| round[ours] / round[base]);
+        println!(
+            "{ours}: {:.0}/s, {ratio:.2} of {base} ({:.0}/s)",
+            median(&|round| round[ours]),
+            median(&|round| round[base])
+        );
+    }
+    drop(cases);
     runtime.block_on(async {
         store.close().await.unwrap();
-        clients[0].batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
+        clients[0]
+            .batch_execute(&format!("DROP SCHEMA {schema} CASCADE"))
+            .await
+            .unwrap();
     });
 }

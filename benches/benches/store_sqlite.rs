@@ -2,15 +2,13 @@
 //!
 //! Both wait for the disk (`synchronous = FULL`, WAL); 1 KiB payloads, one task and four.
 
-#![allow(clippy::unwrap_used, missing_docs, reason = "a bench that meets the unexpected should panic")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a bench that meets the unexpected should panic"
+)]
 
-use std::{
-    cell::RefCell,
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{cell::RefCell, collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use criterion::{Criterion, SamplingMode, Throughput};
 use dispatch_core::{
@@ -24,7 +22,7 @@ use sea_orm::sqlx::{
     self, Connection as _, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
-use tokio::runtime::Runtime;
+use tokio::{runtime::Runtime, time::Instant};
 
 const BATCH: usize = 100;
 const ROWS: usize = 20_000;
@@ -42,7 +40,10 @@ async fn open_bare(directory: &Path) -> SqliteConnection {
 }
 
 async fn bare(connection: &mut SqliteConnection) -> Duration {
-    let insert = format!("INSERT INTO bare (id, payload) VALUES (?, ?){}", ", (?, ?)".repeat(BATCH - 1));
+    let insert = format!(
+        "INSERT INTO bare (id, payload) VALUES (?, ?){}",
+        ", (?, ?)".repeat(BATCH - 1)
+    );
     let begin = Instant::now();
     for _ in 0..ROWS / BATCH {
         let mut transaction = connection.begin().await.unwrap();
@@ -63,63 +64,97 @@ async fn bare(connection: &mut SqliteConnection) -> Duration {
 }
 
 async fn ours(store: &Arc<dyn Store>, tasks: usize) -> Duration {
-    let claim = Claim { max: BATCH, lease: Duration::from_secs(60), ordered: false };
+    let claim = Claim {
+        max: BATCH,
+        lease: Duration::from_secs(60),
+        ordered: false,
+    };
     let begin = Instant::now();
     join_all((0..tasks).map(|_| async {
         for _ in 0..ROWS / BATCH / tasks {
             let items = (0..BATCH).map(|_| Item::of(&Message::new(vec![7_u8; 1024]))).collect();
             store.queue().enqueue("bench", items).await.unwrap();
             let claimed = store.queue().claim("bench", claim).await.unwrap();
-            let done = claimed.iter().map(|claimed| Completion { lease: claimed.lease, outcome: Outcome::Done });
-            assert!(store.queue().settle("bench", done.collect()).await.unwrap().iter().all(Result::is_ok));
+            let done = claimed.iter().map(|claimed| Completion {
+                lease: claimed.lease,
+                outcome: Outcome::Done,
+            });
+            assert!(
+                store
+                    .queue()
+                    .settle("bench", done.collect())
+                    .await
+                    .unwrap()
+                    .iter()
+                    .all(Result::is_ok)
+            );
         }
     }))
     .await;
     begin.elapsed()
 }
 
+/// What is measured, and how long one round of it took.
+type Case<'a> = (&'static str, Box<dyn Fn() -> Duration + 'a>);
+
 fn main() {
     let runtime = Runtime::new().unwrap();
     // Beside the build, where the disk is a real one; the system's directory may be memory.
     let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let context = StoreContext { base_dir: directory.path().to_owned() };
+    let context = StoreContext {
+        base_dir: directory.path().to_owned(),
+    };
     let store = SqliteConfig::default().build(&context).unwrap();
     runtime.block_on(store.probe()).unwrap();
     let connection = RefCell::new(runtime.block_on(open_bare(directory.path())));
 
-    let rates: RefCell<BTreeMap<&str, Vec<f64>>> = RefCell::default();
+    let cases: Vec<Case<'_>> = vec![
+        (
+            "bare insert+delete",
+            Box::new(|| runtime.block_on(bare(&mut connection.borrow_mut()))),
+        ),
+        ("cycle, 1 task", Box::new(|| runtime.block_on(ours(&store, 1)))),
+        ("cycle, 4 tasks", Box::new(|| runtime.block_on(ours(&store, 4)))),
+    ];
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("store_sqlite");
-    group.throughput(Throughput::Elements(ROWS as u64)).sampling_mode(SamplingMode::Flat);
-    group.sample_size(10).warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(5));
-    let mut measure = |name: &'static str, run: &dyn Fn() -> Duration| {
-        group.bench_function(name, |bencher| {
-            bencher.iter_custom(|times| {
-                (0..times)
-                    .map(|_| {
-                        let elapsed = run();
-                        rates.borrow_mut().entry(name).or_default().push(ROWS as f64 / elapsed.as_secs_f64());
-                        elapsed
-                    })
-                    .sum()
-            });
+    group
+        .throughput(Throughput::Elements(ROWS as u64))
+        .sampling_mode(SamplingMode::Flat);
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(5));
+    for (name, run) in &cases {
+        group.bench_function(*name, |bencher| {
+            bencher.iter_custom(|times| (0..times).map(|_| run()).sum())
         });
-    };
-    measure("bare insert+delete", &|| runtime.block_on(bare(&mut connection.borrow_mut())));
-    measure("cycle, 1 task", &|| runtime.block_on(ours(&store, 1)));
-    measure("cycle, 4 tasks", &|| runtime.block_on(ours(&store, 4)));
+    }
     group.finish();
 
-    let rates = rates.into_inner();
-    let median = |name: &str| {
-        let mut rates = rates.get(name)?.clone();
-        rates.sort_by(f64::total_cmp);
-        rates.get(rates.len() / 2).copied()
+    // Side by side, round by round, so that what else the machine does meets all alike.
+    let rounds: Vec<BTreeMap<&str, f64>> = (0..9)
+        .map(|_| {
+            cases
+                .iter()
+                .map(|(name, run)| (*name, ROWS as f64 / run().as_secs_f64()))
+                .collect()
+        })
+        .collect();
+    let median = |value: &dyn Fn(&BTreeMap<&str, f64>) -> f64| {
+        let mut values: Vec<f64> = rounds.iter().map(value).collect();
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
     };
+    let bare = "bare insert+delete";
     for ours in ["cycle, 1 task", "cycle, 4 tasks"] {
-        if let (Some(rate), Some(bare)) = (median(ours), median("bare insert+delete")) {
-            println!("{ours}: {rate:.0}/s, {:.2} of bare insert+delete ({bare:.0}/s)", rate / bare);
-        }
+        let ratio = median(&|round| round[ours] / round[bare]);
+        println!(
+            "{ours}: {:.0}/s, {ratio:.2} of {bare} ({:.0}/s)",
+            median(&|round| round[ours]),
+            median(&|round| round[bare])
+        );
     }
+    drop(cases);
     runtime.block_on(store.close()).unwrap();
 }

@@ -1,5 +1,7 @@
 //! The SQL stores against the battery, against each other's processes and against broken places.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
+
 #[path = "store/config.rs"]
 mod config;
 #[cfg(feature = "postgres")]

@@ -244,11 +244,11 @@ where
             });
         };
         if let Ok(permit) = Arc::clone(&control.semaphore).try_acquire_owned() {
-            let watch = Some(Watch {
+            let watch = Some(Box::new(Watch {
                 control,
                 permit: Some(permit),
                 began: Instant::now(),
-            });
+            }));
             return Step::direct(Judged {
                 call: self.inner.call(message),
                 watch,
@@ -260,11 +260,11 @@ where
                 .acquire_owned()
                 .await
                 .map_err(|_| Error::retry("limit closed"))?;
-            let watch = Some(Watch {
+            let watch = Some(Box::new(Watch {
                 control,
                 permit: Some(permit),
                 began: Instant::now(),
-            });
+            }));
             Judged {
                 call: Box::pin(ready_call(&mut inner, message)),
                 watch,
@@ -302,7 +302,7 @@ pin_project! {
     pub struct Judged<F> {
         #[pin]
         call: F,
-        watch: Option<Watch>,
+        watch: Option<Box<Watch>>,
     }
 }
 

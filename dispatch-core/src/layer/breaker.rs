@@ -479,11 +479,11 @@ mod tests {
     async fn half_of_the_calls_failing_opens_it_and_probes_close_it() {
         let breaker = BreakerHandle::new(SETTINGS);
         for payload in ["ok", "permanent", "fail"] {
-            let _ = send(&breaker, payload).await;
+            drop(send(&breaker, payload).await);
         }
         assert_eq!(breaker.state(), BreakerState::Closed);
 
-        let _ = send(&breaker, "fail").await;
+        drop(send(&breaker, "fail").await);
         let refused = send(&breaker, "ok").await.unwrap_err();
         assert_eq!(
             (refused.class(), refused.code().map(|code| &**code)),
@@ -504,7 +504,7 @@ mod tests {
         let mut waits = Vec::new();
 
         for _ in 0..7 {
-            let _ = send(&breaker, "down").await;
+            drop(send(&breaker, "down").await);
             let BreakerState::Open(until) = breaker.state() else {
                 panic!("open")
             };
@@ -518,7 +518,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dropped_probe_may_be_made_again() {
         let breaker = BreakerHandle::new(SETTINGS);
-        let _ = send(&breaker, "down").await;
+        drop(send(&breaker, "down").await);
         tokio::time::advance(Duration::from_secs(1)).await;
 
         let mut service = worker(&breaker);
@@ -533,11 +533,11 @@ mod tests {
     async fn old_failures_are_forgotten() {
         let breaker = BreakerHandle::new(SETTINGS);
         for _ in 0..3 {
-            let _ = send(&breaker, "fail").await;
+            drop(send(&breaker, "fail").await);
         }
         tokio::time::advance(Duration::from_secs(60)).await;
 
-        let _ = send(&breaker, "fail").await;
+        drop(send(&breaker, "fail").await);
 
         assert_eq!(breaker.state(), BreakerState::Closed);
     }

@@ -32,11 +32,14 @@ pub struct ConcurrencyLayer {
 enum Permits {
     Unlimited,
     Global(Arc<Semaphore>),
-    Keyed {
-        semaphores: Keyed<Arc<Semaphore>>,
-        limit: usize,
-        limits: HashMap<SmolStr, usize>,
-    },
+    Keyed(KeyedPermits),
+}
+
+#[derive(Debug)]
+struct KeyedPermits {
+    semaphores: Keyed<Arc<Semaphore>>,
+    limit: usize,
+    limits: HashMap<SmolStr, usize>,
 }
 
 impl ConcurrencyLayer {
@@ -64,11 +67,11 @@ impl ConcurrencyLayer {
     /// As [`keyed`](Self::keyed), with limits of their own for some keys.
     pub fn keyed_with(limit: usize, limits: HashMap<SmolStr, usize>, key: KeyFn) -> Self {
         Self {
-            permits: Arc::new(Permits::Keyed {
+            permits: Arc::new(Permits::Keyed(KeyedPermits {
                 semaphores: Keyed::new(key),
                 limit,
                 limits,
-            }),
+            })),
         }
     }
 }
@@ -77,25 +80,14 @@ fn clamp(limit: usize) -> usize {
     limit.clamp(1, Semaphore::MAX_PERMITS)
 }
 
-impl Permits {
-    fn semaphore(&self, message: &Message) -> Option<Arc<Semaphore>> {
-        match self {
-            Self::Unlimited => None,
-            Self::Global(semaphore) => Some(Arc::clone(semaphore)),
-            Self::Keyed {
-                semaphores,
-                limit,
-                limits,
-            } => {
-                let key = semaphores.key(message);
-                let limit = clamp(limits.get(&key).copied().unwrap_or(*limit));
-                let make = || Arc::new(Semaphore::new(limit));
-                // Waiters and permits hold a clone of the semaphore itself.
-                Some(Arc::clone(
-                    &semaphores.get(&key, make, |semaphore| Arc::strong_count(semaphore) == 1),
-                ))
-            }
-        }
+impl KeyedPermits {
+    fn semaphore(&self, message: &Message) -> Arc<Semaphore> {
+        let key = self.semaphores.key(message);
+        let limit = clamp(self.limits.get(&key).copied().unwrap_or(self.limit));
+        let make = || Arc::new(Semaphore::new(limit));
+        // Waiters and permits hold a clone of the semaphore itself.
+        let idle = |semaphore: &Arc<Semaphore>| Arc::strong_count(semaphore) == 1;
+        Arc::clone(&self.semaphores.get(&key, make, idle))
     }
 }
 
@@ -131,18 +123,19 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let Some(semaphore) = self.permits.semaphore(&message) else {
-            return ConcurrencyFuture {
-                call: Step::direct(self.inner.call(message)),
-                permit: None,
-            };
+        let taken = match &*self.permits {
+            Permits::Unlimited => return ConcurrencyFuture::direct(self.inner.call(message), None),
+            Permits::Global(semaphore) => Arc::clone(semaphore)
+                .try_acquire_owned()
+                .map_err(|_| Arc::clone(semaphore)),
+            Permits::Keyed(keyed) => {
+                let semaphore = keyed.semaphore(&message);
+                Arc::clone(&semaphore).try_acquire_owned().map_err(|_| semaphore)
+            }
         };
-        match Arc::clone(&semaphore).try_acquire_owned() {
-            Ok(permit) => ConcurrencyFuture {
-                call: Step::direct(self.inner.call(message)),
-                permit: Some(permit),
-            },
-            Err(_) => {
+        match taken {
+            Ok(permit) => ConcurrencyFuture::direct(self.inner.call(message), Some(permit)),
+            Err(semaphore) => {
                 let mut inner = self.inner.clone();
                 let call = Step::slow(async move {
                     let _permit = semaphore
@@ -164,6 +157,15 @@ pin_project! {
         #[pin]
         call: Step<F, R>,
         permit: Option<OwnedSemaphorePermit>,
+    }
+}
+
+impl<F, R> ConcurrencyFuture<F, R> {
+    const fn direct(call: F, permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self {
+            call: Step::direct(call),
+            permit,
+        }
     }
 }
 
@@ -248,7 +250,7 @@ mod tests {
         }
 
         assert_eq!(gauge.most.load(Ordering::SeqCst), 3);
-        let Permits::Keyed { semaphores, .. } = &*layer.permits else {
+        let Permits::Keyed(KeyedPermits { semaphores, .. }) = &*layer.permits else {
             panic!("keyed")
         };
         assert!(semaphores.len() <= 1_025, "{} keys kept", semaphores.len());

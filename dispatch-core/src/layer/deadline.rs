@@ -20,13 +20,21 @@ use crate::{Error, Later, Message};
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeadlineLayer {
     total: Option<Duration>,
+    /// Whether somebody has looked already that the message is not late.
+    seen: bool,
 }
 
 impl DeadlineLayer {
     /// Keeps to the message's own deadline, and to `total` where it has none.
     #[must_use]
     pub const fn new(total: Option<Duration>) -> Self {
-        Self { total }
+        Self { total, seen: false }
+    }
+
+    /// Leaves it to the driver to see that a message is late before it is tried; that saves a look at the clock.
+    pub(super) const fn seen_by_driver(mut self) -> Self {
+        self.seen = true;
+        self
     }
 }
 
@@ -34,16 +42,13 @@ impl DeadlineLayer {
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,
-    total: Option<Duration>,
+    settings: DeadlineLayer,
 }
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
     fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline {
-            inner,
-            total: self.total,
-        }
+        Deadline { inner, settings: *self }
     }
 }
 
@@ -53,7 +58,7 @@ impl<S> Layer<S> for DeadlineLayer {
 pub(crate) struct DeadlinePassed;
 
 /// The error for a message whose deadline has passed.
-pub(super) fn expired() -> Error {
+pub(crate) fn expired() -> Error {
     Error::permanent(DeadlinePassed)
         .with_code("deadline")
         .with_later(Later::Expired)
@@ -73,12 +78,12 @@ where
     }
 
     fn call(&mut self, mut message: Message) -> Self::Future {
-        if let (None, Some(total)) = (message.deadline, self.total) {
+        if let (None, Some(total)) = (message.deadline, self.settings.total) {
             message.deadline = Some(Instant::now() + total);
         }
         let deadline = message.deadline;
         // A passed deadline is seen at the first poll: the call is made, as services must be, but never polled.
-        let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let late = !self.settings.seen && deadline.is_some_and(|deadline| deadline <= Instant::now());
         DeadlineFuture {
             call: self.inner.call(message),
             deadline,

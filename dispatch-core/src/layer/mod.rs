@@ -44,6 +44,7 @@ pub use adaptive::{AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettin
 pub use breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings, BreakerState};
 pub use catch_panic::{CatchPanic, CatchPanicLayer};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
+pub(crate) use deadline::expired;
 pub use deadline::{Deadline, DeadlineLayer};
 pub use keyed::KeyFn;
 pub use measure::{Measure, MeasureLayer};

@@ -348,9 +348,8 @@ mod tests {
                 }
             }
         });
-        let _ = tokio::time::timeout_at(started + span, futures::future::join_all(callers.collect::<Vec<_>>())).await;
-        let seen = lock(&seen).clone();
-        seen
+        drop(tokio::time::timeout_at(started + span, futures::future::join_all(callers.collect::<Vec<_>>())).await);
+        std::mem::take(&mut *lock(&seen))
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,24 +5,23 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::{Duration, SystemTime},
 };
 
-use futures::future::BoxFuture;
 use pin_project_lite::pin_project;
 use smol_str::SmolStr;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, Sleep, sleep};
 use tower::{
     Layer, Service,
     retry::budget::{Budget, TpsBudget},
 };
 
-use super::{deadline::expired, step::ready_call};
-use crate::{Attempt, Backoff, Class, Error, Later, Message, telemetry::Stats};
+use super::deadline::expired;
+use crate::{Attempt, Backoff, Class, Error, Later, Message, lock::lock, telemetry::Stats};
 
 /// When to try again, and for how long.
 ///
@@ -136,6 +135,18 @@ struct Course {
     deadline: Option<Instant>,
 }
 
+impl Course {
+    fn of(message: &Message) -> Self {
+        Self {
+            attempt: message.attempt,
+            waited: Duration::ZERO,
+            stayed: Duration::ZERO,
+            created_at: message.created_at(),
+            deadline: message.deadline,
+        }
+    }
+}
+
 impl RetryPolicy {
     fn rule(&self, error: &Error) -> Option<&RetryRule> {
         let find = |name: &str| self.rules.iter().find(|(own, _)| own == name).map(|(_, rule)| rule);
@@ -209,25 +220,34 @@ impl RetryLayer {
 #[derive(Debug, Clone)]
 pub struct Retry<S> {
     inner: S,
-    policy: Option<Arc<RetryPolicy>>,
+    more: Option<Arc<More<S>>>,
 }
 
-impl<S> Layer<S> for RetryLayer {
+/// What further attempts share: the policy, and where they take their service from, since to clone one for each
+/// message would cost more than the rest.
+#[derive(Debug)]
+struct More<S> {
+    policy: Arc<RetryPolicy>,
+    spare: Mutex<S>,
+}
+
+impl<S: Clone> Layer<S> for RetryLayer {
     type Service = Retry<S>;
     fn layer(&self, inner: S) -> Retry<S> {
-        Retry {
-            inner,
-            policy: self.0.clone(),
-        }
+        let more = self.0.as_ref().map(|policy| {
+            Arc::new(More {
+                policy: Arc::clone(policy),
+                spare: Mutex::new(inner.clone()),
+            })
+        });
+        Retry { inner, more }
     }
 }
 
 impl<S> Service<Message> for Retry<S>
 where
-    S: Service<Message> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Response: Send,
-    S::Error: Into<Error> + Send,
+    S: Service<Message> + Clone,
+    S::Error: Into<Error>,
 {
     type Response = S::Response;
     type Error = Error;
@@ -238,34 +258,31 @@ where
     }
 
     fn call(&mut self, message: Message) -> Self::Future {
-        let again = self.policy.as_ref().map(|policy| {
-            if let Some(budget) = &policy.budget {
+        let again = self.more.as_ref().map(|more| {
+            if let Some(budget) = &more.policy.budget {
                 budget.0.deposit();
             }
-            // The service that was made ready makes the call; its clone makes the later ones.
-            Again {
-                service: self.inner.clone(),
-                message: message.clone(),
-                policy: Arc::clone(policy),
-            }
+            (Arc::clone(more), message.clone())
         });
+        // The service that was made ready makes the first call; a clone makes the later ones.
+        let call = Some(self.inner.call(message));
         RetryFuture {
-            first: self.inner.call(message),
+            call,
             began: None,
             again,
-            rest: None,
+            past: None,
         }
     }
 }
 
 pin_project! {
-    /// The first attempt polled in place; the others, and their waits, boxed.
+    /// The attempt under way, in place, and what the failed ones left behind.
     pub struct RetryFuture<S: Service<Message>> {
         #[pin]
-        first: S::Future,
+        call: Option<S::Future>,
         began: Option<Instant>,
-        again: Option<Again<S>>,
-        rest: Option<BoxFuture<'static, Result<S::Response, Error>>>,
+        again: Option<(Arc<More<S>>, Message)>,
+        past: Option<Box<Past<S>>>,
     }
 }
 
@@ -275,115 +292,122 @@ impl<S: Service<Message>> fmt::Debug for RetryFuture<S> {
     }
 }
 
-/// What further attempts need.
-struct Again<S> {
+/// What is kept of a message that has failed here.
+struct Past<S> {
     service: S,
-    message: Message,
-    policy: Arc<RetryPolicy>,
+    course: Course,
+    attempts: Vec<Attempt>,
+    /// The wait for the next attempt, if there is none under way.
+    rest: Option<Rest>,
+}
+
+/// A wait; the message counts as resting for as long as it lives.
+struct Rest {
+    sleep: Pin<Box<Sleep>>,
+    resting: Arc<AtomicUsize>,
+}
+
+impl Rest {
+    fn new(wait: Duration, resting: &Arc<AtomicUsize>) -> Self {
+        resting.fetch_add(1, Relaxed);
+        Self {
+            sleep: Box::pin(sleep(wait)),
+            resting: Arc::clone(resting),
+        }
+    }
+}
+
+impl Drop for Rest {
+    fn drop(&mut self) {
+        self.resting.fetch_sub(1, Relaxed);
+    }
+}
+
+impl<S> Past<S> {
+    /// The error of the last attempt, with every attempt in it.
+    fn end(&mut self, error: Error, later: Option<Later>) -> Error {
+        let error = error.with_attempts(std::mem::take(&mut self.attempts));
+        match later {
+            Some(later) => error.with_later(later),
+            None => error,
+        }
+    }
 }
 
 impl<S> Future for RetryFuture<S>
 where
-    S: Service<Message> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Response: Send,
-    S::Error: Into<Error> + Send,
+    S: Service<Message> + Clone,
+    S::Error: Into<Error>,
 {
     type Output = Result<S::Response, Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        if let Some(rest) = this.rest {
-            return rest.as_mut().poll(cx);
-        }
-        let result = match this.first.poll(cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                // An attempt that ends at once took no time worth a look at the clock.
-                this.began.get_or_insert_with(Instant::now);
-                return Poll::Pending;
-            }
-        };
-        let error = match result {
-            Ok(reply) => return Poll::Ready(Ok(reply)),
-            Err(error) => error.into(),
-        };
-        let Some(again) = this.again.take() else {
-            return Poll::Ready(Err(error));
-        };
-        let took = this.began.map(|began| began.elapsed()).unwrap_or_default();
-        let rest = this.rest.insert(Box::pin(again.run(error, took)));
-        rest.as_mut().poll(cx)
-    }
-}
-
-/// Counts one message as waiting for as long as it lives.
-struct Resting(Arc<AtomicUsize>);
-
-impl Resting {
-    fn new(count: &Arc<AtomicUsize>) -> Self {
-        count.fetch_add(1, Relaxed);
-        Self(Arc::clone(count))
-    }
-}
-
-impl Drop for Resting {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-impl<S> Again<S>
-where
-    S: Service<Message>,
-    S::Error: Into<Error>,
-{
-    async fn run(self, mut error: Error, mut took: Duration) -> Result<S::Response, Error> {
-        let Self {
-            mut service,
-            mut message,
-            policy,
-        } = self;
-        let mut course = Course {
-            attempt: message.attempt,
-            waited: Duration::ZERO,
-            stayed: Duration::ZERO,
-            created_at: message.created_at(),
-            deadline: message.deadline,
-        };
-        let mut attempts = error.take_attempts();
+        let mut this = self.project();
         loop {
-            attempts.push(Attempt::failed(course.attempt, SystemTime::now() - took, took, &error));
-            let wait = match policy.next(&error, &course) {
-                Next::Attempt(wait) => wait,
-                Next::Leave(wait) => return Err(error.with_later(Later::After(wait)).with_attempts(attempts)),
-                Next::Stop(Some(later)) => return Err(error.with_later(later).with_attempts(attempts)),
-                Next::Stop(None) => return Err(error.with_attempts(attempts)),
+            if let (Some(past), Some((more, message))) = (&mut *this.past, &mut *this.again)
+                && let Some(rest) = &mut past.rest
+            {
+                ready!(rest.sleep.as_mut().poll(cx));
+                ready!(past.service.poll_ready(cx)).map_err(Into::into)?;
+                past.rest = None;
+                message.attempt = past.course.attempt;
+                more.policy.stats.retried.fetch_add(1, Relaxed);
+                *this.began = Some(Instant::now());
+                this.call.set(Some(past.service.call(message.clone())));
+            }
+            let result = match this.call.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
+                Some(Poll::Ready(result)) => result.map_err(Into::into),
+                Some(Poll::Pending) => {
+                    // An attempt that ends at once took no time worth a look at the clock.
+                    this.began.get_or_insert_with(Instant::now);
+                    // The deadline layer outside wakes us in time: so the history is not lost with the attempt.
+                    let late = |past: &&mut Box<Past<S>>| past.course.deadline.is_some_and(|at| at <= Instant::now());
+                    match this.past.as_mut().filter(late) {
+                        None => return Poll::Pending,
+                        Some(_) => Err(expired()),
+                    }
+                }
+                None => return Poll::Pending,
             };
-            tracing::debug!(attempt = course.attempt, ?wait, %error, "backing off");
-            let resting = Resting::new(&policy.resting);
-            sleep(wait).await;
-            drop(resting);
-
-            course.waited = wait;
-            course.stayed += wait;
-            course.attempt += u32::from(error.class().counts());
-            message.attempt = course.attempt;
-            policy.stats.retried.fetch_add(1, Relaxed);
-            let began = Instant::now();
-            let call = ready_call(&mut service, message.clone());
-            let result = match course.deadline {
-                Some(deadline) => timeout_at(deadline, call).await.unwrap_or_else(|_| Err(expired())),
-                None => call.await,
-            };
-            took = began.elapsed();
-            error = match result {
-                Ok(reply) => return Ok(reply),
+            let mut error = match result {
+                Ok(reply) => return Poll::Ready(Ok(reply)),
                 Err(error) => error,
             };
-            if let Some(later) = error.later() {
-                attempts.push(Attempt::failed(course.attempt, SystemTime::now() - took, took, &error));
-                return Err(error.with_later(later).with_attempts(attempts));
+            this.call.set(None);
+            let Some((more, message)) = &*this.again else {
+                return Poll::Ready(Err(error));
+            };
+            let took = this.began.take().map(|began| began.elapsed()).unwrap_or_default();
+            let past = this.past.get_or_insert_with(|| {
+                let service = lock(&more.spare).clone();
+                Box::new(Past {
+                    service,
+                    course: Course::of(message),
+                    attempts: Vec::new(),
+                    rest: None,
+                })
+            });
+            past.attempts.append(&mut error.take_attempts());
+            past.attempts.push(Attempt::failed(
+                past.course.attempt,
+                SystemTime::now() - took,
+                took,
+                &error,
+            ));
+            let next = match error.later() {
+                Some(later) => Next::Stop(Some(later)),
+                None => more.policy.next(&error, &past.course),
+            };
+            match next {
+                Next::Attempt(wait) => {
+                    tracing::debug!(attempt = past.course.attempt, ?wait, %error, "backing off");
+                    past.course.waited = wait;
+                    past.course.stayed += wait;
+                    past.course.attempt += u32::from(error.class().counts());
+                    past.rest = Some(Rest::new(wait, &more.policy.resting));
+                }
+                Next::Leave(wait) => return Poll::Ready(Err(past.end(error, Some(Later::After(wait))))),
+                Next::Stop(later) => return Poll::Ready(Err(past.end(error, later))),
             }
         }
     }
@@ -586,7 +610,7 @@ mod tests {
             let calls = runtime.block_on(async {
                 let (inner, calls) = failing(failures, |_| Error::retry("no"));
                 let policy = RetryPolicy { max_attempts: most, stay: Duration::MAX, ..policy() };
-                let _ = RetryLayer::new(policy).layer(inner).call(Message::new("x")).await;
+                drop(RetryLayer::new(policy).layer(inner).call(Message::new("x")).await);
                 calls.load(Relaxed)
             });
             prop_assert_eq!(calls, most.min(failures + 1));

@@ -106,7 +106,7 @@ impl Stack {
             ..policy
         });
         StackLayer {
-            deadline: DeadlineLayer::new(self.deadline),
+            deadline: DeadlineLayer::new(self.deadline).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
             breaker: self.breaker.map_or_else(BreakerLayer::off, BreakerLayer::with),
             rate_limit: self.rate_limit.with_stats(Arc::clone(stats)),
@@ -131,7 +131,7 @@ pub struct StackLayer {
     timeout: TimeoutLayer,
 }
 
-impl<S> Layer<S> for StackLayer {
+impl<S: Clone> Layer<S> for StackLayer {
     type Service = StackService<S>;
 
     fn layer(&self, sink: S) -> StackService<S> {

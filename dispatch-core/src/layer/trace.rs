@@ -1,10 +1,15 @@
 //! A span around each message, and the next hop's `traceparent`.
 
-use std::task::{Context, Poll};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
+use pin_project_lite::pin_project;
 use rand::RngExt;
 use tower::{Layer, Service};
-use tracing::{Instrument, Span, instrument::Instrumented};
+use tracing::Span;
 
 use crate::Message;
 
@@ -27,22 +32,46 @@ impl<S> Layer<S> for TraceLayer {
 impl<S: Service<Message>> Service<Message> for Trace<S> {
     type Response = S::Response;
     type Error = S::Error;
-    type Future = Instrumented<S::Future>;
+    type Future = Traced<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.0.poll_ready(cx)
     }
 
     fn call(&mut self, mut message: Message) -> Self::Future {
-        let span = if tracing::enabled!(tracing::Level::DEBUG) {
-            tracing::debug_span!("deliver", id = %message.id(), attempt = message.attempt, trace_id = trace_id(&message))
-        } else {
-            Span::none()
-        };
+        // No span, no memory for one: most run without.
+        let span = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+            let trace_id = trace_id(&message);
+            Box::new(tracing::debug_span!("deliver", id = %message.id(), attempt = message.attempt, trace_id))
+        });
         if let Some(next) = message.headers().get("traceparent").and_then(next_hop) {
             message.headers_mut().insert("traceparent", next);
         }
-        self.0.call(message).instrument(span)
+        let call = match &span {
+            Some(span) => span.in_scope(|| self.0.call(message)),
+            None => self.0.call(message),
+        };
+        Traced { call, span }
+    }
+}
+
+pin_project! {
+    /// The call, in its span if there is one.
+    #[derive(Debug)]
+    pub struct Traced<F> {
+        #[pin]
+        call: F,
+        span: Option<Box<Span>>,
+    }
+}
+
+impl<F: Future> Future for Traced<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let _entered = this.span.as_ref().map(|span| span.enter());
+        this.call.poll(cx)
     }
 }
 

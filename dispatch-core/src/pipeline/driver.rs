@@ -128,11 +128,13 @@ where
                 _ => intake.lock().await.receive(demand).await,
             }
         };
-        let look = async { match (ended, looked) {
+        let look = async {
+            match (ended, looked) {
                 (false, _) => pending().await,
                 (true, false) => {}
                 (true, true) => sleep(LOOK).await,
-            } };
+            }
+        };
         let (mut wish, mut breaker, mut reopen) = (pin!(wish), pin!(breaker), pin!(reopen));
         let (mut receive, mut look) = (pin!(receive), pin!(look));
         poll_fn(|cx| {

@@ -35,8 +35,8 @@ struct Supervised {
     /// Failures in a row.
     failures: u32,
     up_since: Instant,
-    /// Whether the input ends by itself; those that do not end with the last of these.
-    bounded: bool,
+    /// Whether it is the pipeline's own, and ends with the last of the others.
+    background: bool,
 }
 
 enum State {
@@ -61,7 +61,7 @@ const STEADY: Duration = Duration::from_secs(30);
 pub(super) enum Taken {
     /// These, from the source with this number.
     Batch(usize, Vec<Delivery>),
-    /// Every bounded source has ended.
+    /// Every source but the pipeline's own has ended.
     Ended,
 }
 
@@ -75,9 +75,11 @@ enum Word {
 }
 
 impl Intake {
+    /// The last of the sources is the pipeline's own: what it has parked.
     pub(super) fn new(sources: Vec<(SmolStr, Box<dyn Source>)>, shared: Arc<Shared>) -> Self {
-        let supervise = |(label, source): (SmolStr, Box<dyn Source>)| {
-            let bounded = source.capabilities().bounded;
+        let last = sources.len().saturating_sub(1);
+        let supervise = |(index, (label, source)): (usize, (SmolStr, Box<dyn Source>))| {
+            let background = index == last;
             let now = Instant::now();
             Supervised {
                 label,
@@ -85,7 +87,7 @@ impl Intake {
                 state: State::Down(now),
                 failures: 0,
                 up_since: now,
-                bounded,
+                background,
             }
         };
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
@@ -93,7 +95,7 @@ impl Intake {
             .max(Duration::from_secs(30))
             .jitter(Jitter::Equal);
         Self {
-            sources: sources.into_iter().map(supervise).collect(),
+            sources: sources.into_iter().enumerate().map(supervise).collect(),
             turn: 0,
             shared,
             backoff,
@@ -118,13 +120,15 @@ impl Intake {
         }
     }
 
-    /// Whether there were bounded sources, and each has ended.
+    /// Whether every source but the pipeline's own has ended.
     pub(super) fn ended(&self) -> bool {
-        let mut bounded = self.sources.iter().filter(|source| source.bounded).peekable();
-        bounded.peek().is_some() && bounded.all(|source| source.state.is_ended())
+        self.sources
+            .iter()
+            .filter(|source| !source.background)
+            .all(|source| source.state.is_ended())
     }
 
-    /// As [`receive`](Self::receive) from the sources that do not end, once the others have: what is parked goes on.
+    /// As [`receive`](Self::receive), once the input has ended: what is parked goes on.
     pub(super) async fn receive_rest(&mut self, max: usize) -> Taken {
         loop {
             if self.sources.iter().all(|source| source.state.is_ended()) {

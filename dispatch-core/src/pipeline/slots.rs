@@ -62,13 +62,14 @@ impl Wake for SlotWake {
 }
 
 impl<F: Future, E> Slots<F, E> {
-    pub(super) fn new() -> Self {
+    /// Room for `expected` entries, not touched before it is needed.
+    pub(super) fn with_capacity(expected: usize) -> Self {
         let ready = ReadyList {
             slots: Mutex::default(),
             driver: AtomicWaker::new(),
         };
         Self {
-            slots: Vec::new(),
+            slots: Vec::with_capacity(expected),
             free: Vec::new(),
             ready: Arc::new(ready),
             turn: Vec::new(),
@@ -193,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_woken_futures_are_polled_and_places_are_used_again() {
-        let mut slots = Slots::<oneshot::Receiver<u32>, &str>::new();
+        let mut slots = Slots::<oneshot::Receiver<u32>, &str>::with_capacity(2);
         let (send_a, receive_a) = oneshot::channel();
         let (_send_b, receive_b) = oneshot::channel();
         let (a, b) = (slots.insert("a"), slots.insert("b"));

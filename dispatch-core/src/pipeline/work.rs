@@ -25,8 +25,9 @@ use super::{
 };
 use crate::{
     Attempt, Class, Delivery, Disposition, Error, Message, Order, Receipt, Reply, SettleError, Token, clock,
-    layer::{BreakerHandle, BreakerState},
+    layer::{BreakerHandle, BreakerState, expired},
     store::{DeadLetter, Item},
+    telemetry::{Stats, Tally},
 };
 
 /// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
@@ -67,15 +68,37 @@ pub(super) struct Work<S: Service<Message>> {
     serial: u64,
     /// The time, as of the last look at the clock: close enough for what is counted.
     now: Instant,
+    counts: Counts,
+}
+
+/// What was counted since the last turn, by this driver alone.
+#[derive(Default)]
+struct Counts {
+    delivered: u64,
+    settled: i64,
+    queue: Tally,
+    total: Tally,
+}
+
+impl Counts {
+    fn flush(&mut self, stats: &Stats) {
+        if self.delivered > 0 {
+            stats.delivered.fetch_add(std::mem::take(&mut self.delivered), Relaxed);
+        }
+        if self.settled > 0 {
+            stats.in_flight.fetch_sub(std::mem::take(&mut self.settled), Relaxed);
+        }
+        self.queue.flush(&stats.queue);
+        self.total.flush(&stats.total);
+    }
 }
 
 /// One delivery on its way.
 struct Entry {
     message: Message,
-    history: Vec<Attempt>,
-    /// Gone once the settlement is at the desk.
-    receipt: Option<Receipt>,
-    token: Token,
+    /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
+    history: Option<Box<Vec<Attempt>>>,
+    duty: Duty,
     source: usize,
     lane: Option<SmolStr>,
     serial: u64,
@@ -86,6 +109,33 @@ struct Entry {
     keeping: bool,
     /// Once settled: whether for good, and how often the source could not be told.
     settling: Option<(bool, u8)>,
+}
+
+/// What is left to do for a delivery's source.
+enum Duty {
+    /// To settle it.
+    Settle(Receipt),
+    /// To hear that it is settled.
+    Confirm(Token),
+}
+
+impl Duty {
+    fn token(&self) -> &Token {
+        match self {
+            Self::Settle(receipt) => receipt.token(),
+            Self::Confirm(token) => token,
+        }
+    }
+
+    const fn is_open(&self) -> bool {
+        matches!(self, Self::Settle(_))
+    }
+}
+
+impl Entry {
+    fn take_history(&mut self) -> Vec<Attempt> {
+        self.history.take().map(|history| *history).unwrap_or_default()
+    }
 }
 
 /// A call of the driver's own that has come back.
@@ -118,12 +168,14 @@ where
     S: Service<Message, Response = Reply, Error = Error>,
 {
     pub(super) fn new(service: S, plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
+        // More than this is seldom held, and then grown into.
+        let expected = plan.window.min(100_000);
         let backlog = Backlog::new(plan.lanes.as_ref().map(|lanes| lanes.order));
         Self {
             service,
             plan,
             shared,
-            slots: Slots::new(),
+            slots: Slots::with_capacity(expected),
             backlog,
             desks,
             keep,
@@ -132,6 +184,7 @@ where
             keeper_at: None,
             serial: 0,
             now: Instant::now(),
+            counts: Counts::default(),
         }
     }
 
@@ -168,7 +221,7 @@ where
         } in batch
         {
             let lag = wall.duration_since(message.created_at()).unwrap_or_default();
-            stats.queue.record(lag);
+            self.counts.queue.record(lag);
             stats
                 .queue_lag_millis
                 .store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
@@ -177,12 +230,10 @@ where
             }
             let lane = self.plan.lanes.as_ref().and_then(|lanes| (lanes.key)(&message));
             self.serial += 1;
-            let token = receipt.token().clone();
             let entry = Entry {
                 message,
-                history,
-                receipt: Some(receipt),
-                token,
+                history: (!history.is_empty()).then(|| Box::new(history)),
+                duty: Duty::Settle(receipt),
                 source,
                 lane,
                 serial: self.serial,
@@ -224,6 +275,7 @@ where
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);
             if !moved {
+                self.counts.flush(&self.shared.stats);
                 return;
             }
         }
@@ -240,6 +292,13 @@ where
 
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
+        if entry.lost {
+            // Somebody else has it, and here nothing was done yet.
+            return self.release(slot);
+        }
+        if entry.message.deadline.is_some_and(|deadline| deadline <= self.now) {
+            return self.finished(slot, Err(expired()));
+        }
         let message = entry.message.clone();
         // The stack is always ready: its waits are in its futures. Services must be asked all the same.
         let outcome = match self.service.poll_ready(cx) {
@@ -257,7 +316,7 @@ where
     fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let took = self.now - entry.received;
-        self.shared.stats.total.record(took);
+        self.counts.total.record(took);
         let source = &self.desks[entry.source].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
             Some(BreakerState::Open(until)) => Some(until - Instant::now()),
@@ -266,7 +325,7 @@ where
         let attempt_of = |error: &Error| Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error);
         match verdict(outcome, attempt_of, source, reopens) {
             Verdict::Settle(disposition @ Disposition::Ack(_)) => {
-                self.shared.stats.delivered.fetch_add(1, Relaxed);
+                self.counts.delivered += 1;
                 self.settle(slot, disposition);
             }
             Verdict::Settle(Disposition::Nack { delay, attempts }) => self.nack(slot, delay, attempts),
@@ -303,7 +362,7 @@ where
         item.attempts = (entry.message.attempt - 1).saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
         item.run_at = Some(SystemTime::now() + delay);
         item.deadline = entry.message.deadline.map(clock::system_time_at);
-        item.history = std::mem::take(&mut entry.history);
+        item.history = entry.take_history();
         item.history.extend(attempts);
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
@@ -317,7 +376,7 @@ where
             .message
             .attempt
             .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
-        entry.history.extend(attempts);
+        entry.history.get_or_insert_default().extend(attempts);
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
@@ -327,9 +386,9 @@ where
 
     fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let message = &entry.message;
-        let mut history = std::mem::take(&mut entry.history);
+        let mut history = entry.take_history();
         history.extend(attempts);
+        let message = &entry.message;
         let letter = DeadLetter {
             number: 0,
             pipeline: self.shared.name.clone(),
@@ -360,12 +419,18 @@ where
     /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
     fn settle(&mut self, slot: usize, disposition: Disposition) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let Some(receipt) = entry.receipt.take() else { return };
+        if !entry.duty.is_open() {
+            return;
+        }
         entry.settling = Some((disposition.is_final(), 0));
         if let Some(lane) = &entry.lane {
             self.backlog.done(lane);
         }
-        let (token, _) = receipt.into_parts();
+        let token = entry.duty.token().clone();
+        if let Duty::Settle(receipt) = std::mem::replace(&mut entry.duty, Duty::Confirm(token.clone())) {
+            // From here on the settlement is the desk's duty.
+            drop(receipt.into_parts());
+        }
         self.desks[entry.source].put(slot, token, disposition);
     }
 
@@ -418,7 +483,7 @@ where
                 any = true;
                 if now + tick / 4 >= entry.leased + lease / 2 {
                     entries.push((slot, entry.serial));
-                    tokens.push(entry.token.clone());
+                    tokens.push(entry.duty.token().clone());
                 }
             }
             if any {
@@ -465,7 +530,7 @@ where
             }
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
-                    let (token, source) = (entry.token.clone(), entry.source);
+                    let (token, source) = (entry.duty.token().clone(), entry.source);
                     self.desks[source].put(slot, token, Disposition::Ack(Reply::default()));
                 }
             }
@@ -499,7 +564,7 @@ where
                 tracing::error!(%source, id = %entry.message.id(), error = error.report(), "settlement failed: the message may come again");
             }
         }
-        stats.in_flight.fetch_sub(1, Relaxed);
+        self.counts.settled += 1;
         self.slots.remove(slot);
     }
 
@@ -609,7 +674,7 @@ where
             .slots
             .entries()
             // What is on its way into the Store right now is settled when that comes back.
-            .filter(|(slot, entry)| entry.receipt.is_some() && (!entry.keeping || kept_waiting.contains(slot)))
+            .filter(|(slot, entry)| entry.duty.is_open() && (!entry.keeping || kept_waiting.contains(slot)))
             .map(|(slot, _)| slot)
             .collect();
         for slot in unsettled {

@@ -37,12 +37,57 @@ pub struct Histogram {
     sum_nanos: AtomicU64,
 }
 
+/// The bucket of a duration, and its nanoseconds.
+fn place(duration: Duration) -> (usize, u64) {
+    let nanos = duration
+        .as_secs()
+        .saturating_mul(1_000_000_000)
+        .saturating_add(u64::from(duration.subsec_nanos()));
+    // Most work that is worth counting fast ends in the first bucket.
+    let place = if nanos <= BOUNDS_NANOS[0] {
+        0
+    } else {
+        BOUNDS_NANOS.partition_point(|bound| *bound < nanos)
+    };
+    (place, nanos)
+}
+
+/// Counts of one writer, added to a [`Histogram`] now and then: counting takes no atomic operation.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    buckets: [u64; 19],
+    sum_nanos: u64,
+    any: bool,
+}
+
+impl Tally {
+    pub(crate) fn record(&mut self, duration: Duration) {
+        let (place, nanos) = place(duration);
+        self.buckets[place] += 1;
+        self.sum_nanos = self.sum_nanos.saturating_add(nanos);
+        self.any = true;
+    }
+
+    pub(crate) fn flush(&mut self, into: &Histogram) {
+        if !std::mem::take(&mut self.any) {
+            return;
+        }
+        for (count, bucket) in self
+            .buckets
+            .iter_mut()
+            .zip(&into.buckets)
+            .filter(|(count, _)| **count > 0)
+        {
+            bucket.fetch_add(std::mem::take(count), Relaxed);
+        }
+        into.sum_nanos.fetch_add(std::mem::take(&mut self.sum_nanos), Relaxed);
+    }
+}
+
 impl Histogram {
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
-        let nanos = duration.as_secs().saturating_mul(1_000_000_000).saturating_add(u64::from(duration.subsec_nanos()));
-        // Most work that is worth counting fast ends in the first bucket.
-        let place = if nanos <= BOUNDS_NANOS[0] { 0 } else { BOUNDS_NANOS.partition_point(|bound| *bound < nanos) };
+        let (place, nanos) = place(duration);
         self.buckets[place].fetch_add(1, Relaxed);
         self.sum_nanos.fetch_add(nanos, Relaxed);
     }

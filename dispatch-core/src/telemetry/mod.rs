@@ -4,5 +4,6 @@ mod histogram;
 pub mod names;
 mod stats;
 
+pub(crate) use histogram::Tally;
 pub use histogram::{BOUNDS, Histogram, HistogramSnapshot};
 pub use stats::{ClassCounts, Stats};

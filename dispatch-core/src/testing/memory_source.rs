@@ -61,7 +61,8 @@ struct State {
 
 #[derive(Debug)]
 struct Out {
-    message: Message,
+    /// Kept only where it may be wanted again.
+    message: Option<Message>,
     fence: u64,
     until: Option<Instant>,
 }
@@ -200,7 +201,12 @@ impl MemoryQueue {
     /// Takes `message` away from whoever has it, as a broker does when a lease runs out.
     pub fn expire(&self, id: &str) {
         let mut state = lock(&self.0.state);
-        for out in state.out.iter_mut().flatten().filter(|out| out.message.id() == id) {
+        for out in state
+            .out
+            .iter_mut()
+            .flatten()
+            .filter(|out| out.message.as_ref().is_some_and(|message| message.id() == id))
+        {
             out.until = Some(Instant::now());
         }
         drop(state);
@@ -221,8 +227,9 @@ impl State {
                     .is_some_and(|out| out.until.is_some_and(|until| until <= now))
                     && let Some(out) = self.take(index)
                 {
-                    let attempt = out.message.attempt + 1;
-                    self.ready.push_back((out.message.with_attempt(attempt), out.fence + 1));
+                    let Some(message) = out.message else { continue };
+                    let attempt = message.attempt + 1;
+                    self.ready.push_back((message.with_attempt(attempt), out.fence + 1));
                 }
             }
         }
@@ -243,10 +250,11 @@ impl State {
     fn hand_out(&mut self, max: usize, now: Instant) -> Vec<(Message, Token)> {
         let count = max.min(self.ready.len());
         let until = self.lease.map(|lease| now + lease);
+        let keep = self.redelivers || self.settled.is_some() || self.lease.is_some();
         let mut batch = Vec::with_capacity(count);
         for (message, fence) in self.ready.drain(..count) {
             let out = Some(Out {
-                message: message.clone(),
+                message: keep.then(|| message.clone()),
                 fence,
                 until,
             });
@@ -277,8 +285,11 @@ impl State {
 
     fn settle(&mut self, settlement: Settlement) -> Result<(), SettleError> {
         let index = self.held(&settlement.token)?;
-        let Some(Out { message, fence, .. }) = self.take(index) else {
+        let Some(out) = self.take(index) else {
             return Err(SettleError::Stale);
+        };
+        let (Some(message), fence) = (out.message, out.fence) else {
+            return Ok(());
         };
         if let Some(settled) = &mut self.settled {
             settled.push((message.id().clone(), settlement.disposition.clone()));

@@ -18,7 +18,7 @@ async fn the_order_of_each_key_is_kept_through_retries() {
         let source = if poor { source.poor() } else { source };
         let sink = MemorySink::slow(Duration::from_millis(3), |message| {
             let n: u32 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
-            if n % 10 == 0 && message.attempt < 3 {
+            if n.is_multiple_of(10) && message.attempt < 3 {
                 no("tenth")
             } else {
                 Ok(())

@@ -115,3 +115,26 @@ async fn a_message_after_long_idling_is_picked_up_at_once() {
     handle.drain();
     run.await.unwrap().unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_goes_on_until_the_last_of_its_sources_has_ended() {
+    let (ending, open) = (MemorySource::ending(numbered(3)), MemorySource::new());
+    let queue = open.queue();
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("test")
+        .source(ending)
+        .source(open)
+        .sink(sink.clone())
+        .build()
+        .unwrap();
+    let run = tokio::spawn(pipeline.run());
+    sink.took(3).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+
+    queue.push(Message::new("late"));
+    sink.took(4).await;
+    assert!(!run.is_finished());
+    queue.end();
+
+    assert_eq!(run.await.unwrap().unwrap().delivered, 4);
+}

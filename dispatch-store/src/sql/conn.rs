@@ -1,7 +1,10 @@
 use async_trait::async_trait;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
+    DbErr, QueryResult, RuntimeErr, Value,
+    sea_query::{ArrayType, Values},
+    sqlx,
 };
+use sea_query_sqlx::SqlxValues;
 
 /// One piece of work on the database; it may be run more than once, as after a rollback that others caused.
 #[async_trait]
@@ -16,7 +19,7 @@ pub(super) trait Work: Send + Sync + 'static {
         Needs::Transaction
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr>;
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr>;
 }
 
 /// What a piece of work needs of the database.
@@ -34,34 +37,42 @@ pub(super) enum Needs {
     LightStatement,
 }
 
-/// A connection or an open transaction, and the dialect that it speaks.
-pub(super) struct Conn<'a> {
-    handle: Handle<'a>,
-    backend: DbBackend,
+/// A connection, and the dialect that it speaks.
+pub(super) enum Conn<'a> {
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'a mut sqlx::SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'a mut sqlx::PgConnection),
 }
 
-enum Handle<'a> {
-    Pool(&'a DatabaseConnection),
-    Open(&'a DatabaseTransaction),
+/// Runs one query on whichever connection there is.
+macro_rules! on_connection {
+    ($conn:expr, $sql:expr, $values:expr, |$query:ident, $connection:ident| $run:expr) => {{
+        let sql = $conn.fill_in($sql);
+        let values = SqlxValues(Values($values));
+        match $conn {
+            #[cfg(feature = "sqlite")]
+            Conn::Sqlite($connection) => {
+                let $query = sqlx::query_with::<sqlx::Sqlite, _>(sqlx::AssertSqlSafe(sql), values);
+                $run
+            }
+            #[cfg(feature = "postgres")]
+            Conn::Postgres($connection) => {
+                let $query = sqlx::query_with::<sqlx::Postgres, _>(sqlx::AssertSqlSafe(sql), values);
+                $run
+            }
+        }
+    }};
 }
 
-impl<'a> Conn<'a> {
-    pub(super) fn pool(pool: &'a DatabaseConnection) -> Self {
-        Self {
-            backend: pool.get_database_backend(),
-            handle: Handle::Pool(pool),
-        }
-    }
-
-    pub(super) fn open(transaction: &'a DatabaseTransaction) -> Self {
-        Self {
-            backend: transaction.get_database_backend(),
-            handle: Handle::Open(transaction),
-        }
-    }
-
+impl Conn<'_> {
     pub(super) fn is_postgres(&self) -> bool {
-        self.backend == DbBackend::Postgres
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => true,
+        }
     }
 
     /// Row numbers as one value; a statement reads them by `{ids}`, always as `$1`.
@@ -73,35 +84,42 @@ impl<'a> Conn<'a> {
         }
     }
 
-    pub(super) async fn all(&self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
-        let statement = self.statement(sql, values);
-        match self.handle {
-            Handle::Pool(pool) => pool.query_all_raw(statement).await,
-            Handle::Open(transaction) => transaction.query_all_raw(statement).await,
-        }
+    pub(super) async fn all(&mut self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
+        on_connection!(self, sql, values, |query, connection| {
+            let rows = query.fetch_all(&mut **connection).await.map_err(failed)?;
+            Ok(rows.into_iter().map(QueryResult::from).collect())
+        })
     }
 
-    pub(super) async fn one(&self, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>, DbErr> {
-        let statement = self.statement(sql, values);
-        match self.handle {
-            Handle::Pool(pool) => pool.query_one_raw(statement).await,
-            Handle::Open(transaction) => transaction.query_one_raw(statement).await,
-        }
+    pub(super) async fn one(&mut self, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>, DbErr> {
+        on_connection!(self, sql, values, |query, connection| {
+            let row = query.fetch_optional(&mut **connection).await.map_err(failed)?;
+            Ok(row.map(QueryResult::from))
+        })
     }
 
     /// Runs a statement and says how many rows it touched.
-    pub(super) async fn run(&self, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
-        let statement = self.statement(sql, values);
-        let result = match self.handle {
-            Handle::Pool(pool) => pool.execute_raw(statement).await,
-            Handle::Open(transaction) => transaction.execute_raw(statement).await,
-        };
-        result.map(|result| result.rows_affected())
+    pub(super) async fn run(&mut self, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
+        on_connection!(self, sql, values, |query, connection| {
+            let done = query.execute(&mut **connection).await.map_err(failed)?;
+            Ok(done.rows_affected())
+        })
+    }
+
+    /// Runs statements without values, none of which is kept prepared.
+    pub(super) async fn script(&mut self, sql: &str) -> Result<(), DbErr> {
+        let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(connection) => script.execute(&mut **connection).await.map(drop).map_err(failed),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(connection) => script.execute(&mut **connection).await.map(drop).map_err(failed),
+        }
     }
 
     /// Fills in what the dialects write differently: `{now}` in microseconds, by the server's clock where there is one,
     /// and `{ids}`, the rows of the list `$1`.
-    fn statement(&self, sql: &str, values: Vec<Value>) -> Statement {
+    fn fill_in(&self, sql: &str) -> String {
         let (now, ids) = if self.is_postgres() {
             (
                 "(SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)",
@@ -113,14 +131,19 @@ impl<'a> Conn<'a> {
                 "SELECT value FROM json_each($1)",
             )
         };
-        Statement::from_sql_and_values(self.backend, sql.replace("{now}", now).replace("{ids}", ids), values)
+        sql.replace("{now}", now).replace("{ids}", ids)
     }
+}
+
+/// What a database says, in the words of the rest of this room.
+pub(super) fn failed(error: sqlx::Error) -> DbErr {
+    DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
 /// A PostgreSQL array of row numbers or times.
 pub(super) fn bigints(values: impl Iterator<Item = i64>) -> Value {
     let values = values.map(|value| Value::BigInt(Some(value))).collect();
-    Value::Array(sea_orm::sea_query::ArrayType::BigInt, Some(Box::new(values)))
+    Value::Array(ArrayType::BigInt, Some(Box::new(values)))
 }
 
 /// Any list as JSON, for SQLite's `json_each`.

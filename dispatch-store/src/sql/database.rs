@@ -26,7 +26,7 @@ enum Engine {
     #[cfg(feature = "sqlite")]
     Sqlite(super::sqlite::Sqlite),
     #[cfg(feature = "postgres")]
-    Postgres(super::postgres::Postgres),
+    Postgres(Box<super::postgres::Postgres>),
 }
 
 impl Database {
@@ -65,7 +65,7 @@ impl Database {
             #[cfg(feature = "sqlite")]
             Target::Sqlite(target) => Engine::Sqlite(target.open().await?),
             #[cfg(feature = "postgres")]
-            Target::Postgres(target) => Engine::Postgres(target.open(Arc::clone(&self.hints)).await?),
+            Target::Postgres(target) => Engine::Postgres(Box::new(target.open(Arc::clone(&self.hints)).await?)),
         });
         *self.slot() = Some(Arc::clone(&engine));
         Ok(engine)

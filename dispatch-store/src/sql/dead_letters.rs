@@ -62,7 +62,7 @@ impl Work for Bury {
         "keep dead letters".to_owned()
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<(), DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         const BURY: &str = "INSERT INTO dispatch_dead (pipeline, source, message_id, payload, headers, metadata, key, reason,
                 attempts, class, code, trace_id, config_hash, created_at, died_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
@@ -166,7 +166,7 @@ impl Work for List {
         Needs::Read
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         let (condition, mut values) = condition(conn, &self.filter);
         values.extend([self.after.into(), self.limit.into()]);
         let (after, limit) = (values.len() - 1, values.len());
@@ -191,7 +191,7 @@ impl Work for Count {
         Needs::Read
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<u64, DbErr> {
         let (condition, values) = condition(conn, &self.0);
         let row = conn
             .one(&format!("SELECT count(*) FROM dispatch_dead WHERE {condition}"), values)
@@ -213,7 +213,7 @@ impl Work for Replay {
         format!("replay dead letters into `{}`", self.queue)
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<u64, DbErr> {
         // Marked first: among several who replay the same letter, only one gets it back.
         let mark = format!(
             "UPDATE dispatch_dead SET replayed_at = {{now}} WHERE number IN ({{ids}}) AND replayed_at IS NULL RETURNING {LETTER}"
@@ -239,7 +239,7 @@ impl Work for Purge {
         "purge dead letters".to_owned()
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<u64, DbErr> {
         let (condition, values) = condition(conn, &self.0);
         conn.run(&format!("DELETE FROM dispatch_dead WHERE {condition}"), values)
             .await

@@ -86,11 +86,13 @@ pub(super) fn code(error: &DbErr) -> Option<String> {
 }
 
 /// Whether another try of the same work is likely to pass: a conflict with somebody else's transaction.
+#[cfg(feature = "postgres")]
 pub(super) fn is_conflict(error: &DbErr) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01" | "23505"))
 }
 
 /// Whether the connection is gone, and others of its age with it.
+#[cfg(feature = "postgres")]
 pub(super) fn is_lost(error: &DbErr) -> bool {
     match cause(error) {
         Some(sqlx::Error::Io(_) | sqlx::Error::Protocol(_)) => true,

@@ -1,4 +1,4 @@
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
+use sea_orm::DbErr;
 
 use super::{
     conn::Conn,
@@ -12,9 +12,10 @@ pub(super) const SQLITE: &[&str] = &[include_str!("migrations/0001_sqlite.sql")]
 #[cfg(feature = "postgres")]
 pub(super) const POSTGRES: &[&str] = &[include_str!("migrations/0001_postgres.sql")];
 
-/// Brings the schema up to date inside `transaction`, which the caller has made exclusive among all who start now.
+/// Brings the schema up to date in one transaction; `begin` opens it so that only one of all who start now is in it.
 pub(super) async fn migrate(
-    transaction: DatabaseTransaction,
+    conn: &mut Conn<'_>,
+    begin: &str,
     steps: &[&str],
     place: &str,
 ) -> Result<(), SqlStoreError> {
@@ -23,27 +24,27 @@ pub(super) async fn migrate(
         remedy: remedy(&source),
         source,
     };
-    let found = version(&transaction).await.map_err(failed)?;
+    conn.script(begin).await.map_err(failed)?;
+    let found = version(conn).await.map_err(failed)?;
     let known = i64::try_from(steps.len()).unwrap_or(i64::MAX);
     if found > known {
         let place = place.to_owned();
         return Err(SqlStoreError::Newer { place, found, known });
     }
-    let conn = Conn::open(&transaction);
-    for (version, step) in (1..).zip(steps).skip_while(|(version, _)| *version <= found) {
-        transaction.execute_unprepared(step).await.map_err(failed)?;
+    for (version, step) in (1_i64..).zip(steps).skip_while(|(version, _)| *version <= found) {
+        conn.script(step).await.map_err(failed)?;
         let note = "INSERT INTO dispatch_migration (version, applied_at) VALUES ($1, {now})";
-        conn.run(note, vec![i64::into(version)]).await.map_err(failed)?;
+        conn.run(note, vec![version.into()]).await.map_err(failed)?;
         tracing::info!(place, version, "schema migrated");
     }
-    transaction.commit().await.map_err(failed)
+    conn.script("COMMIT").await.map_err(failed)
 }
 
-async fn version(transaction: &DatabaseTransaction) -> Result<i64, DbErr> {
+async fn version(conn: &mut Conn<'_>) -> Result<i64, DbErr> {
     let table =
         "CREATE TABLE IF NOT EXISTS dispatch_migration (version bigint PRIMARY KEY, applied_at bigint NOT NULL)";
-    transaction.execute_unprepared(table).await?;
-    let version = Conn::open(transaction)
+    conn.script(table).await?;
+    let version = conn
         .one("SELECT coalesce(max(version), 0) FROM dispatch_migration", Vec::new())
         .await?;
     version.map_or(Ok(0), |row| row.try_get_by_index(0))

@@ -49,6 +49,8 @@
 
 mod config;
 mod conn;
+#[cfg(feature = "postgres")]
+mod connections;
 mod database;
 mod dead_letters;
 mod error;

@@ -6,15 +6,23 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use dispatch_core::random_id;
-use sea_orm::sqlx::{
-    self, PgPool,
-    postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+use sea_orm::{
+    DbErr,
+    sqlx::{
+        self,
+        postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
+    },
 };
 use smol_str::SmolStr;
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
 
-use super::hints::Hints;
+use super::{
+    conn::{Conn, Needs, Work},
+    connections::Connections,
+    hints::Hints,
+};
 
 /// At most one notification a queue in this time: NOTIFY takes a lock that is one for the whole server.
 const QUIET: Duration = Duration::from_millis(20);
@@ -47,7 +55,12 @@ struct Setup {
 }
 
 impl Notifier {
-    pub(super) fn new(pool: PgPool, options: PgConnectOptions, scope: &str, hints: Arc<Hints>) -> Self {
+    pub(super) fn new(
+        connections: Arc<Connections>,
+        options: PgConnectOptions,
+        scope: &str,
+        hints: Arc<Hints>,
+    ) -> Self {
         let setup = Setup {
             options,
             scope: scope.into(),
@@ -55,7 +68,7 @@ impl Notifier {
             hints,
         };
         let (announced, queues) = mpsc::unbounded_channel();
-        let sender = tokio::spawn(send(pool, setup.clone(), queues)).abort_handle();
+        let sender = tokio::spawn(send(connections, setup.clone(), queues)).abort_handle();
         Self {
             announced,
             sender,
@@ -117,18 +130,42 @@ impl Setup {
     }
 }
 
-async fn send(pool: PgPool, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
+async fn send(connections: Arc<Connections>, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
     let mut batch = Vec::new();
     while queues.recv_many(&mut batch, 10_000).await > 0 {
         let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| setup.channel(&queue)).collect();
-        let channels: Vec<String> = channels.into_iter().collect();
-        let notify = sqlx::query(
-            "SELECT pg_notify(channel, $2), set_config('synchronous_commit', 'off', true) FROM unnest($1::text[]) AS channel",
-        );
-        if let Err(error) = notify.bind(channels).bind(setup.own.as_str()).execute(&pool).await {
+        let own = setup.own.clone();
+        if let Err(error) = connections.perform(&Notify { channels, own }).await {
             tracing::debug!(%error, "notify failed; the poll will find it");
         }
         sleep(QUIET).await;
+    }
+}
+
+/// One notification a channel.
+struct Notify {
+    channels: BTreeSet<String>,
+    own: SmolStr,
+}
+
+#[async_trait]
+impl Work for Notify {
+    type Answer = ();
+
+    fn what(&self) -> String {
+        "notify".to_owned()
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::LightStatement
+    }
+
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
+        let notify = "SELECT pg_notify(channel, $2), set_config('synchronous_commit', 'off', true)
+            FROM unnest(string_to_array($1, ' ')) AS channel";
+        let channels: Vec<&str> = self.channels.iter().map(String::as_str).collect();
+        let values = vec![channels.join(" ").into(), self.own.as_str().into()];
+        conn.all(notify, values).await.map(drop)
     }
 }
 

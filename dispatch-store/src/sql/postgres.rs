@@ -1,21 +1,15 @@
-use std::{
-    str::FromStr,
-    sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::{str::FromStr, sync::Arc, time::Duration};
 
 use dispatch_core::config::Secret;
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbErr, RuntimeErr, TransactionTrait,
-    sqlx::{
-        self, ConnectOptions as _, Connection, Executor, PgConnection, PgPool,
-        postgres::{PgConnectOptions, PgPoolOptions},
-    },
+    DbErr, RuntimeErr,
+    sqlx::{self, ConnectOptions as _, Connection, Executor, PgConnection, postgres::PgConnectOptions},
 };
 
 use super::{
-    conn::{Conn, Needs, Work},
-    error::{SqlStoreError, is_conflict, is_lost, remedy},
+    conn::{Conn, Work},
+    connections::Connections,
+    error::{SqlStoreError, is_conflict, remedy},
     hints::Hints,
     migrate,
     notify::Notifier,
@@ -23,8 +17,6 @@ use super::{
 
 /// How often work that collided with somebody else's is done again.
 const TRIES: u32 = 10;
-/// A connection that idled for longer is asked whether it lives before it is used.
-const STALE: Duration = Duration::from_secs(30);
 /// The advisory lock under which schemas are migrated: "dispatch" in ASCII.
 const LOCK: i64 = 0x6469_7370_6174_6368;
 
@@ -38,14 +30,10 @@ pub(super) struct Target {
     pub(super) connect_timeout: Duration,
 }
 
-/// A pool of connections to a server.
+/// Connections to a server.
 #[derive(Debug)]
 pub(super) struct Postgres {
-    place: String,
-    pool: PgPool,
-    connection: DatabaseConnection,
-    /// When a connection was last found dead; those that idled since are suspect.
-    lost: Arc<Mutex<Option<Instant>>>,
+    connections: Arc<Connections>,
     notifier: Notifier,
 }
 
@@ -76,26 +64,20 @@ impl Target {
             tracing::debug!(%error, "close of the first connection failed");
         }
 
-        let lost = Arc::default();
-        let pool = self.pool(options.clone(), Arc::clone(&lost));
-        let connection = DatabaseConnection::from(pool.clone());
-        let begun = async {
-            let transaction = connection.begin().await?;
-            let lock = format!("SELECT pg_advisory_xact_lock({LOCK})");
-            transaction.execute_unprepared(&lock).await?;
-            Ok(transaction)
-        };
-        let begun = begun.await.map_err(|source| self.failed(&place, source))?;
-        migrate::migrate(begun, migrate::POSTGRES, &place).await?;
+        let connections = Arc::new(Connections::new(place.clone(), options.clone(), self));
+        let mut first = connections.take().await.map_err(|source| self.failed(&place, source))?;
+        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})");
+        migrate::migrate(
+            &mut Conn::Postgres(&mut first.connection),
+            &begin,
+            migrate::POSTGRES,
+            &place,
+        )
+        .await?;
+        connections.put(first);
         let scope = self.schema.as_deref().unwrap_or_default();
-        let notifier = Notifier::new(pool.clone(), options, scope, hints);
-        Ok(Postgres {
-            place,
-            pool,
-            connection,
-            lost,
-            notifier,
-        })
+        let notifier = Notifier::new(Arc::clone(&connections), options, scope, hints);
+        Ok(Postgres { connections, notifier })
     }
 
     fn failed(&self, place: &str, source: DbErr) -> SqlStoreError {
@@ -118,7 +100,8 @@ impl Target {
             .map(drop)
     }
 
-    fn pool(&self, options: PgConnectOptions, lost: Arc<Mutex<Option<Instant>>>) -> PgPool {
+    /// What every connection is told first.
+    pub(super) fn setting(&self) -> String {
         let mut setting = String::from(
             // Plans that do not depend on when the tables were last analysed: each statement has its index.
             "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; SET jit = off;
@@ -127,24 +110,7 @@ impl Target {
         if let Some(schema) = &self.schema {
             setting.push_str(&format!("; SET search_path = {}", quoted(schema)));
         }
-        let setting: Arc<str> = setting.into();
-        PgPoolOptions::new()
-            .max_connections(self.max_connections)
-            .acquire_timeout(self.connect_timeout)
-            .test_before_acquire(false)
-            .after_connect(move |connection, _| {
-                let setting = Arc::clone(&setting);
-                Box::pin(async move {
-                    let setting = sqlx::raw_sql(sqlx::AssertSqlSafe(setting.to_string()));
-                    connection.execute(setting).await.map(drop)
-                })
-            })
-            .before_acquire(move |connection, about| {
-                let lost = *lost.lock().unwrap_or_else(PoisonError::into_inner);
-                let suspect = about.idle_for >= STALE || lost.is_some_and(|lost| about.idle_for >= lost.elapsed());
-                Box::pin(async move { Ok(!suspect || connection.ping().await.is_ok()) })
-            })
-            .connect_lazy_with(options)
+        setting
     }
 }
 
@@ -166,33 +132,20 @@ impl Postgres {
     pub(super) async fn perform<W: Work>(&self, work: W) -> Result<W::Answer, SqlStoreError> {
         let mut tries = 1;
         loop {
-            let source = match self.attempt(&work).await {
+            let source = match self.connections.perform(&work).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            if is_lost(&source) {
-                *self.lost.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-            }
             if !is_conflict(&source) || tries >= TRIES {
                 return Err(SqlStoreError::Work {
                     what: work.what(),
-                    place: self.place.clone(),
+                    place: self.connections.place().to_owned(),
                     remedy: remedy(&source),
                     source,
                 });
             }
             tries += 1;
         }
-    }
-
-    async fn attempt<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
-        if matches!(work.needs(), Needs::Read | Needs::Statement | Needs::LightStatement) {
-            return work.run(&Conn::pool(&self.connection)).await;
-        }
-        let transaction = self.connection.begin().await?;
-        let answer = work.run(&Conn::open(&transaction)).await?;
-        transaction.commit().await?;
-        Ok(answer)
     }
 
     pub(super) fn announce(&self, queue: &str) {
@@ -204,11 +157,11 @@ impl Postgres {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        !self.pool.is_closed()
+        self.connections.is_open()
     }
 
     pub(super) async fn close(&self) {
         self.notifier.end();
-        self.pool.close().await;
+        self.connections.close().await;
     }
 }

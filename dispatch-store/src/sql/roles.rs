@@ -30,7 +30,7 @@ impl Work for Run {
         Needs::Statement
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<u64, DbErr> {
         conn.run(self.1, self.2.clone()).await
     }
 }
@@ -50,7 +50,7 @@ impl Work for Read {
         Needs::Read
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         conn.one(self.1, self.2.clone()).await
     }
 }
@@ -70,7 +70,7 @@ impl Work for Reserve {
         "reserve a key".to_owned()
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Reservation, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Reservation, DbErr> {
         const TAKE: &str = "INSERT INTO dispatch_reservation (key, owner, until) VALUES ($1, $2, {now} + $3)
             ON CONFLICT (key) DO UPDATE SET owner = excluded.owner, until = excluded.until
             WHERE dispatch_reservation.until <= {now} OR dispatch_reservation.owner = excluded.owner";

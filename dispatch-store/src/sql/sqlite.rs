@@ -5,11 +5,10 @@ use std::{
 };
 
 use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions,
-    TransactionTrait,
+    DbErr,
     sqlx::{
-        ConnectOptions as _, SqlitePool,
-        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+        ConnectOptions as _, Connection as _, SqliteConnection,
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
     },
 };
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 };
 
 use super::{
-    conn::{Conn, Needs, Work},
+    conn::{Conn, Needs, Work, failed},
     error::{SqlStoreError, code, remedy},
     migrate,
     writer::{Writer, write_all},
@@ -35,13 +34,12 @@ pub(super) struct Target {
     pub(super) max_pages: Option<u32>,
 }
 
-/// An open database file: one connection that writes, few that read.
+/// An open database file: one connection that writes, one that reads.
 #[derive(Debug)]
 pub(super) struct Sqlite {
+    target: Target,
     place: String,
-    pool: SqlitePool,
-    readers: SqlitePool,
-    reader: DatabaseConnection,
+    reader: tokio::sync::Mutex<Option<SqliteConnection>>,
     writer: Writer,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -49,33 +47,24 @@ pub(super) struct Sqlite {
 impl Target {
     pub(super) async fn open(&self) -> Result<Sqlite, SqlStoreError> {
         let place = self.path.display().to_string();
-        let pool = self.connect().await.map_err(|source| self.failed(&place, source))?;
-        let connection = DatabaseConnection::from(pool.clone());
-        let begun = begin(&connection).await.map_err(|source| self.failed(&place, source))?;
-        migrate::migrate(begun, migrate::SQLITE, &place).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(2)
-            .test_before_acquire(false)
-            .connect_lazy_with(self.options().pragma("query_only", "ON"));
+        let mut connection = self.connect().await.map_err(|source| self.refused(&place, source))?;
+        let begin = "BEGIN IMMEDIATE";
+        migrate::migrate(&mut Conn::Sqlite(&mut connection), begin, migrate::SQLITE, &place).await?;
         let (writer, jobs) = Writer::new(place.clone());
         let task = tokio::spawn(write_all(connection, self.full, place.clone(), jobs));
         Ok(Sqlite {
+            target: self.clone(),
             place,
-            pool,
-            reader: readers.clone().into(),
-            readers,
+            reader: tokio::sync::Mutex::default(),
             writer,
             task: Mutex::new(Some(task)),
         })
     }
 
-    fn failed(&self, place: &str, source: DbErr) -> SqlStoreError {
+    fn refused(&self, place: &str, source: DbErr) -> SqlStoreError {
         let mut remedy = remedy(&source);
-        if let Some(directory) = self
-            .path
-            .parent()
-            .filter(|path| !path.as_os_str().is_empty() && !path.is_dir())
-        {
+        let parent = self.path.parent().filter(|path| !path.as_os_str().is_empty());
+        if let Some(directory) = parent.filter(|path| !path.is_dir()) {
             remedy = format!(
                 ": there is no directory {}; create it, or set `path` to another place",
                 directory.display()
@@ -89,15 +78,16 @@ impl Target {
     }
 
     fn options(&self) -> SqliteConnectOptions {
+        let synchronous = if self.full {
+            SqliteSynchronous::Full
+        } else {
+            SqliteSynchronous::Normal
+        };
         let mut options = SqliteConnectOptions::new()
             .filename(&self.path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(if self.full {
-                SqliteSynchronous::Full
-            } else {
-                SqliteSynchronous::Normal
-            })
+            .synchronous(synchronous)
             .busy_timeout(self.busy_timeout)
             // 16 MiB of log between two checkpoints, and as much cache: pages of the queue's head are written over and over.
             .pragma("wal_autocheckpoint", "4000")
@@ -111,55 +101,47 @@ impl Target {
         options
     }
 
-    /// The one connection that writes. Several processes that make the same file at the same time get in each other's
-    /// way where SQLite does not wait by itself (the change to WAL), so this waits.
-    async fn connect(&self) -> Result<SqlitePool, DbErr> {
+    /// Several processes that make the same file at the same time get in each other's way where SQLite does not wait by
+    /// itself (the change to WAL), so this waits.
+    async fn connect(&self) -> Result<SqliteConnection, DbErr> {
         let end = Instant::now() + self.busy_timeout;
         loop {
-            let pool = SqlitePoolOptions::new()
-                .max_connections(1)
-                .test_before_acquire(false)
-                .idle_timeout(None)
-                .max_lifetime(None)
-                .connect_with(self.options())
-                .await
-                .map_err(|error| DbErr::Conn(RuntimeErr::SqlxError(error.into())));
-            let busy = pool.as_ref().is_err_and(|error| {
+            let connection = SqliteConnection::connect_with(&self.options()).await.map_err(failed);
+            let busy = connection.as_ref().is_err_and(|error| {
                 let code = code(error).and_then(|code| code.parse::<u32>().ok());
                 code.is_some_and(|code| matches!(code & 0xff, 5 | 6))
             });
             if !busy || Instant::now() >= end {
-                return pool;
+                return connection;
             }
             sleep(Duration::from_millis(10)).await;
         }
     }
 }
 
-/// Opens a transaction that may write from the start, so that it waits for its turn here and nowhere else.
-pub(super) async fn begin(connection: &DatabaseConnection) -> Result<DatabaseTransaction, DbErr> {
-    connection
-        .begin_with_options(TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..TransactionOptions::default()
-        })
-        .await
-}
-
 impl Sqlite {
     pub(super) async fn perform<W: Work>(&self, work: W) -> Result<W::Answer, SqlStoreError> {
-        if work.needs() == Needs::Read {
-            return work
-                .run(&Conn::pool(&self.reader))
-                .await
-                .map_err(|source| SqlStoreError::Work {
-                    what: work.what(),
-                    place: self.place.clone(),
-                    remedy: remedy(&source),
-                    source,
-                });
+        if work.needs() != Needs::Read {
+            return self.writer.submit(work).await;
         }
-        self.writer.submit(work).await
+        self.read(&work).await.map_err(|source| SqlStoreError::Work {
+            what: work.what(),
+            place: self.place.clone(),
+            remedy: remedy(&source),
+            source,
+        })
+    }
+
+    async fn read<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
+        let mut reader = self.reader.lock().await;
+        // Taken out while it is used: one that a dropped read leaves behind is not used again.
+        let mut connection = match reader.take() {
+            Some(connection) => connection,
+            None => self.target.connect().await?,
+        };
+        let answer = work.run(&mut Conn::Sqlite(&mut connection)).await?;
+        *reader = Some(connection);
+        Ok(answer)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -169,13 +151,16 @@ impl Sqlite {
     /// Finishes what was submitted, folds the log into the file and closes it.
     pub(super) async fn close(&self) {
         self.writer.end();
+        if let Some(reader) = self.reader.lock().await.take()
+            && let Err(error) = reader.close().await
+        {
+            tracing::debug!(place = self.place, %error, "close of the reader failed");
+        }
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(task) = task
             && let Err(error) = task.await
         {
             tracing::error!(place = self.place, %error, "writer failed");
         }
-        self.readers.close().await;
-        self.pool.close().await;
     }
 }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, RuntimeErr, sqlx};
+use sea_orm::{
+    DbErr,
+    sqlx::{Connection as _, SqliteConnection},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout},
@@ -15,7 +18,6 @@ use tokio::{
 use super::{
     conn::{Conn, Needs, Work},
     error::{SqlStoreError, remedy},
-    sqlite::begin,
 };
 
 /// The most pieces of work in one transaction.
@@ -34,7 +36,7 @@ pub(super) struct Writer {
 #[async_trait]
 pub(super) trait Job: Send {
     fn needs(&self) -> Needs;
-    async fn run(&mut self, conn: &Conn<'_>) -> Result<(), DbErr>;
+    async fn run(&mut self, conn: &mut Conn<'_>) -> Result<(), DbErr>;
     fn finish(self: Box<Self>, place: &str, outcome: Result<(), DbErr>);
 }
 
@@ -50,7 +52,7 @@ impl<W: Work> Job for Pending<W> {
         self.work.needs()
     }
 
-    async fn run(&mut self, conn: &Conn<'_>) -> Result<(), DbErr> {
+    async fn run(&mut self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         self.answer = Some(self.work.run(conn).await?);
         Ok(())
     }
@@ -117,7 +119,7 @@ impl Writer {
 
 /// Does the jobs until there can be no more: while one transaction goes to disk, the next group gathers.
 pub(super) async fn write_all(
-    connection: DatabaseConnection,
+    mut connection: SqliteConnection,
     full: bool,
     place: String,
     mut jobs: mpsc::UnboundedReceiver<Box<dyn Job>>,
@@ -128,24 +130,27 @@ pub(super) async fn write_all(
         waits: full,
         unsafe_since: None,
     };
-    while let Some(()) = gather(&connection, &mut commits, &mut jobs, &mut group).await {
-        match write(&connection, &mut commits, &mut group).await {
+    while let Some(()) = gather(&mut connection, &mut commits, &mut jobs, &mut group).await {
+        match write(&mut connection, &mut commits, &mut group).await {
             Ok(()) => group.drain(..).for_each(|job| job.finish(&place, Ok(()))),
             // One of them failed and took the others with it, so each gets a transaction of its own.
             Err(_) if group.len() > 1 => {
                 for mut job in group.drain(..) {
-                    let outcome = write(&connection, &mut commits, std::slice::from_mut(&mut job)).await;
+                    let outcome = write(&mut connection, &mut commits, std::slice::from_mut(&mut job)).await;
                     job.finish(&place, outcome);
                 }
             }
             Err(error) => group.drain(..).for_each(|job| job.finish(&place, Err(error.clone()))),
         }
     }
+    if let Err(error) = connection.close().await {
+        tracing::warn!(place, %error, "close failed");
+    }
 }
 
 /// Waits for work; while there is none, what was left to the system's buffers is brought to disk.
 async fn gather(
-    connection: &DatabaseConnection,
+    connection: &mut SqliteConnection,
     commits: &mut Commits,
     jobs: &mut mpsc::UnboundedReceiver<Box<dyn Job>>,
     group: &mut Vec<Box<dyn Job>>,
@@ -155,7 +160,7 @@ async fn gather(
             Ok(0) => return None,
             Ok(_) => return Some(()),
             Err(_) => {
-                let checkpoint = connection.execute_unprepared("PRAGMA wal_checkpoint(PASSIVE)").await;
+                let checkpoint = Conn::Sqlite(connection).script("PRAGMA wal_checkpoint(PASSIVE)").await;
                 if let Err(error) = checkpoint {
                     tracing::debug!(%error, "checkpoint failed");
                 }
@@ -175,7 +180,7 @@ struct Commits {
 }
 
 async fn write(
-    connection: &DatabaseConnection,
+    connection: &mut SqliteConnection,
     commits: &mut Commits,
     group: &mut [Box<dyn Job>],
 ) -> Result<(), DbErr> {
@@ -187,58 +192,32 @@ async fn write(
             || group
                 .iter()
                 .any(|job| matches!(job.needs(), Needs::Transaction | Needs::Statement)));
-    if waits != commits.waits {
-        let synchronous = if waits {
-            "PRAGMA synchronous = FULL"
-        } else {
-            "PRAGMA synchronous = NORMAL"
-        };
-        connection.execute_unprepared(synchronous).await?;
-        commits.waits = waits;
-    }
-    let transaction = begin(connection).await?;
-    match run(&transaction, group).await {
-        Ok(()) => {
-            if let Err(error) = transaction.commit().await {
-                replace(connection, commits).await?;
-                return Err(error);
-            }
-            commits.unsafe_since = match commits.unsafe_since {
-                _ if waits || !commits.full => None,
-                Some(since) => Some(since),
-                None => Some(Instant::now()),
-            };
-            Ok(())
+    let mut conn = Conn::Sqlite(connection);
+    let begin = match (waits == commits.waits, waits) {
+        (true, _) => "BEGIN IMMEDIATE",
+        (false, true) => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
+        (false, false) => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
+    };
+    conn.run(begin, Vec::new()).await?;
+    commits.waits = waits;
+    if let Err(error) = run(&mut conn, group).await {
+        // A full disk and the like have rolled back already, and then there is nothing to roll back.
+        if let Err(error) = conn.run("ROLLBACK", Vec::new()).await {
+            tracing::debug!(%error, "nothing to roll back");
         }
-        Err(error) => {
-            // A full disk and the like have rolled back already; what the connection believes is wrong then.
-            if transaction.rollback().await.is_err() {
-                replace(connection, commits).await?;
-            }
-            Err(error)
-        }
+        return Err(error);
     }
-}
-
-/// Closes the connection that writes; the pool opens another one at the next use.
-async fn replace(connection: &DatabaseConnection, commits: &mut Commits) -> Result<(), DbErr> {
-    let failed = |error: sqlx::Error| DbErr::Conn(RuntimeErr::SqlxError(error.into()));
-    let broken = connection
-        .get_sqlite_connection_pool()
-        .acquire()
-        .await
-        .map_err(failed)?;
-    commits.waits = commits.full;
-    if let Err(error) = broken.close().await {
-        tracing::debug!(%error, "close of a broken connection failed");
-    }
+    commits.unsafe_since = match commits.unsafe_since {
+        _ if waits || !commits.full => None,
+        Some(since) => Some(since),
+        None => Some(Instant::now()),
+    };
     Ok(())
 }
 
-async fn run(transaction: &DatabaseTransaction, group: &mut [Box<dyn Job>]) -> Result<(), DbErr> {
-    let conn = Conn::open(transaction);
+async fn run(conn: &mut Conn<'_>, group: &mut [Box<dyn Job>]) -> Result<(), DbErr> {
     for job in group {
-        job.run(&conn).await?;
+        job.run(conn).await?;
     }
-    Ok(())
+    conn.run("COMMIT", Vec::new()).await.map(drop)
 }

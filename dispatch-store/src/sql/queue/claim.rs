@@ -30,19 +30,31 @@ impl SqlStore {
                 ..claim
             };
             let queue = queue.to_owned();
-            let found = self
-                .database
-                .perform(Take {
-                    queue: queue.clone(),
-                    claim,
-                    below,
-                    fence: rand::random::<i64>() & i64::MAX,
-                })
-                .await?;
+            let take = Take {
+                queue: queue.clone(),
+                claim,
+                below,
+                fence: rand::random::<i64>() & i64::MAX,
+            };
+            let found = match self.database.perform(take).await {
+                Ok(found) => found,
+                // What is leased already is given out; the error will come again if it stays.
+                Err(error) if !claimed.is_empty() => {
+                    tracing::debug!(%error, "claim cut short");
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            };
             claimed.extend(found.claimed);
             if found.expired && !recovered {
                 // What has expired is ready now, at its old place.
-                self.database.perform(Recover { queue }).await?;
+                if let Err(error) = self.database.perform(Recover { queue }).await {
+                    if claimed.is_empty() {
+                        return Err(error.into());
+                    }
+                    tracing::debug!(%error, "expired leases wait for the next claim");
+                    break;
+                }
                 (recovered, below) = (true, TOP);
                 continue;
             }
@@ -110,7 +122,7 @@ impl Work for Take {
         Needs::LightStatement
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Found, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Found, DbErr> {
         let (mut found, mut items) = if conn.is_postgres() {
             self.take_at_once(conn).await?
         } else {
@@ -141,7 +153,7 @@ impl Take {
         i64::try_from(self.claim.max).unwrap_or(i64::MAX)
     }
 
-    async fn take_at_once(&self, conn: &Conn<'_>) -> Result<(Found, Vec<(i64, Item)>), DbErr> {
+    async fn take_at_once(&self, conn: &mut Conn<'_>) -> Result<(Found, Vec<(i64, Item)>), DbErr> {
         let sql = TAKE.replace("{heads}", self.heads()).replace("{item}", ITEM);
         let values = vec![
             self.queue.as_str().into(),
@@ -164,7 +176,7 @@ impl Take {
     }
 
     /// SQLite: nobody else writes meanwhile, so it can be done step by step.
-    async fn take_by_steps(&self, conn: &Conn<'_>) -> Result<(Found, Vec<(i64, Item)>), DbErr> {
+    async fn take_by_steps(&self, conn: &mut Conn<'_>) -> Result<(Found, Vec<(i64, Item)>), DbErr> {
         let queue = || self.queue.as_str().into();
         let state = conn
             .one(
@@ -204,16 +216,15 @@ impl Take {
         }
         let ids: Vec<i64> = items.iter().map(|(id, _)| *id).collect();
         let take = "DELETE FROM dispatch_ready WHERE (queue, priority, run_at, id) IN (
-            SELECT i.queue, i.priority, i.run_at, i.id FROM dispatch_item i WHERE i.id IN ({ids}))";
-        conn.run(take, vec![conn.ids(&ids)]).await?;
-        let lease = "INSERT INTO dispatch_lease (fence, queue, until, ids) VALUES ($1, $2, {now} + $3, $4)";
+                SELECT i.queue, i.priority, i.run_at, i.id FROM dispatch_item i WHERE i.id IN ({ids}));
+            INSERT INTO dispatch_lease (fence, queue, until, ids) VALUES ($2, $3, {now} + $4, $1)";
         let values = vec![
+            conn.ids(&ids),
             self.fence.into(),
             queue(),
             span(self.claim.lease).into(),
-            conn.ids(&ids),
         ];
-        conn.run(lease, values).await?;
+        conn.run(take, values).await?;
         Ok((found, items))
     }
 }
@@ -235,7 +246,7 @@ impl Work for Recover {
         Needs::Light
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<(), DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         recover(conn, &self.queue).await.map(drop)
     }
 }

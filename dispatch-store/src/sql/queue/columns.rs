@@ -108,7 +108,7 @@ impl Column {
     }
 
     /// The column as it was, read from its array.
-    pub(super) fn from_array(&self) -> String {
+    pub(super) fn read_back(&self) -> String {
         match self.kind {
             "text" if self.is_nullable() => format!("substr(nullif(input.{0}, ''), 2)", self.name),
             "bigint" if self.is_nullable() => format!("nullif(input.{}, {})", self.name, i64::MIN),

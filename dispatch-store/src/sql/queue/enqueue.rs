@@ -28,13 +28,13 @@ impl Work for Enqueue {
         Needs::Statement
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Vec<Enqueued>, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Vec<Enqueued>, DbErr> {
         insert(conn, &self.queue, &self.items).await
     }
 }
 
 /// Stores items: one statement on PostgreSQL, a few inside the caller's transaction on SQLite.
-pub(in crate::sql) async fn insert(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+pub(in crate::sql) async fn insert(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
     if conn.is_postgres() {
         insert_arrays(conn, queue, items).await
     } else {
@@ -65,7 +65,7 @@ const STORE_NEW: &str = "
     )
     SELECT place FROM input WHERE id NOT IN (SELECT id FROM waiting)";
 
-async fn insert_arrays(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
     let columns = columns(items);
     let mut values = vec![Value::from(queue)];
     let (mut expressions, mut arrays, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
@@ -78,7 +78,7 @@ async fn insert_arrays(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<V
             values.push(column.array(items));
             arrays.push(format!("${place}::{}[]", column.kind));
             inputs.push(column.name);
-            expressions.push(column.or_now(&column.from_array()));
+            expressions.push(column.or_now(&column.read_back()));
         }
     }
     let names: Vec<&str> = columns.iter().map(|column| column.name).collect();
@@ -110,7 +110,7 @@ async fn insert_arrays(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<V
 }
 
 /// SQLite: rows of bound values. Nobody else writes meanwhile, so the rows get numbers one after the other.
-async fn insert_rows(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
     let answers = duplicates(conn, queue, items).await?;
     let new = items
         .iter()
@@ -127,17 +127,13 @@ async fn insert_rows(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec
                 .iter()
                 .flat_map(|item| each.iter().map(|column| (column.value)(item))),
         );
+        values.push(i64::try_from(chunk.len()).unwrap_or(0).into());
         conn.run(&rows(&columns, each.len(), chunk.len()), values).await?;
-        let ready = "INSERT INTO dispatch_ready (queue, priority, run_at, id, key, dedupe)
-            SELECT queue, priority, run_at, id, key, dedupe FROM dispatch_item
-            WHERE id > last_insert_rowid() - $1 AND id <= last_insert_rowid()";
-        conn.run(ready, vec![i64::try_from(chunk.len()).unwrap_or(0).into()])
-            .await?;
     }
     Ok(answers)
 }
 
-/// Plain `?` in the order of the text: SQLite looks numbered ones up by name, each through all the others.
+/// Two statements in one trip. Plain `?` in the order of the text: SQLite looks numbered ones up by name, each through all the others.
 fn rows(columns: &[Column], each: usize, size: usize) -> String {
     let mut sql = String::from("INSERT INTO dispatch_item (queue");
     for column in columns {
@@ -156,11 +152,16 @@ fn rows(columns: &[Column], each: usize, size: usize) -> String {
     }
     let row = format!("({})", vec!["?"; each].join(","));
     let _infallible = write!(sql, " FROM (VALUES {})", vec![row; size].join(","));
+    sql.push_str(
+        "; INSERT INTO dispatch_ready (queue, priority, run_at, id, key, dedupe)
+        SELECT queue, priority, run_at, id, key, dedupe FROM dispatch_item
+        WHERE id > last_insert_rowid() - ? AND id <= last_insert_rowid()",
+    );
     sql
 }
 
 /// Which items wait already under their dedupe key, or do once those before them are stored.
-async fn duplicates(conn: &Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+async fn duplicates(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
     let mut taken = HashSet::new();
     let mut answers = Vec::with_capacity(items.len());
     for item in items {

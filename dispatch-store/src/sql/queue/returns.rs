@@ -14,7 +14,7 @@ pub(super) fn read_ids(conn: &Conn<'_>, row: &QueryResult, at: usize) -> Result<
 }
 
 /// Makes items claimable, at the time that each of them says.
-pub(super) async fn make_ready(conn: &Conn<'_>, ids: &[i64]) -> Result<(), DbErr> {
+pub(super) async fn make_ready(conn: &mut Conn<'_>, ids: &[i64]) -> Result<(), DbErr> {
     if ids.is_empty() {
         return Ok(());
     }
@@ -41,7 +41,7 @@ pub(super) async fn make_ready(conn: &Conn<'_>, ids: &[i64]) -> Result<(), DbErr
 }
 
 /// Ends the leases of a queue that have run out, and makes their items ready. Says how many there were.
-pub(super) async fn recover(conn: &Conn<'_>, queue: &str) -> Result<usize, DbErr> {
+pub(super) async fn recover(conn: &mut Conn<'_>, queue: &str) -> Result<usize, DbErr> {
     let end = "DELETE FROM dispatch_lease WHERE queue = $1 AND until <= {now} RETURNING ids";
     let mut ids = Vec::new();
     for row in conn.all(end, vec![Value::from(queue)]).await? {

@@ -55,6 +55,18 @@ const DONE: &str = "
         SELECT id, fence FROM done EXCEPT SELECT id, fence FROM member
     ) AS done ON true";
 
+/// SQLite, where all are done and were claimed together, which is how they come: one trip. It answers with those that
+/// were held, and takes them out of their lease rows.
+const DONE_TOGETHER: &str = "
+    DELETE FROM dispatch_item WHERE id IN ({ids}) AND id IN (
+        SELECT member.value FROM dispatch_lease l, json_each(l.ids) AS member WHERE l.queue = $2 AND l.fence = $3)
+    RETURNING id;
+    UPDATE dispatch_lease SET ids = (
+        SELECT json_group_array(member.value) FROM json_each(dispatch_lease.ids) AS member
+        WHERE member.value NOT IN ({ids}))
+    WHERE queue = $2 AND fence = $3;
+    DELETE FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = '[]'";
+
 #[async_trait]
 impl Work for Settle {
     type Answer = Vec<Result<(), Stale>>;
@@ -71,9 +83,12 @@ impl Work for Settle {
         }
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         if conn.is_postgres() && self.all_done() {
             return self.settle_done(conn).await;
+        }
+        if let Some(fence) = self.all_done_together() {
+            return self.settle_done_together(conn, fence).await;
         }
         let mut held = Held::lock(conn, &self.queue, self.batch.iter().map(|completion| completion.lease)).await?;
         let mut answers = Vec::with_capacity(self.batch.len());
@@ -111,7 +126,28 @@ impl Settle {
         self.batch.iter().all(|completion| completion.outcome == Outcome::Done)
     }
 
-    async fn settle_done(&self, conn: &Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
+    /// The one fence under which all are done.
+    fn all_done_together(&self) -> Option<u64> {
+        let fence = self.batch.first()?.lease.fence;
+        let together = self.batch.iter().all(|completion| completion.lease.fence == fence);
+        (together && self.all_done()).then_some(fence)
+    }
+
+    async fn settle_done_together(&self, conn: &mut Conn<'_>, fence: u64) -> Result<Vec<Result<(), Stale>>, DbErr> {
+        let rows = || self.batch.iter().map(|completion| completion.lease.row.cast_signed());
+        let ids: Vec<i64> = rows().collect();
+        let values = vec![conn.ids(&ids), self.queue.as_str().into(), fence.cast_signed().into()];
+        let mut held = HashSet::new();
+        for row in conn.all(DONE_TOGETHER, values).await? {
+            held.insert(row.try_get_by_index::<i64>(0)?);
+        }
+        // A lease named twice is stale the second time.
+        Ok(rows()
+            .map(|id| if held.remove(&id) { Ok(()) } else { Err(Stale) })
+            .collect())
+    }
+
+    async fn settle_done(&self, conn: &mut Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
         let leases = || self.batch.iter().map(|completion| completion.lease);
         let fences: HashSet<i64> = leases().map(|lease| lease.fence.cast_signed()).collect();
         let values = vec![
@@ -149,7 +185,7 @@ impl Work for Extend {
         Needs::Light
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Self::Answer, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         let mut held = Held::lock(conn, &self.queue, self.leases.iter().copied()).await?;
         let mut longer: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
         let mut answers = Vec::with_capacity(self.leases.len());
@@ -191,7 +227,7 @@ struct Row {
 }
 
 impl Held {
-    async fn lock(conn: &Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
+    async fn lock(conn: &mut Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
         let fences: HashSet<i64> = leases.map(|lease| lease.fence.cast_signed()).collect();
         let fences: Vec<i64> = fences.into_iter().collect();
         // In one order, so that two who settle at the same time do not wait for each other.
@@ -224,7 +260,7 @@ impl Held {
     }
 
     /// Writes back what is left.
-    async fn save(self, conn: &Conn<'_>) -> Result<(), DbErr> {
+    async fn save(self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         let mut empty = Vec::new();
         for (number, mut row) in self.rows.into_iter().filter(|(_, row)| !row.taken.is_empty()) {
             row.ids.retain(|id| !row.taken.contains(id));
@@ -247,7 +283,7 @@ impl Held {
 }
 
 /// Adds failed attempts to their items and puts the items off.
-async fn note(conn: &Conn<'_>, failed: &[(i64, Duration, &[Attempt])]) -> Result<(), DbErr> {
+async fn note(conn: &mut Conn<'_>, failed: &[(i64, Duration, &[Attempt])]) -> Result<(), DbErr> {
     if failed.is_empty() {
         return Ok(());
     }

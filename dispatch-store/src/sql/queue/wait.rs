@@ -82,7 +82,7 @@ impl Work for Next {
         Needs::Read
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Due, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Due, DbErr> {
         let row = conn.one(NEXT, vec![self.queue.as_str().into()]).await?;
         let row = row.ok_or_else(|| DbErr::Custom("the clock has no row".to_owned()))?;
         let now: i64 = row.try_get_by_index(0)?;

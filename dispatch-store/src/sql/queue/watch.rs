@@ -25,7 +25,7 @@ impl Work for Count {
         Needs::Read
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<Depth, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Depth, DbErr> {
         let length = if conn.is_postgres() {
             "cardinality(ids)"
         } else {
@@ -68,7 +68,7 @@ impl Work for Purge {
         format!("purge `{}`", self.queue)
     }
 
-    async fn run(&self, conn: &Conn<'_>) -> Result<u64, DbErr> {
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<u64, DbErr> {
         recover(conn, &self.queue).await?;
         // Taken out of the order of claims first: only what came out there is nobody else's.
         let mut ids: Vec<i64> = Vec::new();

@@ -1,0 +1,170 @@
+//! A few connections to one server, lent to one piece of work at a time.
+//!
+//! Unlike a general pool it asks the server nothing on the way in or out, and a connection whose work was dropped
+//! midway is closed, since nobody knows what it was doing.
+
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use sea_orm::{
+    DbErr,
+    sqlx::{self, Connection, PgConnection, postgres::PgConnectOptions},
+};
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, timeout},
+};
+
+use super::{
+    conn::{Conn, Needs, Work, failed},
+    error::is_lost,
+    postgres::Target,
+};
+
+/// A connection that idled for longer is asked whether it lives before it is used.
+const STALE: Duration = Duration::from_secs(30);
+
+/// What is connected, and how to connect more.
+#[derive(Debug)]
+pub(super) struct Connections {
+    place: String,
+    options: PgConnectOptions,
+    setting: String,
+    connect_timeout: Duration,
+    permits: Semaphore,
+    idle: Mutex<Idle>,
+    open: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Idle {
+    /// With the time each was put back; the last one is used first.
+    connections: Vec<(PgConnection, Instant)>,
+    /// When one was found dead; those that idle since before are suspect.
+    lost: Option<Instant>,
+}
+
+/// A connection for one piece of work. Dropped, it is closed.
+pub(super) struct Lent<'a> {
+    pub(super) connection: PgConnection,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl Connections {
+    pub(super) fn new(place: String, options: PgConnectOptions, target: &Target) -> Self {
+        Self {
+            place,
+            options,
+            setting: target.setting(),
+            connect_timeout: target.connect_timeout,
+            permits: Semaphore::new(usize::try_from(target.max_connections).unwrap_or(Semaphore::MAX_PERMITS)),
+            idle: Mutex::default(),
+            open: AtomicBool::new(true),
+        }
+    }
+
+    pub(super) fn place(&self) -> &str {
+        &self.place
+    }
+
+    /// Does a piece of work once.
+    pub(super) async fn perform<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
+        let mut lent = self.take().await?;
+        let mut conn = Conn::Postgres(&mut lent.connection);
+        let answer = match work.needs() {
+            Needs::Read | Needs::Statement | Needs::LightStatement => work.run(&mut conn).await,
+            Needs::Transaction | Needs::Light => in_transaction(work, &mut conn).await,
+        };
+        match &answer {
+            Err(error) if is_lost(error) => self.idle().lost = Some(Instant::now()),
+            _ => self.put(lent),
+        }
+        answer
+    }
+
+    /// One that idles, or a new one.
+    pub(super) async fn take(&self) -> Result<Lent<'_>, DbErr> {
+        let late = |_| failed(sqlx::Error::PoolTimedOut);
+        let closed = |_| failed(sqlx::Error::PoolClosed);
+        let permit = timeout(self.connect_timeout, self.permits.acquire()).await;
+        let permit = permit.map_err(late)?.map_err(closed)?;
+        let connection = match self.idling().await {
+            Some(connection) => connection,
+            None => timeout(self.connect_timeout, self.connect())
+                .await
+                .map_err(late)?
+                .map_err(failed)?,
+        };
+        Ok(Lent {
+            connection,
+            _permit: permit,
+        })
+    }
+
+    async fn idling(&self) -> Option<PgConnection> {
+        loop {
+            let (mut connection, suspect) = {
+                let mut idle = self.idle();
+                let (connection, since) = idle.connections.pop()?;
+                let suspect = since.elapsed() >= STALE || idle.lost.is_some_and(|lost| since <= lost);
+                (connection, suspect)
+            };
+            if !suspect || matches!(timeout(self.connect_timeout, connection.ping()).await, Ok(Ok(()))) {
+                return Some(connection);
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
+        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let setting = sqlx::raw_sql(sqlx::AssertSqlSafe(self.setting.clone()));
+        setting.execute(&mut connection).await?;
+        Ok(connection)
+    }
+
+    pub(super) fn put(&self, lent: Lent<'_>) {
+        if self.is_open() {
+            self.idle().connections.push((lent.connection, Instant::now()));
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    pub(super) async fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        self.permits.close();
+        let idle = std::mem::take(&mut *self.idle());
+        for (connection, _) in idle.connections {
+            if let Err(error) = connection.close().await {
+                tracing::debug!(place = self.place, %error, "close of a connection failed");
+            }
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn in_transaction<W: Work>(work: &W, conn: &mut Conn<'_>) -> Result<W::Answer, DbErr> {
+    conn.run("BEGIN", Vec::new()).await?;
+    let answer = async {
+        let answer = work.run(conn).await?;
+        conn.run("COMMIT", Vec::new()).await?;
+        Ok(answer)
+    };
+    let answer = answer.await;
+    if let Err(error) = &answer
+        && !is_lost(error)
+    {
+        conn.run("ROLLBACK", Vec::new()).await?;
+    }
+    answer
+}
