@@ -24,15 +24,19 @@ pub(crate) struct Create {
 }
 
 /// Values that make sense to begin with, where the type of a field says too little.
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("paths", r#"["in/*.ndjson"]"#),
     ("url", r#""http://127.0.0.1:8080/work""#),
     ("command", r#"["cat"]"#),
     ("queue", r#""jobs""#),
+    ("every", r#""1m""#),
     ("by", r#""header:kind""#),
     ("routes", r#"{ a = { type = "stdout" } }"#),
     ("sinks", r#"[{ type = "stdout" }]"#),
 ];
+
+/// Fields that a component cannot do without though each could be replaced by another.
+const ONE_OF: [(&str, &str); 1] = [("schedule", "every")];
 
 /// Layers as they are usually wanted, where they have no default.
 const LAYERS: [(&str, &str); 8] = [
@@ -126,7 +130,8 @@ impl Writer<'_> {
             .into_iter()
             .flatten()
             .collect();
-        let is_required = |field: &str| required.iter().any(|required| *required == field);
+        let is_required =
+            |field: &str| ONE_OF.contains(&(name, field)) || required.iter().any(|required| *required == field);
         let fields = properties.iter().filter(|(field, _)| *field != "type");
         let (must, may): (Vec<_>, Vec<_>) = fields.partition(|(field, _)| is_required(field));
         for (field, schema) in must {

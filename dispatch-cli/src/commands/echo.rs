@@ -35,7 +35,7 @@ impl Echo {
                 print_json(&value)?;
                 continue;
             }
-            let toml = toml::to_string_pretty(&in_order(value))
+            let toml = toml::to_string_pretty(&in_order(without_nulls(value)))
                 .map_err(|error| Failure::run(format!("{} cannot be written as TOML: {error}", text.name)))?;
             let head = if several {
                 format!("# {}\n", text.name)
@@ -60,4 +60,16 @@ fn in_order(value: Value) -> Value {
     ordered.extend(table);
     ordered.extend(last.drain(..).map(|(key, value)| (key, in_order(value))));
     Value::Object(ordered)
+}
+
+/// What is not set is left out: TOML has no word for it.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(table) => {
+            let set = table.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(set.map(|(key, value)| (key, without_nulls(value))).collect())
+        }
+        Value::Array(items) => items.into_iter().map(without_nulls).collect(),
+        other => other,
+    }
 }

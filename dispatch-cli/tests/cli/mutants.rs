@@ -37,7 +37,7 @@ listen = "127.0.0.1:9090"
     "[source]\ntype = \"http\"\nlisten = \"127.0.0.1:8080\"\nmode = \"sync\"\n[sink]\ntype = \"route\"\nby = \"header:kind\"\n\
      [sink.routes.a]\ntype = \"command\"\ncommand = [\"sh\", \"-c\", \"true\"]\n[sink.routes.b]\ntype = \"fanout\"\n\
      sinks = [{ type = \"stdout\" }, { type = \"fallback\", sinks = [{ type = \"stdout\" }] }]\n",
-    "then = [{ type = \"stdout\" }]\n[source]\ntype = \"stdin\"\n[sink]\ntype = \"stdout\"\nformat = \"json\"\n[store]\ntype = \"memory\"\n",
+    "then = [{ type = \"stdout\" }]\n[source]\ntype = \"stdin\"\n[sink]\ntype = \"stdout\"\n[store]\ntype = \"memory\"\n",
 ];
 
 /// What mutants are made of beside letters.

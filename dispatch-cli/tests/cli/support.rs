@@ -8,6 +8,7 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU16, Ordering::SeqCst},
+        mpsc,
     },
     thread,
     time::Duration,
@@ -66,7 +67,29 @@ pub(crate) fn dispatch(dir: &Path, args: &[&str]) -> Done {
 }
 
 pub(crate) fn done(command: &mut Command) -> Done {
-    let output = command.output().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    done_by(child, &format!("{command:?}"))
+}
+
+/// Waits for the end, and kills what has none.
+fn done_by(child: Child, what: &str) -> Done {
+    let pid = Pid::from_child(&child);
+    let (ended, end) = mpsc::channel();
+    let waiter = thread::spawn(move || {
+        let output = child.wait_with_output().unwrap();
+        drop(ended.send(()));
+        output
+    });
+    let in_time = end.recv_timeout(2 * LONG).is_ok();
+    if !in_time {
+        kill_process(pid, Signal::KILL).unwrap();
+    }
+    let output = waiter.join().unwrap();
+    assert!(
+        in_time,
+        "{what} does not end: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Done {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -85,13 +108,9 @@ pub(crate) fn fed(dir: &Path, args: &[&str], input: &[u8]) -> Done {
     let mut child = command.spawn().unwrap();
     let (mut stdin, input) = (child.stdin.take().unwrap(), input.to_vec());
     let writer = thread::spawn(move || drop(stdin.write_all(&input)));
-    let output = child.wait_with_output().unwrap();
+    let done = done_by(child, &format!("{args:?}"));
     writer.join().unwrap();
-    Done {
-        code: output.status.code().unwrap_or(-1),
-        out: String::from_utf8_lossy(&output.stdout).into_owned(),
-        err: String::from_utf8_lossy(&output.stderr).into_owned(),
-    }
+    done
 }
 
 /// The binary while it runs; killed when dropped.
@@ -100,7 +119,6 @@ pub(crate) struct Running {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
     readers: Vec<thread::JoinHandle<()>>,
-    pub(crate) out: Arc<Mutex<String>>,
 }
 
 impl Running {
@@ -110,9 +128,9 @@ impl Running {
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let (log, out) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<Mutex<String>>::default());
+        let log = Arc::<Mutex<Vec<String>>>::default();
         let (stderr, mut stdout) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
-        let (lines, text) = (log.clone(), out.clone());
+        let lines = log.clone();
         let readers = vec![
             thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -120,17 +138,12 @@ impl Running {
                 }
             }),
             thread::spawn(move || {
+                // A full pipe would hold the binary up.
                 let mut all = Vec::new();
                 drop(stdout.read_to_end(&mut all));
-                *text.lock().unwrap() = String::from_utf8_lossy(&all).into_owned();
             }),
         ];
-        Self {
-            child,
-            log,
-            readers,
-            out,
-        }
+        Self { child, log, readers }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -206,7 +219,6 @@ pub(crate) async fn found_within<T>(limit: Duration, mut find: impl FnMut() -> O
 }
 
 /// Waits until something is so.
-#[track_caller]
 pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !is_so().await {

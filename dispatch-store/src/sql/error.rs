@@ -55,7 +55,8 @@ pub enum SqlStoreError {
 impl Classify for SqlStoreError {
     fn class(&self) -> Class {
         match self {
-            Self::Open { source, .. } | Self::Work { source, .. } => class(source),
+            Self::Open { source, .. } => class_of_opening(source),
+            Self::Work { source, .. } => class(source),
             Self::Newer { .. } => Class::Permanent,
             Self::Closed { .. } => Class::Unavailable,
         }
@@ -127,6 +128,17 @@ fn class(error: &DbErr) -> Class {
         "22" => Class::Permanent,
         // Connections, credentials, unknown database, resources, shutdown, missing rights or tables, and the rest.
         _ => Class::Unavailable,
+    }
+}
+
+/// As [`class`], but a file that we may not open or cannot is for a person to put right: waiting would hide it.
+fn class_of_opening(error: &DbErr) -> Class {
+    match code(error)
+        .and_then(|code| code.parse::<u32>().ok())
+        .filter(|code| *code < 10_000)
+    {
+        Some(code) if matches!(code & 0xff, 3 | 8 | 14 | 23) => Class::Permanent,
+        _ => class(error),
     }
 }
 
