@@ -55,6 +55,12 @@ pub trait Source: Send + 'static {
         Ok(())
     }
 
+    /// How many inputs this source has itself given up on and kept as dead letters, since it was made: what could not
+    /// even become a message. The driver counts them as received and dead-lettered.
+    fn rejected(&self) -> u64 {
+        0
+    }
+
     /// How far a bounded source has come; for progress bars.
     fn progress(&self) -> Option<Progress> {
         None

@@ -105,6 +105,8 @@ pub struct StdinSource {
     input: Input,
     framer: Framer,
     rejected: Vec<DeadLetter>,
+    /// How many have been written down.
+    buried: u64,
     loans: Arc<Loans>,
 }
 
@@ -144,6 +146,7 @@ impl StdinSource {
             input: Input::Unread(Box::new(reader)),
             framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
             rejected: Vec::new(),
+            buried: 0,
             loans: Arc::default(),
         }
     }
@@ -195,6 +198,7 @@ impl StdinSource {
     /// Keeps the lines that cannot be messages.
     async fn bury(&mut self) -> Result<(), Error> {
         self.context.store.dead_letters().bury(self.rejected.clone()).await?;
+        self.buried += self.rejected.len() as u64;
         self.rejected.clear();
         Ok(())
     }
@@ -273,6 +277,10 @@ impl Source for StdinSource {
                 }
             }
         }
+    }
+
+    fn rejected(&self) -> u64 {
+        self.buried
     }
 
     async fn close(&mut self) -> Result<(), Error> {

@@ -25,6 +25,7 @@ pub fn echo(schema: &Value, name: &str, text: &str, overrides: &[Override]) -> R
         top.insert("store".to_owned(), serde_json::json!({ "type": "sqlite" }));
     }
     normalise(&mut value, schema, schema);
+    drop_nulls(&mut value);
     Ok(value)
 }
 
@@ -63,7 +64,18 @@ fn normalise_table(entries: &mut Map<String, Value>, schema: &Value, root: &Valu
             entries.entry(key.clone()).or_insert_with(|| default.clone());
         }
     }
-    entries.retain(|_, value| !value.is_null());
+}
+
+/// TOML has no null: what is not set is not there.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(entries) => {
+            entries.retain(|_, value| !value.is_null());
+            entries.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 fn resolve<'s>(schema: &'s Value, root: &'s Value) -> &'s Value {

@@ -105,7 +105,11 @@ impl Short for ConcurrencyConfig {
                 adaptive: Some(AdaptiveConfig::default()),
                 ..Default::default()
             })),
-            _ => Err(format!("\"{text}\" where {} is wanted", Self::WANTED)),
+            // A number that came from a variable.
+            _ => match text.trim().parse() {
+                Ok(number) => Self::from_number(number),
+                Err(_) => Err(format!("\"{text}\" where {} is wanted", Self::WANTED)),
+            },
         }
     }
     fn from_number(number: i64) -> Result<Self, String> {

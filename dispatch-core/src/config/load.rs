@@ -131,7 +131,7 @@ impl<'a> Loader<'a> {
     pub fn new(registry: &'a Registry) -> Self {
         Self {
             registry,
-            base_dir: PathBuf::from("."),
+            base_dir: PathBuf::new(),
             overrides: Vec::new(),
             lenient: false,
             environment: None,

@@ -84,7 +84,10 @@ impl AdminConfig {
         if self.listen == "off" {
             return Ok(None);
         }
-        let local = self.listen.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+        let local = self
+            .listen
+            .strip_prefix("localhost:")
+            .and_then(|port| port.parse().ok());
         let address = match (local, self.listen.parse::<SocketAddr>()) {
             (Some(port), _) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             (None, Ok(address)) => address,
@@ -131,7 +134,11 @@ mod tests {
         ] {
             match (admin(listen, token).address(), expected) {
                 (Ok(address), Ok(expected)) => {
-                    assert_eq!(address.map(|address| address.to_string()).as_deref(), expected, "{listen}");
+                    assert_eq!(
+                        address.map(|address| address.to_string()).as_deref(),
+                        expected,
+                        "{listen}"
+                    );
                 }
                 (Err(error), Err(part)) => assert!(error.message.contains(part), "{listen}: {error}"),
                 (got, _) => panic!("{listen}: {got:?}"),

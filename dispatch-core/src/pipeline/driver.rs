@@ -3,7 +3,7 @@
 use std::{
     future::{Future, pending, poll_fn},
     pin::pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::Poll,
     time::Duration,
 };
@@ -20,7 +20,10 @@ use super::{
     intake::{Intake, Taken},
     work::Work,
 };
-use crate::{Error, Message, Reply, Store, layer::BreakerHandle};
+use crate::{
+    Error, Message, Reply, Store,
+    layer::{BreakerHandle, BreakerState},
+};
 
 /// How often a bounded run that waits for parked retries looks whether any are left.
 const LOOK: Duration = Duration::from_secs(1);
@@ -68,6 +71,7 @@ where
                 break;
             }
             let gate = Gate::of(wishes, self.breaker.as_ref());
+            self.note_breaker();
             if matches!(gate, Gate::Closed(_)) {
                 if !std::mem::replace(&mut held, true) {
                     self.work.release_backlog();
@@ -161,9 +165,23 @@ where
         .await
     }
 
+    /// Shows the breaker's state in the counters.
+    fn note_breaker(&self) {
+        let state = match self.breaker.as_ref().map(BreakerHandle::state) {
+            None | Some(BreakerState::Closed) => 0,
+            Some(BreakerState::HalfOpen(_)) => 1,
+            Some(BreakerState::Open(_)) => 2,
+        };
+        self.shared.stats.breaker_state.store(state, Relaxed);
+    }
+
     /// Tells the sources that nothing is asked for, while the work goes on.
     async fn hold(&mut self, gate: Gate) {
-        tracing::info!(pipeline = %self.shared.name, ?gate, "gate closed");
+        let opens_in = match gate {
+            Gate::Closed(Some(until)) => Some(until.saturating_duration_since(Instant::now())),
+            _ => None,
+        };
+        tracing::info!(pipeline = %self.shared.name, ?opens_in, "gate closed");
         let intake = Arc::clone(&self.intake);
         self.work_while(async { intake.lock().await.hold().await }).await;
     }

@@ -3,7 +3,7 @@
 use std::{
     future::poll_fn,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
     time::Duration,
 };
@@ -37,6 +37,8 @@ struct Supervised {
     up_since: Instant,
     /// Whether it is the pipeline's own, and ends with the last of the others.
     background: bool,
+    /// How many inputs it has given up on itself, as of its last word.
+    rejected: u64,
 }
 
 enum State {
@@ -88,6 +90,7 @@ impl Intake {
                 failures: 0,
                 up_since: now,
                 background,
+                rejected: 0,
             }
         };
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
@@ -143,8 +146,19 @@ impl Intake {
 
     fn heard(&mut self, index: usize, word: Word) -> Option<Vec<Delivery>> {
         let source = &mut self.sources[index];
-        if let (Word::Received(_), Some(progress)) = (&word, source.source.as_ref().and_then(|source| source.progress())) {
+        if let (Word::Received(_), Some(progress)) =
+            (&word, source.source.as_ref().and_then(|source| source.progress()))
+        {
             self.shared.progressed(&source.label, progress);
+        }
+        let rejected = source
+            .source
+            .as_ref()
+            .map_or(source.rejected, |source| source.rejected());
+        let more = rejected.saturating_sub(std::mem::replace(&mut source.rejected, rejected));
+        if more > 0 {
+            self.shared.stats.received.fetch_add(more, Relaxed);
+            self.shared.stats.dead_lettered.fetch_add(more, Relaxed);
         }
         match word {
             Word::Connected => {
@@ -177,10 +191,7 @@ impl Intake {
                 source.failures = if steady { 1 } else { source.failures.saturating_add(1) };
                 let wait = self.backoff.delay(source.failures, Duration::ZERO, &mut rand::rng());
                 source.state = State::Down(Instant::now() + wait);
-                self.shared
-                    .stats
-                    .source_errors
-                    .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.shared.stats.source_errors.fetch_add(1, Relaxed);
                 self.shared.failed(&source.label, error.report());
                 tracing::warn!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source failed");
                 None

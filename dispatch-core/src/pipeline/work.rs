@@ -107,8 +107,36 @@ struct Entry {
     lost: bool,
     /// On its way into the Store.
     keeping: bool,
-    /// Once settled: whether for good, and how often the source could not be told.
-    settling: Option<(bool, u8)>,
+    /// Once settled: how, if for good, and how often the source could not be told.
+    settling: Option<(Option<Final>, u8)>,
+}
+
+/// An outcome that the source is told again if it could not be told.
+#[derive(Clone, Copy)]
+enum Final {
+    Ack,
+    DeadLetter,
+    Parked,
+}
+
+impl Final {
+    const fn of(disposition: &Disposition) -> Option<Self> {
+        match disposition {
+            Disposition::Ack(_) => Some(Self::Ack),
+            Disposition::DeadLetter(_) => Some(Self::DeadLetter),
+            Disposition::Parked => Some(Self::Parked),
+            Disposition::Nack { .. } | Disposition::Release => None,
+        }
+    }
+
+    /// Without what came with it: the answer or the history went with the first telling.
+    fn again(self) -> Disposition {
+        match self {
+            Self::Ack => Disposition::Ack(Reply::default()),
+            Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
+            Self::Parked => Disposition::Parked,
+        }
+    }
 }
 
 /// What is left to do for a delivery's source.
@@ -422,7 +450,7 @@ where
         if !entry.duty.is_open() {
             return;
         }
-        entry.settling = Some((disposition.is_final(), 0));
+        entry.settling = Some((Final::of(&disposition), 0));
         if let Some(lane) = &entry.lane {
             self.backlog.done(lane);
         }
@@ -531,7 +559,9 @@ where
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
                     let (token, source) = (entry.duty.token().clone(), entry.source);
-                    self.desks[source].put(slot, token, Disposition::Ack(Reply::default()));
+                    if let Some((Some(how), _)) = entry.settling {
+                        self.desks[source].put(slot, token, how.again());
+                    }
                 }
             }
         }
@@ -548,7 +578,7 @@ where
             }
             Err(SettleError::Failed(error)) => {
                 let source = &self.plan.labels[entry.source];
-                if let Some((true, tries)) = &mut entry.settling
+                if let Some((Some(_), tries)) = &mut entry.settling
                     && *tries < SETTLE_TRIES
                 {
                     *tries += 1;

@@ -76,6 +76,7 @@ fn every_form_of_the_layers_is_read() {
     let head = "store.type = \"ram\"\nsource = { type = \"words\", text = \"x\" }\nsink = { type = \"collect\", into = \"forms\" }\n[layers]\n";
     for line in [
         "concurrency = 5",
+        "concurrency = \"${N:-5}\"",
         "concurrency = \"adaptive\"",
         "concurrency = { adaptive = { max = 50 } }",
         "concurrency = { limit = 4, key = \"header:tenant\" }",
@@ -142,6 +143,7 @@ fn an_echo_has_the_defaults_and_no_secret() {
     assert_eq!(echoed.pointer("/sink/delay"), Some(&"1ms".into()));
     assert_eq!(echoed.pointer("/admin/listen"), Some(&"127.0.0.1:9090".into()));
     assert!(!echoed.to_string().contains("canary"), "{echoed}");
+    assert!(!echoed.to_string().contains("null"), "{echoed}");
 }
 
 #[test]

@@ -32,6 +32,8 @@ pub struct FileSource {
     progress: Progress,
     /// Lines that cannot be messages, and the numbers to settle them by.
     rejected: Vec<(u64, DeadLetter)>,
+    /// How many have been written down.
+    buried: u64,
 }
 
 impl FileSource {
@@ -57,6 +59,7 @@ impl FileSource {
             open: None,
             progress: Progress { done: 0, total: 0 },
             rejected: Vec::new(),
+            buried: 0,
         })
     }
 
@@ -154,6 +157,7 @@ impl FileSource {
     async fn bury(&mut self) -> Result<(), Error> {
         let letters = self.rejected.iter().map(|(_, letter)| letter.clone()).collect();
         self.context.store.dead_letters().bury(letters).await?;
+        self.buried += self.rejected.len() as u64;
         self.positions
             .settled(self.rejected.drain(..).map(|(number, _)| number));
         Ok(())
@@ -228,6 +232,10 @@ impl Source for FileSource {
         self.open = None;
         self.files = Some(Vec::new());
         self.positions.close().await
+    }
+
+    fn rejected(&self) -> u64 {
+        self.buried
     }
 
     fn progress(&self) -> Option<Progress> {

@@ -6,7 +6,7 @@
 //! | `mode` | the answer means |
 //! |---|---|
 //! | `async` (default) | 202 and `{"id": "…"}`: the message is durable in the Store's queue `http:<pipeline>:<source>` |
-//! | `sync` | the sink's own answer: 200 with its bytes and headers; 202 where the Store keeps the message for later attempts; 502 where it was given up on (and kept as a dead letter); 503 with `Retry-After` where it is the caller's to send again |
+//! | `sync` | the sink's own answer: 200 with its bytes and headers; 502 where it was given up on (and kept as a dead letter); 503 with `Retry-After` where it is the caller's to send again |
 //!
 //! | other answers | because |
 //! |---|---|
