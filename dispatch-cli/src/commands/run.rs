@@ -164,7 +164,7 @@ impl Process<'_> {
                     Wish::Reload if stopping => tracing::info!("ending already, not reloading"),
                     Wish::Reload => next = self.reload().await.or(next),
                     Wish::Pause => {
-                        tracing::info!("paused; `dispatch resume` goes on");
+                        tracing::info!("paused: nothing is received until `dispatch resume`");
                         self.generation.pause();
                     }
                     Wish::Dump => self.dump(),
