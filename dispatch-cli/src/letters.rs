@@ -120,7 +120,7 @@ pub(crate) async fn replay(
     // Those already replayed would be passed over one by one.
     filter.with_replayed = false;
     let interval = rate.map(|rate| rate.per / rate.count);
-    let batch = interval.map_or(BATCH, |interval| batch_of(interval));
+    let batch = interval.map_or(BATCH, batch_of);
     let (mut after, mut total, mut next) = (0, 0, Instant::now());
     loop {
         let letters = store.dead_letters().list(&filter, after, batch).await?;

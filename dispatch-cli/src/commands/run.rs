@@ -80,17 +80,32 @@ impl Run {
         };
         let ended = match process.supervise(&mut signals).await {
             End::Ended(ended) => ended,
-            End::AtOnce(signal) => {
-                tracing::warn!(
-                    signal,
-                    "ending at once: what is in flight is given back when its leases run out"
-                );
-                return Ok(u8::try_from(128 + signal).unwrap_or(FAILED));
-            }
+            End::AtOnce(signal) => return Ok(at_once(signal)),
         };
-        process.close(&ended).await?;
+        tokio::select! {
+            closed = process.close(&ended) => closed?,
+            signal = second(&mut signals) => return Ok(at_once(signal)),
+        }
         let finished = !ended.failed && ended.summaries.iter().all(|summary| summary.finished);
         Ok(if finished { 0 } else { FAILED })
+    }
+}
+
+/// The exit code after `signal`, with everything still under way.
+fn at_once(signal: i32) -> u8 {
+    tracing::warn!(
+        signal,
+        "ending at once: what is in flight comes again when its leases run out"
+    );
+    u8::try_from(128 + signal).unwrap_or(FAILED)
+}
+
+/// A signal that ends a process which is about to end anyway.
+async fn second(signals: &mut Signals) -> i32 {
+    loop {
+        if let Wish::Stop(signal) | Wish::Quit(signal) = signals.next().await {
+            return signal;
+        }
     }
 }
 
@@ -149,7 +164,7 @@ impl Process<'_> {
                     Wish::Reload if stopping => tracing::info!("ending already, not reloading"),
                     Wish::Reload => next = self.reload().await.or(next),
                     Wish::Pause => {
-                        tracing::info!("paused; `dispatch resume` goes on");
+                        tracing::info!("paused: nothing is received until `dispatch resume`");
                         self.generation.pause();
                     }
                     Wish::Dump => self.dump(),

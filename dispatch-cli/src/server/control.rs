@@ -21,7 +21,7 @@ pub(super) struct Which {
 }
 
 impl Which {
-    fn of(&self, board: &Board) -> Result<Vec<Member>, Response> {
+    fn of(&self, board: &Board) -> Result<Vec<Member>, Box<Response>> {
         let all = board.members();
         let chosen: Vec<_> = all
             .iter()
@@ -31,7 +31,7 @@ impl Which {
         if chosen.is_empty() {
             let names: Vec<_> = all.iter().map(|member| member.handle.name().as_str()).collect();
             let words = format!("no such pipeline; there are: {}", names.join(", "));
-            return Err(refuse(StatusCode::NOT_FOUND, &words));
+            return Err(refuse(StatusCode::NOT_FOUND, &words).into());
         }
         Ok(chosen)
     }
@@ -61,6 +61,6 @@ fn steer(board: &Board, which: &Which, act: impl Fn(&Handle)) -> Response {
             let all: Vec<_> = members.iter().map(|member| member.handle.status()).collect();
             Json(json!({ "pipelines": all })).into_response()
         }
-        Err(response) => response,
+        Err(response) => *response,
     }
 }

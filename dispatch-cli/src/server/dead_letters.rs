@@ -45,8 +45,8 @@ fn failed(error: &Error) -> Response {
 }
 
 impl Asked {
-    fn selection(&self) -> Result<Selection, Response> {
-        let wrong = |words: String| refuse(StatusCode::BAD_REQUEST, &words);
+    fn selection(&self) -> Result<Selection, Box<Response>> {
+        let wrong = |words: String| Box::new(refuse(StatusCode::BAD_REQUEST, &words));
         let numbers = self.id.iter().flat_map(|ids| ids.split(','));
         let numbers: Result<Vec<u64>, _> = numbers.map(|id| id.trim().parse()).collect();
         let time = |text: &Option<String>| text.as_deref().map(letters::parse_time).transpose().map_err(wrong);
@@ -63,7 +63,7 @@ impl Asked {
     }
 
     /// The store meant: that of the pipeline, or the only one.
-    fn store(&self, board: &Board) -> Result<Arc<dyn Store>, Response> {
+    fn store(&self, board: &Board) -> Result<Arc<dyn Store>, Box<Response>> {
         let members = board.members();
         if let Some(name) = &self.pipeline
             && let Some(member) = members.iter().find(|member| member.handle.name() == name)
@@ -77,7 +77,8 @@ impl Asked {
             _ => Err(refuse(
                 StatusCode::BAD_REQUEST,
                 "these pipelines have several stores; choose one with ?pipeline=NAME",
-            )),
+            )
+            .into()),
         }
     }
 }
@@ -85,7 +86,7 @@ impl Asked {
 pub(super) async fn list(State(board): State<Board>, Query(asked): Query<Asked>) -> Response {
     let (store, selection) = match (asked.store(&board), asked.selection()) {
         (Ok(store), Ok(selection)) => (store, selection),
-        (Err(response), _) | (_, Err(response)) => return response,
+        (Err(response), _) | (_, Err(response)) => return *response,
     };
     let filter = selection.filter();
     let limit = asked.limit.unwrap_or(PAGE).clamp(1, PAGE);
@@ -109,7 +110,7 @@ pub(super) async fn list(State(board): State<Board>, Query(asked): Query<Asked>)
 pub(super) async fn show(State(board): State<Board>, Path(number): Path<u64>, Query(asked): Query<Asked>) -> Response {
     let store = match asked.store(&board) {
         Ok(store) => store,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     match letters::one(&*store, number).await {
         Ok(Some(letter)) => Json(letters::view(&letter)).into_response(),
@@ -129,7 +130,7 @@ pub(super) async fn purge(State(board): State<Board>, Query(asked): Query<Asked>
 async fn act(board: &Board, asked: &Asked, replay: bool) -> Response {
     let (store, selection) = match (asked.store(board), asked.selection()) {
         (Ok(store), Ok(selection)) => (store, selection),
-        (Err(response), _) | (_, Err(response)) => return response,
+        (Err(response), _) | (_, Err(response)) => return *response,
     };
     let filter = selection.filter();
     let done = async {

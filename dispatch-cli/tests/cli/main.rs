@@ -1,5 +1,7 @@
 //! The real binary: its exit codes, its signals, what it prints, and that it loses nothing.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod admin;
 mod dead_letters;
 mod exits;

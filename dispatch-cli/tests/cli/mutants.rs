@@ -124,8 +124,16 @@ async fn the_seeds_are_right() {
     }
 }
 
+/// A few seconds' worth; PROPTEST_CASES asks for more.
+fn config() -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(800),
+    }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(800))]
+    #![proptest_config(config())]
 
     #[test]
     fn no_mutant_of_a_right_file_panics(text in mutant()) {

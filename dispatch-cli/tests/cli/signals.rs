@@ -6,7 +6,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{Running, Worker, dir, dispatch, file_to, get, lines, until};
+use crate::support::{LONG, Running, Worker, command, dir, dispatch, file_to, get, lines, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_loses_nothing_and_repeats_nothing() {
@@ -134,5 +134,39 @@ async fn quiet_stops_receiving_until_resumed_and_the_status_can_be_printed() {
     assert_eq!((&dump[0]["name"], &dump[0]["phase"]), (&"p".into(), &"running".into()));
 
     running.signal(Signal::INT);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_is_told_of_each_step() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);
+    let path = dir.path().join("notify.sock");
+    let ear = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let told = async |part: &str| {
+        let heard = async {
+            let mut words = [0; 512];
+            loop {
+                let length = ear.recv(&mut words).await.unwrap();
+                if String::from_utf8_lossy(&words[..length]).contains(part) {
+                    return;
+                }
+            }
+        };
+        assert!(tokio::time::timeout(LONG, heard).await.is_ok(), "never told {part}");
+    };
+    let mut command = command(dir.path(), &["run", "p.toml"]);
+    command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    let mut running = Running::spawn(&mut command);
+
+    told("READY=1").await;
+    told("WATCHDOG=1").await;
+    told("STATUS=delivered").await;
+    running.signal(Signal::HUP);
+    told("RELOADING=1\nMONOTONIC_USEC=").await;
+    told("READY=1").await;
+    running.signal(Signal::TERM);
+    told("STOPPING=1").await;
+
     assert_eq!(running.ends().await, 0, "{:#?}", running.log());
 }

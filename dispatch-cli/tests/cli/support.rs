@@ -77,7 +77,7 @@ fn done_by(child: Child, what: &str) -> Done {
     let (ended, end) = mpsc::channel();
     let waiter = thread::spawn(move || {
         let output = child.wait_with_output().unwrap();
-        drop(ended.send(()));
+        ended.send(()).ok();
         output
     });
     let in_time = end.recv_timeout(2 * LONG).is_ok();

@@ -31,12 +31,15 @@ fn every_example_is_right() {
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "toml") && !path.ends_with("Cargo.toml"))
         .collect();
+    assert!(!files.is_empty());
     for file in files {
         let done = dispatch(
             root,
             &["lint", "--skip-env-check", "--deny-warnings", &file.to_string_lossy()],
         );
-        assert_eq!(done.code, 0, "{}: {}", file.display(), done.out);
+        // An example of what this build lacks must say how to get it.
+        let lacks = cfg!(not(feature = "postgres")) && done.out.contains("--features postgres");
+        assert!(done.code == 0 || lacks, "{}: {}", file.display(), done.out);
     }
 }
 
