@@ -1,5 +1,4 @@
 //! What the documentation shows is so. (The examples themselves are linted in `cli/verbs.rs`.)
-#![cfg(feature = "full")]
 
 use std::{
     fs,
