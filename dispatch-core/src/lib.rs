@@ -31,7 +31,7 @@ pub use error::{Attempt, BoxError, Class, Classify, Error, Later};
 pub use headers::{HeaderValue, Headers};
 pub use id::{process_id, random_id};
 pub use layer::RetryPolicy;
-pub use message::Message;
+pub use message::{Envelope, Message};
 pub use pipeline::Pipeline;
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};

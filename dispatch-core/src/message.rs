@@ -1,6 +1,10 @@
 //! What travels through the layers.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use bytes::Bytes;
 use smol_str::SmolStr;
@@ -10,7 +14,7 @@ use crate::{Headers, headers::HeaderValue, id::random_id};
 
 /// One piece of work: an id, bytes, and what is known about them.
 ///
-/// Cloning counts references only, so a retry costs no copy. Only messages enter the layers; the right to settle stays
+/// Cloning counts one reference, so an attempt costs no copy. Only messages enter the layers; the right to settle stays
 /// with the driver, in the [`Delivery`](crate::Delivery).
 ///
 /// ```
@@ -20,23 +24,36 @@ use crate::{Headers, headers::HeaderValue, id::random_id};
 /// assert_eq!((&message.payload[..], message.attempt), (&b"hello"[..], 1));
 /// ```
 #[derive(Debug, Clone)]
-pub struct Message {
-    envelope: Arc<Envelope>,
+pub struct Message(Arc<Envelope>);
+
+/// What a [`Message`] holds: its fields are read through the message. Setting one copies the envelope first if a clone
+/// of the message still lives.
+#[derive(Debug, Clone)]
+pub struct Envelope {
     /// The bytes to be worked on, shared and never copied.
     pub payload: Bytes,
     /// Which attempt this is, counted from 1 over every delivery of the message.
     pub attempt: u32,
     /// When all attempts must have ended; none means never.
     pub deadline: Option<Instant>,
-}
-
-#[derive(Debug, Clone)]
-struct Envelope {
     id: SmolStr,
     key: Option<SmolStr>,
     headers: Headers,
     metadata: Headers,
     created_at: SystemTime,
+}
+
+impl Deref for Message {
+    type Target = Envelope;
+    fn deref(&self) -> &Envelope {
+        &self.0
+    }
+}
+
+impl DerefMut for Message {
+    fn deref_mut(&mut self) -> &mut Envelope {
+        Arc::make_mut(&mut self.0)
+    }
 }
 
 impl Message {
@@ -52,59 +69,56 @@ impl Message {
 
     /// A message with its id and the time it was first handed in; for sources that know it.
     pub fn with_id_at(id: impl Into<SmolStr>, payload: impl Into<Bytes>, created_at: SystemTime) -> Self {
-        let envelope = Envelope {
+        Self(Arc::new(Envelope {
+            payload: payload.into(),
+            attempt: 1,
+            deadline: None,
             id: id.into(),
             key: None,
             headers: Headers::new(),
             metadata: Headers::new(),
             created_at,
-        };
-        Self {
-            envelope: Arc::new(envelope),
-            payload: payload.into(),
-            attempt: 1,
-            deadline: None,
-        }
+        }))
     }
 
     /// The id: stable over redeliveries where the source keeps it so.
     #[must_use]
     pub fn id(&self) -> &SmolStr {
-        &self.envelope.id
+        &self.0.id
     }
 
     /// The partition key, if the source gave one; `key = "header:…"` selectors look further.
     #[must_use]
     pub fn key(&self) -> Option<&SmolStr> {
-        self.envelope.key.as_ref()
+        self.0.key.as_ref()
     }
 
     /// What the sender said about the payload; handed on to the sink.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.envelope.headers
+        &self.0.headers
     }
 
     /// What the source knows, under the source's own names (`sqs_message_id`, `file_line`, …).
     #[must_use]
     pub fn metadata(&self) -> &Headers {
-        &self.envelope.metadata
+        &self.0.metadata
     }
 
     /// When the message was first handed in, as far as its source knows.
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
-        self.envelope.created_at
+        self.0.created_at
     }
 
     /// The headers, to change; copies them first if a clone of the message still lives.
     pub fn headers_mut(&mut self) -> &mut Headers {
-        &mut Arc::make_mut(&mut self.envelope).headers
+        &mut Arc::make_mut(&mut self.0).headers
     }
 
     /// The metadata, to change; copies it first if a clone of the message still lives.
     pub fn metadata_mut(&mut self) -> &mut Headers {
-        &mut Arc::make_mut(&mut self.envelope).metadata
+        &mut Arc::make_mut(&mut self.0).metadata
     }
 
     /// Adds a header.
@@ -138,7 +152,7 @@ impl Message {
     /// Sets the partition key.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<SmolStr>) -> Self {
-        Arc::make_mut(&mut self.envelope).key = Some(key.into());
+        Arc::make_mut(&mut self.0).key = Some(key.into());
         self
     }
 

@@ -294,7 +294,8 @@ impl<S: Service<Message>> fmt::Debug for RetryFuture<S> {
 
 /// What is kept of a message that has failed here.
 struct Past<S> {
-    service: S,
+    /// What the next attempt is called on, made for it.
+    service: Option<S>,
     course: Course,
     attempts: Vec<Attempt>,
     /// The wait for the next attempt, if there is none under way.
@@ -348,12 +349,14 @@ where
                 && let Some(rest) = &mut past.rest
             {
                 ready!(rest.sleep.as_mut().poll(cx));
-                ready!(past.service.poll_ready(cx)).map_err(Into::into)?;
+                let service = past.service.get_or_insert_with(|| lock(&more.spare).clone());
+                ready!(service.poll_ready(cx)).map_err(Into::into)?;
                 past.rest = None;
                 message.attempt = past.course.attempt;
                 more.policy.stats.retried.fetch_add(1, Relaxed);
                 *this.began = Some(Instant::now());
-                this.call.set(Some(past.service.call(message.clone())));
+                this.call
+                    .set(past.service.take().map(|mut service| service.call(message.clone())));
             }
             let result = match this.call.as_mut().as_pin_mut().map(|call| call.poll(cx)) {
                 Some(Poll::Ready(result)) => result.map_err(Into::into),
@@ -379,14 +382,15 @@ where
             };
             let took = this.began.take().map(|began| began.elapsed()).unwrap_or_default();
             let past = this.past.get_or_insert_with(|| {
-                let service = lock(&more.spare).clone();
                 Box::new(Past {
-                    service,
+                    service: None,
                     course: Course::of(message),
                     attempts: Vec::new(),
                     rest: None,
                 })
             });
+            // Most fail once or twice: room for four would be the larger part of what a message costs that waits.
+            past.attempts.reserve_exact(1);
             past.attempts.append(&mut error.take_attempts());
             past.attempts.push(Attempt::failed(
                 past.course.attempt,

@@ -88,6 +88,16 @@ impl Desk {
         })
     }
 
+    /// Everything that waits, however little or much.
+    pub(super) fn take_all(&mut self) -> Option<Parcel> {
+        let (batch, slots) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.slots));
+        (!batch.is_empty()).then(|| Parcel {
+            settler: Arc::clone(&self.settler),
+            batch,
+            slots,
+        })
+    }
+
     /// A call has come back.
     pub(super) const fn returned(&mut self) {
         self.calls -= 1;

@@ -24,7 +24,7 @@ use super::{
     verdict::{Verdict, verdict},
 };
 use crate::{
-    Attempt, Class, Delivery, Disposition, Error, Message, Order, Receipt, Reply, SettleError, Token, clock,
+    Attempt, Class, Delivery, Disposition, Error, Message, Order, Reply, SettleError, Token, clock,
     layer::{BreakerHandle, BreakerState, expired},
     store::{DeadLetter, Item},
     telemetry::{Stats, Tally},
@@ -98,7 +98,7 @@ struct Entry {
     message: Message,
     /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
     history: Option<Box<Vec<Attempt>>>,
-    duty: Duty,
+    token: Token,
     source: usize,
     lane: Option<SmolStr>,
     serial: u64,
@@ -107,6 +107,8 @@ struct Entry {
     lost: bool,
     /// On its way into the Store.
     keeping: bool,
+    /// Whether it is still to be settled: from its receipt until the settlement is on the desk.
+    open: bool,
     /// Once settled: how, if for good, and how often the source could not be told.
     settling: Option<(Option<Final>, u8)>,
 }
@@ -136,27 +138,6 @@ impl Final {
             Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
             Self::Parked => Disposition::Parked,
         }
-    }
-}
-
-/// What is left to do for a delivery's source.
-enum Duty {
-    /// To settle it.
-    Settle(Receipt),
-    /// To hear that it is settled.
-    Confirm(Token),
-}
-
-impl Duty {
-    fn token(&self) -> &Token {
-        match self {
-            Self::Settle(receipt) => receipt.token(),
-            Self::Confirm(token) => token,
-        }
-    }
-
-    const fn is_open(&self) -> bool {
-        matches!(self, Self::Settle(_))
     }
 }
 
@@ -261,7 +242,9 @@ where
             let entry = Entry {
                 message,
                 history: (!history.is_empty()).then(|| Box::new(history)),
-                duty: Duty::Settle(receipt),
+                // From here on the duty to settle is ours; `drop` sees to what is left.
+                token: receipt.into_parts().0,
+                open: true,
                 source,
                 lane,
                 serial: self.serial,
@@ -447,18 +430,14 @@ where
     /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
     fn settle(&mut self, slot: usize, disposition: Disposition) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        if !entry.duty.is_open() {
+        if !std::mem::replace(&mut entry.open, false) {
             return;
         }
         entry.settling = Some((Final::of(&disposition), 0));
         if let Some(lane) = &entry.lane {
             self.backlog.done(lane);
         }
-        let token = entry.duty.token().clone();
-        if let Duty::Settle(receipt) = std::mem::replace(&mut entry.duty, Duty::Confirm(token.clone())) {
-            // From here on the settlement is the desk's duty.
-            drop(receipt.into_parts());
-        }
+        let token = entry.token.clone();
         self.desks[entry.source].put(slot, token, disposition);
     }
 
@@ -511,7 +490,7 @@ where
                 any = true;
                 if now + tick / 4 >= entry.leased + lease / 2 {
                     entries.push((slot, entry.serial));
-                    tokens.push(entry.duty.token().clone());
+                    tokens.push(entry.token.clone());
                 }
             }
             if any {
@@ -558,7 +537,7 @@ where
             }
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
-                    let (token, source) = (entry.duty.token().clone(), entry.source);
+                    let (token, source) = (entry.token.clone(), entry.source);
                     if let Some((Some(how), _)) = entry.settling {
                         self.desks[source].put(slot, token, how.again());
                     }
@@ -704,7 +683,7 @@ where
             .slots
             .entries()
             // What is on its way into the Store right now is settled when that comes back.
-            .filter(|(slot, entry)| entry.duty.is_open() && (!entry.keeping || kept_waiting.contains(slot)))
+            .filter(|(slot, entry)| entry.open && (!entry.keeping || kept_waiting.contains(slot)))
             .map(|(slot, _)| slot)
             .collect();
         for slot in unsettled {
@@ -729,6 +708,24 @@ where
         }
         // True only once for each time that falls due: what is due is then sent.
         timer.as_mut().poll(cx).is_ready()
+    }
+}
+
+impl<S: Service<Message>> Drop for Work<S> {
+    /// A driver that is dropped (its future cancelled, or a panic) gives back what it holds, and tells what it knows.
+    fn drop(&mut self) {
+        for (_, entry) in self.slots.entries().filter(|(_, entry)| entry.open) {
+            self.desks[entry.source].put(0, entry.token.clone(), Disposition::Release);
+        }
+        // Without a runtime there is nobody to send it; leases and connections end by themselves.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        for desk in &mut self.desks {
+            if let Some(parcel) = desk.take_all() {
+                runtime.spawn(parcel.send());
+            }
+        }
     }
 }
 

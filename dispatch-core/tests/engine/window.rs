@@ -136,7 +136,7 @@ async fn a_layer_of_the_users_own_stands_around_the_sink() {
 
 #[tokio::test]
 async fn any_tower_service_is_a_sink() {
-    let service = tower::service_fn(|message: Message| async move { Ok::<_, Error>(message.payload) });
+    let service = tower::service_fn(|message: Message| async move { Ok::<_, Error>(message.payload.clone()) });
 
     let summary = Pipeline::builder("test")
         .source(MemorySource::ending(numbered(3)))

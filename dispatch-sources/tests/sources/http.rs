@@ -473,7 +473,7 @@ async fn a_pipeline_answers_its_callers() {
             async move {
                 match &message.payload[..] {
                     b"bad" => Err(Error::permanent("never").with_code("404")),
-                    _ => Ok(Reply::new(message.payload)),
+                    _ => Ok(Reply::new(message.payload.clone())),
                 }
             }
         });
