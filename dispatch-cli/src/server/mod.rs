@@ -19,6 +19,7 @@ use axum::{
 use dispatch_core::config::AdminConfig;
 use serde_json::json;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     failure::{Failure, Result},
@@ -129,6 +130,7 @@ fn router(board: Board, config: &AdminConfig) -> Router {
         .route("/ready", get(health::readyz))
         .merge(guarded)
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "no such path; /v1/openapi.json lists them") })
+        .layer(CatchPanicLayer::new())
         .with_state(board)
 }
 

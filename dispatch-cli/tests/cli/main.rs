@@ -4,6 +4,8 @@
 
 mod admin;
 mod dead_letters;
+#[cfg(feature = "full")]
+mod docs;
 mod exits;
 mod input;
 mod kill;

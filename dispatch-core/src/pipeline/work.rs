@@ -97,6 +97,7 @@ impl Counts {
 struct Entry {
     message: Message,
     /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
+    #[expect(clippy::box_collection, reason = "one word in each entry, for what few entries have")]
     history: Option<Box<Vec<Attempt>>>,
     token: Token,
     source: usize,

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, routing::post};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use super::{
     HttpSourceError,
@@ -30,6 +31,8 @@ impl Server {
         let address = listener.local_addr().map_err(failed)?;
         let router = Router::new()
             .route(&intake.config.path, post(intake::post))
+            // A fault of ours is an answer too: 500, and the caller sends again.
+            .layer(CatchPanicLayer::new())
             .with_state(intake);
         let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let (stop, stopped) = oneshot::channel::<()>();

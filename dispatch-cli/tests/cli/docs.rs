@@ -1,6 +1,4 @@
 //! What the documentation shows is so. (The examples themselves are linted in `cli/verbs.rs`.)
-#![cfg(feature = "full")]
-#![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
 use std::{
     fs,
