@@ -78,7 +78,7 @@ async fn an_interrupted_replay_goes_on_where_it_was() {
     let worker = Worker::start().await;
     let dir = with_dead_letters(&worker, 60).await;
 
-    let mut slow = Running::start(dir.path(), &["dlq", "replay", "-c", "p.toml", "--rate", "50/s"]);
+    let mut slow = Running::start(dir.path(), &["dlq", "replay", "-c", "p.toml", "--rate", "10/s"]);
     let some = found_within(Duration::from_secs(20), || {
         Some(replayed(&dir)).filter(|count| *count > 5)
     })
@@ -117,9 +117,9 @@ async fn an_export_keeps_every_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_delivery_is_accounted_for() {
     let worker = Worker::start().await;
-    let config = file_to(&worker).replace("max_attempts = 2", "max_attempts = 3");
+    let config = file_to(&worker).replace("[layers]\n", "[layers]\nbreaker = \"off\"\nrate_limit = \"500/s\"\n");
     let dir = dir(&[("in.txt", &lines(200)), ("p.toml", &config)]);
-    let mut running = Running::start(dir.path(), &["run", "p.toml", "--set", "layers.rate_limit=500/s"]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
     for status in [500, 404, 200, 503, 200] {
         let seen = worker.count();
         until("more work", async || worker.count() >= (seen + 20).min(200)).await;
