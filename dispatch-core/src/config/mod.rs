@@ -1,6 +1,7 @@
 //! The TOML model.
 
 mod component;
+mod component_table;
 mod diagnose;
 mod document;
 mod echo;

@@ -7,8 +7,8 @@ use toml::de::DeValue;
 
 use super::{
     BuildContext, Diagnostic,
+    component_table::{Places, component},
     diagnose::Sources,
-    load::{Places, component},
     read::{Reader, Value, remove},
 };
 use crate::{

@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU8, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -15,6 +15,7 @@ use pin_project_lite::pin_project;
 use tokio::{sync::watch, time::Instant};
 use tower::{Layer, Service};
 
+use super::breaker_window::Window;
 use crate::{Class, Error, Message, lock::lock};
 
 /// When a breaker opens and how it closes again.
@@ -43,9 +44,6 @@ impl Default for BreakerSettings {
         }
     }
 }
-
-/// The first wait after an `Unavailable`.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// What a breaker lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,75 +257,6 @@ fn refused() -> Error {
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("breaker open: not tried")]
 struct Refused;
-
-/// Calls and failures of the last window, in ten slots.
-#[derive(Debug)]
-struct Window {
-    epoch: Instant,
-    slot: Duration,
-    now: AtomicU64,
-    calls: [AtomicU32; 10],
-    failures: [AtomicU32; 10],
-    unavailable_in_a_row: AtomicU32,
-}
-
-impl Window {
-    fn new(window: Duration) -> Self {
-        Self {
-            epoch: Instant::now(),
-            slot: (window / 10).max(Duration::from_millis(1)),
-            now: AtomicU64::new(0),
-            calls: Default::default(),
-            failures: Default::default(),
-            unavailable_in_a_row: AtomicU32::new(0),
-        }
-    }
-
-    const fn place(slot: u64) -> usize {
-        (slot % 10) as usize
-    }
-
-    /// A success looks at the clock only now and then: what is old must be gone when a failure counts, not before.
-    fn succeeded(&self) {
-        let mut slot = self.now.load(Relaxed);
-        if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(64) {
-            slot = self.advance(Instant::now());
-            self.unavailable_in_a_row.store(0, Relaxed);
-        }
-        self.calls[Self::place(slot)].fetch_add(1, Relaxed);
-    }
-
-    fn failed(&self, now: Instant) -> (u32, u32) {
-        let place = Self::place(self.advance(now));
-        self.calls[place].fetch_add(1, Relaxed);
-        self.failures[place].fetch_add(1, Relaxed);
-        let sum = |counts: &[AtomicU32; 10]| counts.iter().map(|count| count.load(Relaxed)).sum();
-        (sum(&self.calls), sum(&self.failures))
-    }
-
-    /// Moves to the slot of `now` and empties those passed over.
-    fn advance(&self, now: Instant) -> u64 {
-        let slot = u64::try_from((now - self.epoch).as_nanos() / self.slot.as_nanos()).unwrap_or(u64::MAX);
-        let before = self.now.fetch_max(slot, Relaxed);
-        for passed in (before + 1..=slot).rev().take(10) {
-            self.calls[Self::place(passed)].store(0, Relaxed);
-            self.failures[Self::place(passed)].store(0, Relaxed);
-        }
-        slot.max(before)
-    }
-
-    fn clear(&self) {
-        for count in self.calls.iter().chain(&self.failures) {
-            count.store(0, Relaxed);
-        }
-        self.unavailable_in_a_row.store(0, Relaxed);
-    }
-
-    fn next_wait(&self, longest: Duration) -> Duration {
-        let times = self.unavailable_in_a_row.fetch_add(1, Relaxed);
-        FIRST_WAIT.saturating_mul(1 << times.min(20)).min(longest)
-    }
-}
 
 /// The service of [`BreakerLayer`].
 #[derive(Debug, Clone)]

@@ -28,6 +28,7 @@
 
 mod adaptive;
 mod breaker;
+mod breaker_window;
 mod catch_panic;
 mod concurrency;
 mod deadline;
@@ -35,6 +36,7 @@ mod keyed;
 mod measure;
 mod rate_limit;
 mod retry;
+mod retry_policy;
 mod stack;
 mod step;
 mod timeout;
@@ -49,7 +51,8 @@ pub use deadline::{Deadline, DeadlineLayer};
 pub use keyed::KeyFn;
 pub use measure::{Measure, MeasureLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};
-pub use retry::{Retry, RetryBudget, RetryLayer, RetryPolicy, RetryRule};
+pub use retry::{Retry, RetryLayer};
+pub use retry_policy::{RetryBudget, RetryPolicy, RetryRule};
 pub use stack::{Limit, Stack, StackLayer, StackService};
 pub use step::Step;
 pub use timeout::{Timeout, TimeoutLayer};

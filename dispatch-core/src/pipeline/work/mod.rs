@@ -1,5 +1,9 @@
 //! Everything received and not yet settled, driven forward in place: started in turn, judged, kept, settled.
 
+mod entry;
+mod leases;
+mod outcome;
+
 use std::{
     pin::Pin,
     sync::{
@@ -15,19 +19,17 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower::Service;
 
+use self::entry::{Counts, Entry};
 use super::{
     control::Shared,
     desk::Desk,
-    keep::{Keep, Keepsake, Kept},
+    keep::{Keep, Kept},
     lanes::{Backlog, Lanes},
     slots::Slots,
-    verdict::{Verdict, verdict},
 };
 use crate::{
-    Attempt, Class, Delivery, Disposition, Error, Message, Order, Reply, SettleError, Token, clock,
-    layer::{BreakerHandle, BreakerState, expired},
-    store::{DeadLetter, Item},
-    telemetry::{Stats, Tally},
+    Delivery, Disposition, Error, Message, Reply, SettleError,
+    layer::{BreakerHandle, expired},
 };
 
 /// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
@@ -69,83 +71,6 @@ pub(super) struct Work<S: Service<Message>> {
     /// The time, as of the last look at the clock: close enough for what is counted.
     now: Instant,
     counts: Counts,
-}
-
-/// What was counted since the last turn, by this driver alone.
-#[derive(Default)]
-struct Counts {
-    delivered: u64,
-    settled: i64,
-    queue: Tally,
-    total: Tally,
-}
-
-impl Counts {
-    fn flush(&mut self, stats: &Stats) {
-        if self.delivered > 0 {
-            stats.delivered.fetch_add(std::mem::take(&mut self.delivered), Relaxed);
-        }
-        if self.settled > 0 {
-            stats.in_flight.fetch_sub(std::mem::take(&mut self.settled), Relaxed);
-        }
-        self.queue.flush(&stats.queue);
-        self.total.flush(&stats.total);
-    }
-}
-
-/// One delivery on its way.
-struct Entry {
-    message: Message,
-    /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
-    #[expect(clippy::box_collection, reason = "one word in each entry, for what few entries have")]
-    history: Option<Box<Vec<Attempt>>>,
-    token: Token,
-    source: usize,
-    lane: Option<SmolStr>,
-    serial: u64,
-    received: Instant,
-    leased: Instant,
-    lost: bool,
-    /// On its way into the Store.
-    keeping: bool,
-    /// Whether it is still to be settled: from its receipt until the settlement is on the desk.
-    open: bool,
-    /// Once settled: how, if for good, and how often the source could not be told.
-    settling: Option<(Option<Final>, u8)>,
-}
-
-/// An outcome that the source is told again if it could not be told.
-#[derive(Clone, Copy)]
-enum Final {
-    Ack,
-    DeadLetter,
-    Parked,
-}
-
-impl Final {
-    const fn of(disposition: &Disposition) -> Option<Self> {
-        match disposition {
-            Disposition::Ack(_) => Some(Self::Ack),
-            Disposition::DeadLetter(_) => Some(Self::DeadLetter),
-            Disposition::Parked => Some(Self::Parked),
-            Disposition::Nack { .. } | Disposition::Release => None,
-        }
-    }
-
-    /// Without what came with it: the answer or the history went with the first telling.
-    fn again(self) -> Disposition {
-        match self {
-            Self::Ack => Disposition::Ack(Reply::default()),
-            Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
-            Self::Parked => Disposition::Parked,
-        }
-    }
-}
-
-impl Entry {
-    fn take_history(&mut self) -> Vec<Attempt> {
-        self.history.take().map(|history| *history).unwrap_or_default()
-    }
 }
 
 /// A call of the driver's own that has come back.
@@ -325,123 +250,6 @@ where
         }
     }
 
-    fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let took = self.now - entry.received;
-        self.counts.total.record(took);
-        let source = &self.desks[entry.source].capabilities;
-        let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
-            Some(BreakerState::Open(until)) => Some(until - Instant::now()),
-            _ => None,
-        };
-        let attempt_of = |error: &Error| Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error);
-        match verdict(outcome, attempt_of, source, reopens) {
-            Verdict::Settle(disposition @ Disposition::Ack(_)) => {
-                self.counts.delivered += 1;
-                self.settle(slot, disposition);
-            }
-            Verdict::Settle(Disposition::Nack { delay, attempts }) => self.nack(slot, delay, attempts),
-            Verdict::Settle(disposition) => self.settle(slot, disposition),
-            Verdict::Bury { reason, attempts } => self.bury(slot, reason, attempts),
-            Verdict::Park { delay, attempts } => self.park(slot, delay, attempts),
-        }
-    }
-
-    /// Gives a message back with its delay. In an ordered lane its followers go back behind it where the source keeps
-    /// their order; else it waits here and its lane with it.
-    fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let ordered = self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order);
-        if let (true, Some(lane)) = (ordered, entry.lane.clone()) {
-            if self.desks[entry.source].capabilities.order == Order::None {
-                return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
-            }
-            for follower in self.backlog.take_followers(&lane) {
-                self.release(follower);
-            }
-        }
-        self.shared.stats.nacked.fetch_add(1, Relaxed);
-        self.settle(slot, Disposition::Nack { delay, attempts });
-    }
-
-    fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        if entry.lane.is_some() && self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order) {
-            return self.rest(slot, delay, attempts);
-        }
-        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
-        let mut item = Item::of(&entry.message);
-        item.attempts = (entry.message.attempt - 1).saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
-        item.run_at = Some(SystemTime::now() + delay);
-        item.deadline = entry.message.deadline.map(clock::system_time_at);
-        item.history = entry.take_history();
-        item.history.extend(attempts);
-        entry.keeping = true;
-        self.keep.put(slot, Keepsake::Retry(Box::new(item)));
-    }
-
-    /// Waits here for the next attempt, at the head of its lane.
-    fn rest(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
-        entry.message.attempt = entry
-            .message
-            .attempt
-            .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
-        entry.history.get_or_insert_default().extend(attempts);
-        let serial = entry.serial;
-        self.calls.push(Box::pin(async move {
-            sleep(delay).await;
-            Returned::Rested { slot, serial }
-        }));
-    }
-
-    fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let mut history = entry.take_history();
-        history.extend(attempts);
-        let message = &entry.message;
-        let letter = DeadLetter {
-            number: 0,
-            pipeline: self.shared.name.clone(),
-            source: self.plan.labels[entry.source].clone(),
-            id: message.id().clone(),
-            payload: message.payload.clone(),
-            headers: message.headers().clone(),
-            metadata: message.metadata().clone(),
-            key: message.key().cloned(),
-            reason: SmolStr::new_static(reason),
-            attempts: history,
-            trace_id: crate::layer::trace_id(message).map(SmolStr::new),
-            config_hash: self.plan.config_hash.clone(),
-            created_at: message.created_at(),
-            died_at: SystemTime::now(),
-            replayed_at: None,
-        };
-        entry.keeping = true;
-        self.keep.put(slot, Keepsake::Letter(Box::new(letter)));
-    }
-
-    /// Gives back what was not tried.
-    fn release(&mut self, slot: usize) {
-        self.shared.stats.released.fetch_add(1, Relaxed);
-        self.settle(slot, Disposition::Release);
-    }
-
-    /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
-    fn settle(&mut self, slot: usize, disposition: Disposition) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        if !std::mem::replace(&mut entry.open, false) {
-            return;
-        }
-        entry.settling = Some((Final::of(&disposition), 0));
-        if let Some(lane) = &entry.lane {
-            self.backlog.done(lane);
-        }
-        let token = entry.token.clone();
-        self.desks[entry.source].put(slot, token, disposition);
-    }
-
     /// Sends what is due to sources and Store.
     fn send(&mut self, waiting: bool) -> bool {
         let now = Instant::now();
@@ -472,43 +280,6 @@ where
             sent = true;
         }
         sent
-    }
-
-    /// Makes every lease longer that has come to its half; looks each quarter.
-    fn extend_leases(&mut self, now: Instant) {
-        self.keeper_at = None;
-        for (source, desk) in self.desks.iter().enumerate() {
-            let Some(lease) = desk.capabilities.lease.filter(|_| desk.capabilities.extends) else {
-                continue;
-            };
-            let tick = lease / 4;
-            let (mut entries, mut tokens, mut any) = (Vec::new(), Vec::new(), false);
-            for (slot, entry) in self
-                .slots
-                .entries()
-                .filter(|(_, entry)| entry.source == source && !entry.lost)
-            {
-                any = true;
-                if now + tick / 4 >= entry.leased + lease / 2 {
-                    entries.push((slot, entry.serial));
-                    tokens.push(entry.token.clone());
-                }
-            }
-            if any {
-                self.keeper_at = Some(self.keeper_at.map_or(now + tick, |at| at.min(now + tick)));
-            }
-            if !tokens.is_empty() {
-                let settler = Arc::clone(&desk.settler);
-                self.calls.push(Box::pin(async move {
-                    let results = settler.extend(tokens, lease).await;
-                    Returned::Extended {
-                        entries,
-                        results,
-                        at: now,
-                    }
-                }));
-            }
-        }
     }
 
     fn returned(&mut self, returned: Returned, cx: &mut Context<'_>) {
@@ -578,97 +349,6 @@ where
         self.slots.remove(slot);
     }
 
-    fn kept(&mut self, kept: Kept) {
-        self.keep.returned();
-        let (letters, retries) = (kept.letters, kept.retries);
-        for ((batch, result), is_letter) in [(letters, true), (retries, false)] {
-            if batch.is_empty() {
-                continue;
-            }
-            match result {
-                Ok(()) => {
-                    self.shared.connected("store");
-                    let stats = &self.shared.stats;
-                    let counter = if is_letter { &stats.dead_lettered } else { &stats.parked };
-                    counter.fetch_add(batch.len() as u64, Relaxed);
-                    for (slot, keepsake) in batch {
-                        if is_letter {
-                            self.note_dead_letter(slot, &keepsake);
-                        }
-                        let disposition = if is_letter {
-                            Disposition::DeadLetter(keepsake.into_attempts())
-                        } else {
-                            Disposition::Parked
-                        };
-                        self.settle(slot, disposition);
-                    }
-                }
-                Err(error) => {
-                    self.shared.failed("store", error.report());
-                    tracing::error!(
-                        error = error.report(),
-                        messages = batch.len(),
-                        "store did not take them: nothing is acked"
-                    );
-                    for (slot, keepsake) in batch {
-                        self.not_kept(slot, keepsake);
-                    }
-                }
-            }
-        }
-    }
-
-    fn note_dead_letter(&mut self, slot: usize, keepsake: &Keepsake) {
-        if let (Some(entry), Keepsake::Letter(letter)) = (self.slots.entry(slot), keepsake) {
-            let error = letter.attempts.last().map(|attempt| attempt.text.as_str());
-            tracing::warn!(id = %entry.message.id(), reason = %letter.reason, attempts = letter.attempts.len(), error, "dead letter");
-        }
-    }
-
-    /// Not in the Store, so not acked: back to the source where it takes messages back, else held and tried again.
-    fn not_kept(&mut self, slot: usize, keepsake: Keepsake) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let source = &self.desks[entry.source].capabilities;
-        if source.redelivers || source.wants_reply {
-            let delay = Duration::from_secs(5);
-            let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
-            self.nack(slot, delay, keepsake.into_attempts());
-        } else {
-            self.keep.put_back(slot, keepsake);
-        }
-    }
-
-    fn extended(&mut self, entries: Vec<(usize, u64)>, results: Vec<Result<(), SettleError>>, at: Instant) {
-        let stats = &self.shared.stats;
-        let mut lost = Vec::new();
-        for ((slot, serial), result) in entries.into_iter().zip(results) {
-            let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) else {
-                continue;
-            };
-            match result {
-                Ok(()) => {
-                    entry.leased = at;
-                    stats.lease_extended.fetch_add(1, Relaxed);
-                }
-                Err(SettleError::Stale) => {
-                    entry.lost = true;
-                    stats.lease_lost.fetch_add(1, Relaxed);
-                    tracing::warn!(id = %entry.message.id(), "lease lost: somebody else has the message");
-                    lost.push(slot);
-                }
-                // The next look tries again; half the lease is left.
-                Err(SettleError::Failed(error)) => tracing::warn!(error = error.report(), "lease not extended"),
-            }
-        }
-        if self.plan.cancel_on_lost_lease {
-            for slot in lost {
-                if self.slots.cancel(slot) {
-                    self.release(slot);
-                }
-            }
-        }
-    }
-
     /// Gives back what was not started.
     pub(super) fn release_backlog(&mut self) {
         for slot in self.backlog.drain() {
@@ -728,9 +408,4 @@ impl<S: Service<Message>> Drop for Work<S> {
             }
         }
     }
-}
-
-/// Whether a failed attempt counts, by its class's name.
-fn counts(attempt: &Attempt) -> bool {
-    attempt.class == Class::Retry.name() || attempt.class == Class::Permanent.name()
 }

@@ -1,0 +1,87 @@
+//! One delivery on its way, and what is counted of all.
+
+use smol_str::SmolStr;
+use std::sync::atomic::Ordering::Relaxed;
+use tokio::time::Instant;
+
+use crate::{
+    Attempt, Disposition, Message, Reply, Token,
+    telemetry::{Stats, Tally},
+};
+
+/// What was counted since the last turn, by this driver alone.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) delivered: u64,
+    pub(super) settled: i64,
+    pub(super) queue: Tally,
+    pub(super) total: Tally,
+}
+
+impl Counts {
+    pub(super) fn flush(&mut self, stats: &Stats) {
+        if self.delivered > 0 {
+            stats.delivered.fetch_add(std::mem::take(&mut self.delivered), Relaxed);
+        }
+        if self.settled > 0 {
+            stats.in_flight.fetch_sub(std::mem::take(&mut self.settled), Relaxed);
+        }
+        self.queue.flush(&stats.queue);
+        self.total.flush(&stats.total);
+    }
+}
+
+/// One delivery on its way.
+pub(super) struct Entry {
+    pub(super) message: Message,
+    /// The attempts of earlier deliveries, and of this one once it has been kept or has rested; usually none.
+    #[expect(clippy::box_collection, reason = "one word in each entry, for what few entries have")]
+    pub(super) history: Option<Box<Vec<Attempt>>>,
+    pub(super) token: Token,
+    pub(super) source: usize,
+    pub(super) lane: Option<SmolStr>,
+    pub(super) serial: u64,
+    pub(super) received: Instant,
+    pub(super) leased: Instant,
+    pub(super) lost: bool,
+    /// On its way into the Store.
+    pub(super) keeping: bool,
+    /// Whether it is still to be settled: from its receipt until the settlement is on the desk.
+    pub(super) open: bool,
+    /// Once settled: how, if for good, and how often the source could not be told.
+    pub(super) settling: Option<(Option<Final>, u8)>,
+}
+
+/// An outcome that the source is told again if it could not be told.
+#[derive(Clone, Copy)]
+pub(super) enum Final {
+    Ack,
+    DeadLetter,
+    Parked,
+}
+
+impl Final {
+    pub(super) const fn of(disposition: &Disposition) -> Option<Self> {
+        match disposition {
+            Disposition::Ack(_) => Some(Self::Ack),
+            Disposition::DeadLetter(_) => Some(Self::DeadLetter),
+            Disposition::Parked => Some(Self::Parked),
+            Disposition::Nack { .. } | Disposition::Release => None,
+        }
+    }
+
+    /// Without what came with it: the answer or the history went with the first telling.
+    pub(super) fn again(self) -> Disposition {
+        match self {
+            Self::Ack => Disposition::Ack(Reply::default()),
+            Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
+            Self::Parked => Disposition::Parked,
+        }
+    }
+}
+
+impl Entry {
+    pub(super) fn take_history(&mut self) -> Vec<Attempt> {
+        self.history.take().map(|history| *history).unwrap_or_default()
+    }
+}

@@ -1,0 +1,206 @@
+//! From an outcome to the source's desk or the Store's.
+
+use std::time::{Duration, SystemTime};
+
+use smol_str::SmolStr;
+use tokio::time::{Instant, sleep};
+use tower::Service;
+
+use super::{Returned, Work, entry::Final};
+use crate::{
+    Attempt, Class, Disposition, Error, Message, Order, Reply, clock,
+    layer::{BreakerHandle, BreakerState},
+    pipeline::{
+        keep::{Keepsake, Kept},
+        verdict::{Verdict, verdict},
+    },
+    store::{DeadLetter, Item},
+};
+use std::sync::atomic::Ordering::Relaxed;
+
+impl<S> Work<S>
+where
+    S: Service<Message, Response = Reply, Error = Error>,
+{
+    pub(super) fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        let took = self.now - entry.received;
+        self.counts.total.record(took);
+        let source = &self.desks[entry.source].capabilities;
+        let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
+            Some(BreakerState::Open(until)) => Some(until - Instant::now()),
+            _ => None,
+        };
+        let attempt_of = |error: &Error| Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error);
+        match verdict(outcome, attempt_of, source, reopens) {
+            Verdict::Settle(disposition @ Disposition::Ack(_)) => {
+                self.counts.delivered += 1;
+                self.settle(slot, disposition);
+            }
+            Verdict::Settle(Disposition::Nack { delay, attempts }) => self.nack(slot, delay, attempts),
+            Verdict::Settle(disposition) => self.settle(slot, disposition),
+            Verdict::Bury { reason, attempts } => self.bury(slot, reason, attempts),
+            Verdict::Park { delay, attempts } => self.park(slot, delay, attempts),
+        }
+    }
+
+    /// Gives a message back with its delay. In an ordered lane its followers go back behind it where the source keeps
+    /// their order; else it waits here and its lane with it.
+    pub(super) fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        let ordered = self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order);
+        if let (true, Some(lane)) = (ordered, entry.lane.clone()) {
+            if self.desks[entry.source].capabilities.order == Order::None {
+                return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
+            }
+            for follower in self.backlog.take_followers(&lane) {
+                self.release(follower);
+            }
+        }
+        self.shared.stats.nacked.fetch_add(1, Relaxed);
+        self.settle(slot, Disposition::Nack { delay, attempts });
+    }
+
+    pub(super) fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        if entry.lane.is_some() && self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order) {
+            return self.rest(slot, delay, attempts);
+        }
+        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
+        let mut item = Item::of(&entry.message);
+        item.attempts = (entry.message.attempt - 1).saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
+        item.run_at = Some(SystemTime::now() + delay);
+        item.deadline = entry.message.deadline.map(clock::system_time_at);
+        item.history = entry.take_history();
+        item.history.extend(attempts);
+        entry.keeping = true;
+        self.keep.put(slot, Keepsake::Retry(Box::new(item)));
+    }
+
+    /// Waits here for the next attempt, at the head of its lane.
+    pub(super) fn rest(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
+        entry.message.attempt = entry
+            .message
+            .attempt
+            .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
+        entry.history.get_or_insert_default().extend(attempts);
+        let serial = entry.serial;
+        self.calls.push(Box::pin(async move {
+            sleep(delay).await;
+            Returned::Rested { slot, serial }
+        }));
+    }
+
+    pub(super) fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        let mut history = entry.take_history();
+        history.extend(attempts);
+        let message = &entry.message;
+        let letter = DeadLetter {
+            number: 0,
+            pipeline: self.shared.name.clone(),
+            source: self.plan.labels[entry.source].clone(),
+            id: message.id().clone(),
+            payload: message.payload.clone(),
+            headers: message.headers().clone(),
+            metadata: message.metadata().clone(),
+            key: message.key().cloned(),
+            reason: SmolStr::new_static(reason),
+            attempts: history,
+            trace_id: crate::layer::trace_id(message).map(SmolStr::new),
+            config_hash: self.plan.config_hash.clone(),
+            created_at: message.created_at(),
+            died_at: SystemTime::now(),
+            replayed_at: None,
+        };
+        entry.keeping = true;
+        self.keep.put(slot, Keepsake::Letter(Box::new(letter)));
+    }
+
+    /// Gives back what was not tried.
+    pub(super) fn release(&mut self, slot: usize) {
+        self.shared.stats.released.fetch_add(1, Relaxed);
+        self.settle(slot, Disposition::Release);
+    }
+
+    /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
+    pub(super) fn settle(&mut self, slot: usize, disposition: Disposition) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        if !std::mem::replace(&mut entry.open, false) {
+            return;
+        }
+        entry.settling = Some((Final::of(&disposition), 0));
+        if let Some(lane) = &entry.lane {
+            self.backlog.done(lane);
+        }
+        let token = entry.token.clone();
+        self.desks[entry.source].put(slot, token, disposition);
+    }
+
+    pub(super) fn kept(&mut self, kept: Kept) {
+        self.keep.returned();
+        let (letters, retries) = (kept.letters, kept.retries);
+        for ((batch, result), is_letter) in [(letters, true), (retries, false)] {
+            if batch.is_empty() {
+                continue;
+            }
+            match result {
+                Ok(()) => {
+                    self.shared.connected("store");
+                    let stats = &self.shared.stats;
+                    let counter = if is_letter { &stats.dead_lettered } else { &stats.parked };
+                    counter.fetch_add(batch.len() as u64, Relaxed);
+                    for (slot, keepsake) in batch {
+                        if is_letter {
+                            self.note_dead_letter(slot, &keepsake);
+                        }
+                        let disposition = if is_letter {
+                            Disposition::DeadLetter(keepsake.into_attempts())
+                        } else {
+                            Disposition::Parked
+                        };
+                        self.settle(slot, disposition);
+                    }
+                }
+                Err(error) => {
+                    self.shared.failed("store", error.report());
+                    tracing::error!(
+                        error = error.report(),
+                        messages = batch.len(),
+                        "store did not take them: nothing is acked"
+                    );
+                    for (slot, keepsake) in batch {
+                        self.not_kept(slot, keepsake);
+                    }
+                }
+            }
+        }
+    }
+
+    pub(super) fn note_dead_letter(&mut self, slot: usize, keepsake: &Keepsake) {
+        if let (Some(entry), Keepsake::Letter(letter)) = (self.slots.entry(slot), keepsake) {
+            let error = letter.attempts.last().map(|attempt| attempt.text.as_str());
+            tracing::warn!(id = %entry.message.id(), reason = %letter.reason, attempts = letter.attempts.len(), error, "dead letter");
+        }
+    }
+
+    /// Not in the Store, so not acked: back to the source where it takes messages back, else held and tried again.
+    pub(super) fn not_kept(&mut self, slot: usize, keepsake: Keepsake) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        let source = &self.desks[entry.source].capabilities;
+        if source.redelivers || source.wants_reply {
+            let delay = Duration::from_secs(5);
+            let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
+            self.nack(slot, delay, keepsake.into_attempts());
+        } else {
+            self.keep.put_back(slot, keepsake);
+        }
+    }
+}
+
+/// Whether a failed attempt counts, by its class's name.
+fn counts(attempt: &Attempt) -> bool {
+    attempt.class == Class::Retry.name() || attempt.class == Class::Permanent.name()
+}
