@@ -1,10 +1,17 @@
 //! Log lines on standard error, text for people and JSON for machines.
 
-use std::io::{self, IsTerminal as _, Write};
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write},
+    time::SystemTime,
+};
 
 use clap::ValueEnum;
 use indicatif::MultiProgress;
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{
+    EnvFilter,
+    fmt::{MakeWriter, format::Writer, time::FormatTime},
+};
 
 use crate::{args::Global, failure::Failure};
 
@@ -55,6 +62,15 @@ impl<'a> MakeWriter<'a> for Screen {
     }
 }
 
+/// The time in whole seconds: nobody reads more of it on a terminal.
+struct Seconds;
+
+impl FormatTime for Seconds {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        write!(writer, "{}", humantime::format_rfc3339_seconds(SystemTime::now()))
+    }
+}
+
 /// Libraries whose every step is nobody's news.
 const CALM: &str =
     "h2=warn,hyper=warn,hyper_util=warn,rustls=warn,sea_orm=warn,sea_orm_migration=warn,sqlx=warn,tower=warn";
@@ -98,6 +114,7 @@ pub(crate) fn start(global: &Global, screen: &Screen) -> Result<(), Failure> {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
         LogFormat::Text => builder
             .compact()
+            .with_timer(Seconds)
             .with_target(false)
             .with_ansi(global.color.on_stderr())
             .try_init(),

@@ -149,12 +149,14 @@ impl List {
 fn row(letter: &DeadLetter) -> Vec<String> {
     let last = letter.attempts.last();
     let error = last.map(|last| {
-        let code = last.code.as_ref().map(|code| format!("{code}: ")).unwrap_or_default();
+        // Most errors say their code themselves.
+        let code = last.code.as_ref().filter(|code| !last.text.contains(code.as_str()));
+        let code = code.map(|code| format!("{code}: ")).unwrap_or_default();
         short(&format!("{code}{}", last.text), 60)
     });
     vec![
         letter.number.to_string(),
-        letters::time(letter.died_at),
+        humantime::format_rfc3339_seconds(letter.died_at).to_string(),
         letter.pipeline.to_string(),
         short(&letter.id, 40),
         letter.reason.to_string(),
@@ -171,6 +173,7 @@ fn short(text: &str, most: usize) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     if text.chars().nth(most).is_some() {
+        short.truncate(short.trim_end().len());
         short.push('…');
     }
     short

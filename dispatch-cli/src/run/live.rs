@@ -31,7 +31,9 @@ struct Line {
     bounded: bool,
     delivered: u64,
     at: Instant,
-    rate: f64,
+    /// The rates of the past, the older the less, and what they weigh together.
+    rates: f64,
+    weight: f64,
 }
 
 impl Live {
@@ -49,7 +51,8 @@ impl Live {
                 bounded: false,
                 delivered: 0,
                 at: Instant::now(),
-                rate: 0.0,
+                rates: 0.0,
+                weight: 0.0,
             }
         };
         let members = if screen.0.is_some() { members } else { &[] };
@@ -81,7 +84,8 @@ impl Line {
         let passed = self.at.elapsed().as_secs_f64();
         if passed > 0.0 {
             let now = status.delivered.saturating_sub(self.delivered) as f64 / passed;
-            self.rate += FORGET * (now - self.rate);
+            self.rates = self.rates * (1.0 - FORGET) + now * FORGET;
+            self.weight = self.weight * (1.0 - FORGET) + FORGET;
             (self.delivered, self.at) = (status.delivered, Instant::now());
         }
         if let Some(progress) = status.progress.filter(|progress| progress.total > 0) {
@@ -91,7 +95,8 @@ impl Line {
             self.bar.set_length(progress.total);
             self.bar.set_position(progress.done.min(progress.total));
         }
-        self.bar.set_message(words(&status, self.rate));
+        self.bar
+            .set_message(words(&status, self.rates / self.weight.max(FORGET)));
     }
 }
 

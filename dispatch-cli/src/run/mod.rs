@@ -3,6 +3,7 @@
 mod generation;
 mod live;
 mod plan;
+mod process;
 mod signals;
 mod summary;
 mod systemd;
@@ -10,6 +11,7 @@ mod systemd;
 pub(crate) use generation::{Board, Ended, Generation, Member};
 pub(crate) use live::{Live, TICK};
 pub(crate) use plan::{Plan, Stores};
+pub(crate) use process::{End, Process};
 pub(crate) use signals::{Signals, Wish};
 pub(crate) use summary::{plural, report};
 pub(crate) use systemd::Systemd;

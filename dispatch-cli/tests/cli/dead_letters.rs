@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Running, Worker, dir, dispatch, file_to, found_within, lines};
+use crate::support::{Running, Worker, dir, dispatch, file_to, found_within, lines, until};
 
 /// A directory in which a run has left so many dead letters.
 async fn with_dead_letters(worker: &Worker, count: usize) -> tempfile::TempDir {
@@ -78,7 +78,7 @@ async fn an_interrupted_replay_goes_on_where_it_was() {
     let worker = Worker::start().await;
     let dir = with_dead_letters(&worker, 60).await;
 
-    let mut slow = Running::start(dir.path(), &["dlq", "replay", "-c", "p.toml", "--rate", "50/s"]);
+    let mut slow = Running::start(dir.path(), &["dlq", "replay", "-c", "p.toml", "--rate", "10/s"]);
     let some = found_within(Duration::from_secs(20), || {
         Some(replayed(&dir)).filter(|count| *count > 5)
     })
@@ -112,4 +112,25 @@ async fn an_export_keeps_every_byte() {
         payloads.contains(&json!({ "base64": "YmFkIP/+IHV0Zjg=" })),
         "{payloads:?}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_delivery_is_accounted_for() {
+    let worker = Worker::start().await;
+    let config = file_to(&worker).replace("[layers]\n", "[layers]\nbreaker = \"off\"\nrate_limit = \"500/s\"\n");
+    let dir = dir(&[("in.txt", &lines(200)), ("p.toml", &config)]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    for status in [500, 404, 200, 503, 200] {
+        let seen = worker.count();
+        until("more work", async || worker.count() >= (seen + 20).min(200)).await;
+        worker.answer(status);
+    }
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+
+    let line = running.says("\"summary\"").await;
+    let summary: Value = serde_json::from_str(&line).unwrap();
+    let count = |name: &str| summary[name].as_u64().unwrap();
+    let ends = ["delivered", "dead_lettered", "parked", "nacked", "released"].map(count);
+    assert_eq!(count("received"), ends.iter().sum::<u64>(), "{summary}");
+    assert_eq!(worker.count(), 200);
 }

@@ -12,19 +12,19 @@ use crate::support::{LONG, Running, Worker, command, dir, dispatch, file_to, get
 async fn a_drain_loses_nothing_and_repeats_nothing() {
     let worker = Worker::start().await;
     let config = file_to(&worker).replace("[layers]\n", "[layers]\nconcurrency = 8\nrate_limit = \"400/s\"\n");
-    let dir = dir(&[("in.txt", &lines(500)), ("p.toml", &config)]);
+    let dir = dir(&[("in.txt", &lines(1_500)), ("p.toml", &config)]);
 
     let mut first = Running::start(dir.path(), &["run", "p.toml"]);
     until("some work", async || worker.count() > 50).await;
     first.signal(Signal::TERM);
     assert_eq!(first.ends().await, 0, "{:#?}", first.log());
     let before = worker.count();
-    assert!(before < 500, "drained only after the end");
+    assert!(before < 1_500, "drained only after the end");
     let done = dispatch(dir.path(), &["run", "p.toml"]);
 
     assert_eq!(done.code, 0, "{done:?}");
     let ids = worker.ids();
-    assert_eq!(ids.len(), 500);
+    assert_eq!(ids.len(), 1_500);
     assert!(ids.values().all(|times| *times == 1), "repeated: {ids:?}");
 }
 

@@ -169,3 +169,50 @@ fn what_is_sent_to_a_queue_comes_out_of_it() {
     let named = ["send", "--queue", "jobs", "--store", "sqlite:dispatch.db", "-p", "c"];
     assert_eq!(dispatch(dir.path(), &named).code, 0);
 }
+
+#[test]
+fn the_file_is_found_where_it_is_looked_for() {
+    let file = |name: &str| format!("name = \"{name}\"\n[source]\ntype = \"stdin\"\n[sink]\ntype = \"stdout\"\n");
+    let dir = dir(&[("named.toml", &file("named"))]);
+    let user = dir.path().join("config/dispatch");
+    std::fs::create_dir_all(&user).unwrap();
+    std::fs::write(user.join("dispatch.toml"), file("user")).unwrap();
+    let name = |variable: Option<&str>| {
+        let mut command = crate::support::command(dir.path(), &["echo", "--json"]);
+        command.env("XDG_CONFIG_HOME", dir.path().join("config"));
+        command.envs(variable.map(|value| ("DISPATCH_CONFIG", value)));
+        done(&mut command).json()["name"].clone()
+    };
+
+    assert_eq!(name(None), "user");
+    std::fs::write(dir.path().join("dispatch.toml"), file("here")).unwrap();
+    assert_eq!(name(None), "here");
+    assert_eq!(name(Some("named.toml")), "named");
+    assert_eq!(
+        dispatch(dir.path(), &["echo", "--json", "named.toml"]).json()["name"],
+        "named"
+    );
+}
+
+#[test]
+fn every_verb_that_answers_can_answer_in_json() {
+    let config = "[source]\ntype = \"stdin\"\n[sink]\ntype = \"stdout\"\n[admin]\nlisten = \"off\"\n";
+    let dir = dir(&[("p.toml", config)]);
+    for args in [
+        &["run", "p.toml"][..],
+        &["lint", "p.toml"],
+        &["check", "p.toml"],
+        &["list"],
+        &["create", "stdin/stdout"],
+        &["echo", "p.toml"],
+        &["schema"],
+        &["dlq", "list", "-c", "p.toml"],
+        &["dlq", "replay", "-c", "p.toml"],
+        &["dlq", "purge", "-c", "p.toml", "--dry-run"],
+        &["healthcheck", "http://127.0.0.1:1"],
+        &["--version"],
+    ] {
+        let done = dispatch(dir.path(), &[args, &["--json"]].concat());
+        assert!(done.json().is_object(), "{args:?}: {done:?}");
+    }
+}

@@ -92,7 +92,7 @@ impl QueueSource {
     fn start_claim(&mut self, max: usize) {
         let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
         let claim = Claim {
-            max,
+            max: max.min(MOST),
             lease: self.lease,
             ordered: self.ordered,
         };
@@ -232,6 +232,9 @@ const fn lease_of(token: &Token) -> Lease {
         fence: token.fence,
     }
 }
+
+/// The most that one claim takes: a store holds rows twice while it reads them, and a window of thousands must not.
+const MOST: usize = 500;
 
 /// The wait before a message comes again whose nack says none.
 const DEFAULT_DELAY: Duration = Duration::from_secs(1);

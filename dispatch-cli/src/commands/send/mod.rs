@@ -1,5 +1,7 @@
 //! `dispatch send`: messages into a pipeline's source.
 
+mod target;
+
 use std::{
     io::Read as _,
     path::PathBuf,
@@ -16,10 +18,12 @@ use dispatch_core::{
 use http::Method;
 use serde_json::{Value, json};
 
+use target::Target;
+
 use crate::{
     args::Global,
     client::Ask,
-    config::{ConfigArgs, OverArgs, mistaken, read_text},
+    config::OverArgs,
     failure::{Failure, Result},
     output::{print, print_json},
     run::plural,
@@ -74,16 +78,6 @@ pub(crate) struct Send {
 
 /// How many messages go in one transaction.
 const BATCH: usize = 500;
-
-/// Where a file's source takes messages.
-enum Target {
-    Queue(String),
-    #[cfg_attr(not(feature = "http"), expect(dead_code, reason = "this build posts nothing"))]
-    Http {
-        url: String,
-        token: Option<String>,
-    },
-}
 
 /// What went.
 #[derive(Default)]
@@ -184,60 +178,6 @@ impl Send {
         item
     }
 
-    /// Where the source of the file takes messages.
-    fn target(&self, global: &Global, registry: &Registry) -> Result<(StoreArgs, Target)> {
-        let args = ConfigArgs {
-            files: self.file.iter().cloned().collect(),
-            ..Default::default()
-        };
-        let path = args.paths()?.swap_remove(0);
-        let text = read_text(&path)?;
-        let loaded = self.over.loader(registry)?.load(&text.name, &text.text);
-        let settings = loaded.map_err(|mistakes| mistaken([mistakes], global.color))?.settings;
-        let source = self.source(&text.name, &settings)?;
-        let kind = source.get("type").and_then(Value::as_str).unwrap_or_default();
-        let target = match kind {
-            "queue" => match source.get("queue").and_then(Value::as_str) {
-                Some(queue) => Target::Queue(queue.to_owned()),
-                None => return Err(Failure::config(format!("{}: the source names no queue", text.name))),
-            },
-            "http" => http_target(source)?,
-            _ => {
-                return Err(Failure::usage(format!(
-                    "{}: a `{kind}` source takes no messages from here; `queue` and `http` sources do",
-                    text.name
-                )));
-            }
-        };
-        let place = StoreArgs {
-            config: Some(path),
-            store: None,
-            over: self.over.clone(),
-        };
-        Ok((place, target))
-    }
-
-    /// The source meant: the only one, or the one named.
-    fn source<'v>(&self, file: &str, settings: &'v Value) -> Result<&'v Value> {
-        let source = settings.get("source").unwrap_or(&Value::Null);
-        if source.get("type").is_some_and(Value::is_string) {
-            return Ok(source);
-        }
-        let all = source.as_object();
-        let names = || {
-            all.into_iter()
-                .flat_map(|all| all.keys())
-                .cloned()
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
-        let chosen = match &self.source {
-            Some(name) => source.get(name),
-            None => all.filter(|all| all.len() == 1).and_then(|all| all.values().next()),
-        };
-        chosen.ok_or_else(|| Failure::usage(format!("{file}: choose one of its sources with --source: {}", names())))
-    }
-
     /// Posts each message to the http source.
     async fn post(&self, url: &str, token: Option<&str>, headers: &[(String, String)]) -> Result<Sent> {
         if self.key.is_some() || self.delay.is_some() || self.dedupe.is_some() || self.priority != 0 {
@@ -272,39 +212,4 @@ impl Send {
         }
         Ok(sent)
     }
-}
-
-/// Where an `http` source listens, with its own defaults.
-#[cfg(feature = "http")]
-fn http_target(source: &Value) -> Result<Target> {
-    let mut table = source.clone();
-    if let Value::Object(table) = &mut table {
-        table.remove("type");
-    }
-    let config: dispatch_sources::http::HttpSourceConfig =
-        serde_json::from_value(table).map_err(|error| Failure::config(format!("[source]: {error}")))?;
-    if config.listen.port() == 0 {
-        return Err(Failure::usage(
-            "the source listens on any free port: post to the one that its log names",
-        ));
-    }
-    let mut address = config.listen;
-    if address.ip().is_unspecified() {
-        // What listens everywhere listens here.
-        address.set_ip(match address.ip() {
-            std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-            std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    Ok(Target::Http {
-        url: format!("http://{address}{}", config.path),
-        token: config.token.map(|token| token.expose().to_owned()),
-    })
-}
-
-#[cfg(not(feature = "http"))]
-fn http_target(_: &Value) -> Result<Target> {
-    Err(Failure::usage(
-        "this build has no `http`: build dispatch-cli with `--features http`",
-    ))
 }
