@@ -63,7 +63,7 @@ fn admin(child: &mut Child) -> String {
 
 fn status(address: &str) -> serde_json::Value {
     let mut stream = TcpStream::connect(address).unwrap();
-    write!(stream, "GET /v1/status HTTP/1.0\r\nhost: admin\r\n\r\n").unwrap();
+    write!(stream, "GET /v1/status HTTP/1.0\r\nhost: localhost\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
@@ -75,12 +75,11 @@ fn resident_kib(process: u32) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-fn in_flight(status: &serde_json::Value) -> Option<usize> {
-    let first = status
-        .get(0)
-        .or_else(|| status.get("pipelines")?.get(0))
-        .unwrap_or(status);
-    usize::try_from(first.get("in_flight")?.as_u64()?).ok()
+fn in_flight(status: &serde_json::Value) -> usize {
+    let held = status
+        .pointer("/pipelines/0/in_flight")
+        .and_then(serde_json::Value::as_u64);
+    usize::try_from(held.expect("the status says what is in flight")).unwrap()
 }
 
 #[expect(clippy::disallowed_methods, reason = "there is no runtime here")]
@@ -118,7 +117,7 @@ fn main() {
         let mut held = 0;
         for _ in 0..200 {
             std::thread::sleep(Duration::from_millis(50));
-            held = in_flight(&status(&address)).unwrap_or_default();
+            held = in_flight(&status(&address));
             if held >= wanted.max(1) {
                 break;
             }
