@@ -149,3 +149,54 @@ fn every_link_leads_somewhere() {
         }
     }
 }
+
+#[test]
+fn the_schema_validates_every_example_and_the_first_pipeline_of_each_page() {
+    let (printed, schema) = dispatch(&["schema"]);
+    assert!(printed, "{schema}");
+    let schema = serde_json::from_str(&schema).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let examples = fs::read_dir(root().join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut texts: Vec<_> = examples
+        .filter(|path| path.extension().is_some_and(|extension| extension == "toml"))
+        .filter(|path| path.file_name().is_some_and(|name| name != "Cargo.toml"))
+        .map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap()))
+        .collect();
+    assert!(texts.len() > 5, "{texts:?}");
+    for page in pages() {
+        let block = blocks(&fs::read_to_string(&page).unwrap(), "toml").into_iter().next();
+        texts.extend(block.map(|block| (page.display().to_string(), block)));
+    }
+
+    for (name, text) in texts {
+        let value: serde_json::Value = toml::from_str(&text).unwrap();
+        // Pages show parts of files too; a pipeline has a sink.
+        if value.get("sink").is_none() {
+            continue;
+        }
+        let mistakes: Vec<_> = validator
+            .iter_errors(&value)
+            .map(|error| format!("{}: {error}", error.instance_path()))
+            .collect();
+        assert!(mistakes.is_empty(), "{name}: {}", mistakes.join("; "));
+    }
+}
+
+#[test]
+fn the_schema_refuses_what_lint_refuses() {
+    let (_, schema) = dispatch(&["schema"]);
+    let validator = jsonschema::validator_for(&serde_json::from_str(&schema).unwrap()).unwrap();
+    let good = "source = { type = \"stdin\" }\nsink = { type = \"stdout\" }\n";
+    for bad in [
+        "nme = \"x\"",
+        "layers.timeout = 30",
+        "layers.retyr = \"off\"",
+        "store = { type = \"nosuch\" }",
+    ] {
+        let value: serde_json::Value = toml::from_str(&format!("{bad}\n{good}")).unwrap();
+
+        assert!(!validator.is_valid(&value), "{bad}");
+    }
+}

@@ -92,10 +92,13 @@ async fn twenty_kills_lose_nothing() {
     let ids = worker.ids();
     let lost = (0..MESSAGES).filter(|n| !ids.contains_key(&format!("m{n}"))).count();
     let duplicated: u32 = ids.values().map(|times| times - 1).sum();
-    println!(
-        "lost={lost} duplicated={duplicated} recover_ms_max={}",
+    // Past the harness, which keeps what passing tests print to itself.
+    let figures = format!(
+        "lost={lost} duplicated={duplicated} recover_ms_max={}
+",
         slowest.as_millis()
     );
+    std::io::Write::write_all(&mut std::io::stderr(), figures.as_bytes()).unwrap();
     assert_eq!(lost, 0);
     assert!(
         duplicated as usize <= (CONCURRENCY + PREFETCH) * KILLS,
