@@ -47,8 +47,9 @@ impl Run {
             .build()
             .map_err(|error| Failure::run(format!("cannot start the runtime: {error}")))?;
         let result = runtime.block_on(self.run(global, registry));
-        // Whatever is still under way was either told to end at once or cannot be ended (a read of standard input).
-        runtime.shutdown_background();
+        // Whatever is still under way was either told to end at once or cannot be ended (a read of standard input). Its
+        // futures are dropped first, so that no process that a sink has started outlives us.
+        runtime.shutdown_timeout(LAST_MOMENT);
         result
     }
 
@@ -88,6 +89,9 @@ impl Run {
         Ok(if finished { 0 } else { FAILED })
     }
 }
+
+/// How long the runtime has to drop what is under way.
+const LAST_MOMENT: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// The exit code after `signal`, with everything still under way.
 fn at_once(signal: i32) -> u8 {

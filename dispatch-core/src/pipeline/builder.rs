@@ -4,7 +4,7 @@ use std::{
     fmt,
     future::Future,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures::future::BoxFuture;
@@ -387,7 +387,10 @@ impl Pipeline {
                 tower::service_fn(move |message: Message| own.clone().oneshot(message)),
             ))
         };
-        let finished = run.await;
+        let finished = tokio::select! {
+            finished = run => finished,
+            () = keep_house(&*store) => false,
+        };
         if let Err(error) = sink.close().await {
             tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not close");
         }
@@ -473,6 +476,31 @@ impl Runs {
             tasks.spawn(driver.run());
         }
         tasks.join_all().await.into_iter().all(|finished| finished)
+    }
+}
+
+/// How often the store is told to forget what has expired.
+const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
+
+/// How long fired schedule slots are remembered.
+const SLOTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// Forgets expired reservations and old schedule slots, now and then, for ever.
+async fn keep_house(store: &dyn Store) {
+    loop {
+        tokio::time::sleep(HOUSEKEEPING).await;
+        let forgotten = match store.reservations().expire().await {
+            Ok(reservations) => store
+                .slots()
+                .prune(SystemTime::now() - SLOTS_KEPT)
+                .await
+                .map(|slots| reservations + slots),
+            Err(error) => Err(error),
+        };
+        match forgotten {
+            Ok(rows) => tracing::debug!(rows, "expired rows forgotten"),
+            Err(error) => tracing::warn!(error = error.report(), "expired rows not forgotten"),
+        }
     }
 }
 

@@ -213,9 +213,14 @@ where
         self.work.release_backlog();
         let intake = Arc::clone(&self.intake);
         let close = async { timeout(LAST_WORDS, async { intake.lock().await.close().await }).await };
-        if self.work_while(close).await.is_err() {
-            tracing::warn!(pipeline = %self.shared.name, "a source did not close in time");
-        }
+        // A source that cannot close may hold what it has read: that is not a clean end.
+        let closed = match self.work_while(close).await {
+            Ok(closed) => closed,
+            Err(_) => {
+                tracing::error!(pipeline = %self.shared.name, "a source did not close in time");
+                false
+            }
+        };
         let hurry = async {
             tokio::select! {
                 _ = wanted.wait_for(|wanted| wanted.stop == Stop::Now) => {}
@@ -228,7 +233,7 @@ where
             () = hurry => false,
         };
         if finished {
-            return true;
+            return closed;
         }
         tracing::warn!(pipeline = %self.shared.name, in_flight = self.work.in_flight(), "drain takes too long: cancelling");
         self.work.cancel();

@@ -210,17 +210,26 @@ impl Intake {
         }
     }
 
-    pub(super) async fn close(&mut self) {
-        for source in &mut self.sources {
+    /// Closes all sources beside each other; says whether each did.
+    pub(super) async fn close(&mut self) -> bool {
+        let close = async |source: &mut Supervised| {
             if let State::Connecting(task) = &mut source.state {
                 // A connection still being made has received nothing.
                 task.abort();
             }
-            let Some(inner) = &mut source.source else { continue };
-            if let Err(error) = inner.close().await {
-                tracing::warn!(source = %source.label, error = error.report(), "close failed");
+            let Some(inner) = &mut source.source else { return true };
+            match inner.close().await {
+                Ok(()) => true,
+                Err(error) => {
+                    tracing::error!(source = %source.label, error = error.report(), "close failed");
+                    false
+                }
             }
-        }
+        };
+        futures::future::join_all(self.sources.iter_mut().map(close))
+            .await
+            .into_iter()
+            .all(|closed| closed)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -16,6 +16,9 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 use super::{HttpSinkError, HttpVersion, guard, wire::Address};
+
+/// How often a shared HTTP/2 connection is asked for a sign of life, and how long it has for it.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// What is sent.
 pub(super) type Request = http::Request<Full<Bytes>>;
@@ -181,7 +184,11 @@ impl Connector {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        // A far side that vanished without a word must not keep the shared connection for ever.
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Some(KEEP_ALIVE))
+            .keep_alive_timeout(KEEP_ALIVE)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| HttpSinkError::Handshake {

@@ -7,6 +7,7 @@ use dispatch_core::{
     store::DeadLetter,
 };
 use smol_str::format_smolstr;
+use tokio::task::JoinHandle;
 
 use super::{
     FileSourceConfig, FileSourceError,
@@ -32,6 +33,7 @@ pub struct FileSource {
     progress: Progress,
     /// Lines that cannot be messages, and the numbers to settle them by.
     rejected: Vec<(u64, DeadLetter)>,
+    opening: Option<JoinHandle<Result<Reader, Error>>>,
     /// How many have been written down.
     buried: u64,
 }
@@ -59,6 +61,7 @@ impl FileSource {
             open: None,
             progress: Progress { done: 0, total: 0 },
             rejected: Vec::new(),
+            opening: None,
             buried: 0,
         })
     }
@@ -116,7 +119,19 @@ impl FileSource {
             return Ok(false);
         };
         let prefix = format!("file:{}:{}:", self.context.pipeline, self.context.component);
-        let reader = Reader::open(path, &prefix, &self.config, &*self.context.store).await?;
+        // In a task of its own: counting the lines of a long file must not begin anew whenever we are asked again.
+        let opening = match &mut self.opening {
+            Some(opening) => opening,
+            None => {
+                let (path, config, store) = (path.clone(), self.config.clone(), Arc::clone(&self.context.store));
+                self.opening.insert(tokio::spawn(async move {
+                    Reader::open(&path, &prefix, &config, &*store).await
+                }))
+            }
+        };
+        let opened = opening.await;
+        self.opening = None;
+        let reader = opened.map_err(Error::retry)??;
         self.begun += 1;
         self.open = Some(reader);
         Ok(true)

@@ -15,11 +15,13 @@ use dispatch_core::{
 };
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+    header::{AUTHORIZATION, ORIGIN, WWW_AUTHENTICATE},
+    request::Parts,
 };
 use serde_json::json;
 use smol_str::{SmolStr, format_smolstr};
 use subtle::ConstantTimeEq as _;
+use tokio::time::timeout;
 
 use super::{
     HttpSourceConfig, Mode,
@@ -31,6 +33,8 @@ use super::{
 const REMEMBER: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a key is held while its message is being stored.
 const HOLD: Duration = Duration::from_secs(30);
+/// How long a caller may take to send its body.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// When to come again after a failure that may pass.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -57,12 +61,38 @@ pub(super) async fn post(
             .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         return response;
     }
+    if intake.config.token.is_none() && request.headers().contains_key(ORIGIN) {
+        // Without a token only programs of this machine are meant, not every page that its browser shows.
+        let words = "requests of web pages need a token: set `token`, and send it";
+        return refuse(StatusCode::FORBIDDEN, words, None);
+    }
     let (parts, body) = request.into_parts();
-    let Ok(body) = to_bytes(body, intake.config.max_body.as_usize()).await else {
-        // A body that breaks off has nobody left to read the answer.
-        let words = format!("the body is larger than max_body, which is {}", intake.config.max_body);
-        return refuse(StatusCode::PAYLOAD_TOO_LARGE, &words, None);
+    let body = match timeout(PATIENCE, to_bytes(body, intake.config.max_body.as_usize())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(_)) => {
+            // A body that breaks off has nobody left to read the answer.
+            let words = format!("the body is larger than max_body, which is {}", intake.config.max_body);
+            return refuse(StatusCode::PAYLOAD_TOO_LARGE, &words, None);
+        }
+        Err(_) => return refuse(StatusCode::REQUEST_TIMEOUT, "the body did not come in time", None),
     };
+    if intake.config.mode == Mode::Sync {
+        // A caller that goes away takes its message along.
+        return take(intake, parts, body, remote).await;
+    }
+    // In a task of its own: a caller that goes away must not stop it between storing and remembering the key.
+    match tokio::spawn(take(intake, parts, body, remote)).await {
+        Ok(response) => response,
+        Err(_) => refuse(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "a fault of ours; send it again",
+            Some(SOON),
+        ),
+    }
+}
+
+/// Takes a whole request.
+async fn take(intake: Arc<Intake>, parts: Parts, body: Bytes, remote: SocketAddr) -> Response {
     let key = match idempotency_key(&parts.headers) {
         Ok(key) => key,
         Err(words) => return refuse(StatusCode::BAD_REQUEST, words, None),

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How long requests may take to end once the server closes.
-const FAREWELL: Duration = Duration::from_secs(5);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A server that listens.
 #[derive(Debug)]
@@ -49,7 +49,9 @@ impl Server {
     /// Accepts no more, and lets requests under way end; waits for them only if `wait` says so.
     pub(super) async fn stop(self, wait: bool) {
         drop(self.stop);
-        if wait && tokio::time::timeout(FAREWELL, self.task).await.is_err() {
+        let mut task = self.task;
+        if wait && tokio::time::timeout(FAREWELL, &mut task).await.is_err() {
+            task.abort();
             tracing::warn!("requests did not end in time and are cut off");
         }
     }
