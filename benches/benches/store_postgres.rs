@@ -46,9 +46,12 @@ async fn connect(url: &str, schema: &str) -> Client {
 
 const FILL: &str = "INSERT INTO bare (payload) SELECT payload FROM unnest($1::bytea[]) AS payload";
 
-async fn fill(client: &Client, count: usize) {
-    let payloads: Vec<Vec<u8>> = (0..count).map(|_| payload()).collect();
-    client.execute(FILL, &[&payloads]).await.unwrap();
+fn payloads(count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(|_| payload()).collect()
+}
+
+async fn fill(client: &Client, payloads: &Vec<Vec<u8>>) {
+    client.execute(FILL, &[payloads]).await.unwrap();
 }
 
 /// Locks and deletes, 100 at a time, until nothing is left or `most` are done.
@@ -73,7 +76,7 @@ async fn empty(client: &Client, mut most: usize) {
 /// Fills the bare table and empties it again with four connections; counts the emptying alone.
 async fn bare(clients: &[Client]) -> Duration {
     for _ in 0..ROWS / 1000 {
-        fill(&clients[0], 1000).await;
+        fill(&clients[0], &payloads(1000)).await;
     }
     let begin = Instant::now();
     join_all(clients.iter().map(|client| empty(client, usize::MAX))).await;
@@ -82,10 +85,12 @@ async fn bare(clients: &[Client]) -> Duration {
 
 /// As [`bare`], with each connection filling as it goes.
 async fn bare_whole(clients: &[Client]) -> Duration {
+    let made = |_| -> Vec<_> { (0..ROWS / TASKS / 500).map(|_| payloads(500)).collect() };
+    let made: Vec<_> = (0..TASKS).map(made).collect();
     let begin = Instant::now();
-    join_all(clients.iter().map(|client| async move {
-        for _ in 0..ROWS / TASKS / 500 {
-            fill(client, 500).await;
+    join_all(clients.iter().zip(made).map(|(client, batches)| async move {
+        for payloads in &batches {
+            fill(client, payloads).await;
             empty(client, 500).await;
         }
         empty(client, usize::MAX).await;
@@ -141,13 +146,21 @@ async fn ours(store: &Arc<dyn Store>, batch: usize, whole: bool) -> Duration {
     if !whole {
         fill(ROWS).await;
     }
+    // Made beforehand: their making is no part of what is compared.
+    let made = |_| -> Vec<_> {
+        (0..ROWS / TASKS / batch)
+            .filter(|_| whole)
+            .map(|_| items(batch))
+            .collect()
+    };
+    let made: Vec<_> = (0..TASKS).map(made).collect();
     let begin = Instant::now();
-    let done = join_all((0..TASKS).map(|_| {
+    let done = join_all(made.into_iter().map(|batches| {
         let (store, queue) = (Arc::clone(store), queue.clone());
         async move {
             if whole {
-                for _ in 0..ROWS / TASKS / batch {
-                    store.queue().enqueue(&queue, items(batch)).await.unwrap();
+                for items in batches {
+                    store.queue().enqueue(&queue, items).await.unwrap();
                     work(&store, &queue, batch, batch).await;
                 }
             }

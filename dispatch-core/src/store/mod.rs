@@ -1,7 +1,8 @@
 //! What must outlive the process: dead letters, reservations, schedule slots, the durable queue and read positions.
 //!
-//! One [`Store`] handle, one small trait a role. Every method is one round trip or one transaction, answers per entry
-//! where entries can differ, and has happened durably when it returns `Ok`.
+//! One [`Store`] handle, one small trait a role. Every method is one round trip or one transaction and answers per entry
+//! where entries can differ. Enqueues, dead letters, reservations, slots and positions have happened durably when it
+//! returns `Ok`; a claim or a completion may yet be undone by a crash, and then happens again.
 
 mod dead_letters;
 mod memory;

@@ -40,19 +40,35 @@ pub(super) enum Needs {
 /// A connection, and the dialect that it speaks.
 pub(super) enum Conn<'a> {
     #[cfg(feature = "sqlite")]
-    Sqlite(&'a mut sqlx::SqliteConnection),
+    Sqlite(&'a mut sqlx::SqliteConnection, Frame),
     #[cfg(feature = "postgres")]
     Postgres(&'a mut sqlx::PgConnection),
+}
+
+/// What opens and ends a transaction on SQLite, where each trip to the connection's thread costs as much as a small
+/// statement: both travel with the statements of the work where they can.
+#[cfg(feature = "sqlite")]
+#[derive(Default)]
+pub(super) struct Frame {
+    /// Not sent yet.
+    begin: Option<&'static str>,
+    /// No other work comes after this one in the transaction.
+    ends: bool,
+    /// The work has said that its next statements are its last.
+    last: bool,
+    /// The end goes along with the statements under way.
+    ending: bool,
+    committed: bool,
 }
 
 /// Runs one query on whichever connection there is.
 macro_rules! on_connection {
     ($conn:expr, $sql:expr, $values:expr, |$query:ident, $connection:ident| $run:expr) => {{
-        let sql = $conn.fill_in($sql);
+        let sql = $conn.framed($sql);
         let values = SqlxValues(Values($values));
         match $conn {
             #[cfg(feature = "sqlite")]
-            Conn::Sqlite($connection) => {
+            Conn::Sqlite($connection, _) => {
                 let $query = sqlx::query_with::<sqlx::Sqlite, _>(sqlx::AssertSqlSafe(sql), values);
                 $run
             }
@@ -65,11 +81,56 @@ macro_rules! on_connection {
     }};
 }
 
+#[cfg(feature = "sqlite")]
+impl<'a> Conn<'a> {
+    pub(super) fn sqlite(connection: &'a mut sqlx::SqliteConnection) -> Self {
+        Self::Sqlite(connection, Frame::default())
+    }
+
+    /// Opens a transaction together with the first statement.
+    pub(super) fn transaction(connection: &'a mut sqlx::SqliteConnection, begin: &'static str) -> Self {
+        let frame = Frame {
+            begin: Some(begin),
+            ..Frame::default()
+        };
+        Self::Sqlite(connection, frame)
+    }
+
+    /// Lets the end of the transaction go with the last statements of the work that comes next.
+    pub(super) fn ends_with_next(&mut self) {
+        if let Some(frame) = self.frame() {
+            frame.ends = true;
+        }
+    }
+
+    /// Whether the end of the transaction has gone along: what fails now fails alone.
+    pub(super) fn has_committed(&mut self) -> bool {
+        self.frame().is_some_and(|frame| frame.committed)
+    }
+
+    /// Ends the transaction if that did not go along.
+    pub(super) async fn commit(&mut self) -> Result<(), DbErr> {
+        match self.frame() {
+            Some(frame) if frame.committed || frame.begin.is_some() => Ok(()),
+            _ => self.run("COMMIT", Vec::new()).await.map(drop),
+        }
+    }
+}
+
 impl Conn<'_> {
+    #[cfg(feature = "sqlite")]
+    fn frame(&mut self) -> Option<&mut Frame> {
+        match self {
+            Self::Sqlite(_, frame) => Some(frame),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => None,
+        }
+    }
+
     pub(super) fn is_postgres(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => false,
+            Self::Sqlite(..) => false,
             #[cfg(feature = "postgres")]
             Self::Postgres(_) => true,
         }
@@ -87,19 +148,27 @@ impl Conn<'_> {
     pub(super) async fn all(&mut self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
         on_connection!(self, sql, values, |query, connection| {
             let rows = query.fetch_all(&mut **connection).await.map_err(failed)?;
-            Ok(rows.into_iter().map(QueryResult::from).collect())
+            let rows = rows.into_iter().map(QueryResult::from).collect();
+            #[cfg(feature = "sqlite")]
+            if let Some(frame) = self.frame() {
+                frame.committed |= frame.ending;
+            }
+            Ok(rows)
         })
     }
 
+    /// The first row. A statement of which there may be many asks for one.
     pub(super) async fn one(&mut self, sql: &str, values: Vec<Value>) -> Result<Option<QueryResult>, DbErr> {
-        on_connection!(self, sql, values, |query, connection| {
-            let row = query.fetch_optional(&mut **connection).await.map_err(failed)?;
-            Ok(row.map(QueryResult::from))
-        })
+        Ok(self.all(sql, values).await?.into_iter().next())
     }
 
     /// Runs a statement and says how many rows it touched.
     pub(super) async fn run(&mut self, sql: &str, values: Vec<Value>) -> Result<u64, DbErr> {
+        // SQLite would count for BEGIN what the statement before it has touched.
+        #[cfg(feature = "sqlite")]
+        if let Some(begin) = self.frame().and_then(|frame| frame.begin.take()) {
+            self.all(begin, Vec::new()).await?;
+        }
         on_connection!(self, sql, values, |query, connection| {
             let done = query.execute(&mut **connection).await.map_err(failed)?;
             Ok(done.rows_affected())
@@ -111,10 +180,37 @@ impl Conn<'_> {
         let script = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()));
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(connection) => script.execute(&mut **connection).await.map(drop).map_err(failed),
+            Self::Sqlite(connection, _) => script.execute(&mut **connection).await.map(drop).map_err(failed),
             #[cfg(feature = "postgres")]
             Self::Postgres(connection) => script.execute(&mut **connection).await.map(drop).map_err(failed),
         }
+    }
+
+    /// Says that the next rows asked for are the last that the work needs, so that the end of the transaction can go
+    /// along.
+    pub(super) fn last(&mut self) -> &mut Self {
+        #[cfg(feature = "sqlite")]
+        if let Some(frame) = self.frame() {
+            frame.last = true;
+        }
+        self
+    }
+
+    /// A statement as it is sent, with what goes along.
+    fn framed(&mut self, sql: &str) -> String {
+        let filled = self.fill_in(sql);
+        #[cfg(feature = "sqlite")]
+        if let Some(frame) = self.frame() {
+            let begin = frame.begin.take();
+            frame.ending = std::mem::take(&mut frame.last) && frame.ends;
+            return match (begin, frame.ending) {
+                (None, false) => filled,
+                (None, true) => filled + "; COMMIT",
+                (Some(begin), false) => format!("{begin}; {filled}"),
+                (Some(begin), true) => format!("{begin}; {filled}; COMMIT"),
+            };
+        }
+        filled
     }
 
     /// Fills in what the dialects write differently: `{now}` in microseconds, by the server's clock where there is one,

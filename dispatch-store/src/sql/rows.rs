@@ -35,7 +35,11 @@ pub(super) fn read_text(row: &QueryResult, at: usize) -> Result<Option<SmolStr>,
 
 /// Reads a column of JSON; NULL is none.
 pub(super) fn read_json<T: DeserializeOwned>(row: &QueryResult, at: usize) -> Result<Option<T>, DbErr> {
-    let text: Option<String> = row.try_get_by_index(at)?;
+    parse_json(row.try_get_by_index(at)?)
+}
+
+/// Reads JSON; NULL is none.
+pub(super) fn parse_json<T: DeserializeOwned>(text: Option<String>) -> Result<Option<T>, DbErr> {
     text.map(|text| serde_json::from_str(&text))
         .transpose()
         .map_err(|error| DbErr::Json(error.to_string()))

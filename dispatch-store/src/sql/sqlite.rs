@@ -49,7 +49,7 @@ impl Target {
         let place = self.path.display().to_string();
         let mut connection = self.connect().await.map_err(|source| self.refused(&place, source))?;
         let begin = "BEGIN IMMEDIATE";
-        migrate::migrate(&mut Conn::Sqlite(&mut connection), begin, migrate::SQLITE, &place).await?;
+        migrate::migrate(&mut Conn::sqlite(&mut connection), begin, migrate::SQLITE, &place).await?;
         let (writer, jobs) = Writer::new(place.clone());
         let task = tokio::spawn(write_all(connection, self.full, place.clone(), jobs));
         Ok(Sqlite {
@@ -139,7 +139,7 @@ impl Sqlite {
             Some(connection) => connection,
             None => self.target.connect().await?,
         };
-        let answer = work.run(&mut Conn::Sqlite(&mut connection)).await?;
+        let answer = work.run(&mut Conn::sqlite(&mut connection)).await?;
         *reader = Some(connection);
         Ok(answer)
     }

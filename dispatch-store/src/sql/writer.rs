@@ -42,7 +42,7 @@ pub(super) trait Job: Send {
 
 struct Pending<W: Work> {
     work: W,
-    answer: Option<W::Answer>,
+    answer: Option<Result<W::Answer, DbErr>>,
     reply: oneshot::Sender<Result<W::Answer, SqlStoreError>>,
 }
 
@@ -53,18 +53,22 @@ impl<W: Work> Job for Pending<W> {
     }
 
     async fn run(&mut self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
-        self.answer = Some(self.work.run(conn).await?);
+        self.answer = Some(match self.work.run(conn).await {
+            // An answer that cannot be read is no reason to do again what is done.
+            Err(error) if !conn.has_committed() => return Err(error),
+            answer => answer,
+        });
         Ok(())
     }
 
     fn finish(self: Box<Self>, place: &str, outcome: Result<(), DbErr>) {
-        let answer = match (outcome, self.answer) {
-            (Ok(()), Some(answer)) => Ok(answer),
-            (Ok(()), None) => Err(SqlStoreError::Closed {
+        let answer = match outcome.and(self.answer.transpose()) {
+            Ok(Some(answer)) => Ok(answer),
+            Ok(None) => Err(SqlStoreError::Closed {
                 what: self.work.what(),
                 place: place.to_owned(),
             }),
-            (Err(source), _) => Err(SqlStoreError::Work {
+            Err(source) => Err(SqlStoreError::Work {
                 what: self.work.what(),
                 place: place.to_owned(),
                 remedy: remedy(&source),
@@ -127,7 +131,7 @@ pub(super) async fn write_all(
     let mut group = Vec::with_capacity(GROUP);
     let mut commits = Commits {
         full,
-        waits: full,
+        waits: Some(full),
         unsafe_since: None,
     };
     while let Some(()) = gather(&mut connection, &mut commits, &mut jobs, &mut group).await {
@@ -160,7 +164,7 @@ async fn gather(
             Ok(0) => return None,
             Ok(_) => return Some(()),
             Err(_) => {
-                let checkpoint = Conn::Sqlite(connection).script("PRAGMA wal_checkpoint(PASSIVE)").await;
+                let checkpoint = Conn::sqlite(connection).script("PRAGMA wal_checkpoint(PASSIVE)").await;
                 if let Err(error) = checkpoint {
                     tracing::debug!(%error, "checkpoint failed");
                 }
@@ -171,10 +175,10 @@ async fn gather(
     (jobs.recv_many(group, GROUP).await > 0).then_some(())
 }
 
-/// Whether commits wait for the disk: as configured, and as the connection is set now.
+/// Whether commits wait for the disk: as configured, and as the connection is set now, if that is known.
 struct Commits {
     full: bool,
-    waits: bool,
+    waits: Option<bool>,
     /// Since when there are commits that are not on disk.
     unsafe_since: Option<Instant>,
 }
@@ -192,14 +196,14 @@ async fn write(
             || group
                 .iter()
                 .any(|job| matches!(job.needs(), Needs::Transaction | Needs::Statement)));
-    let mut conn = Conn::Sqlite(connection);
-    let begin = match (waits == commits.waits, waits) {
+    // A pragma is obeyed each time it is run, though the statement is kept prepared: it prepares itself again.
+    let begin = match (commits.waits == Some(waits), waits) {
         (true, _) => "BEGIN IMMEDIATE",
         (false, true) => "PRAGMA synchronous = FULL; BEGIN IMMEDIATE",
         (false, false) => "PRAGMA synchronous = NORMAL; BEGIN IMMEDIATE",
     };
-    conn.run(begin, Vec::new()).await?;
-    commits.waits = waits;
+    commits.waits = None;
+    let mut conn = Conn::transaction(connection, begin);
     if let Err(error) = run(&mut conn, group).await {
         // A full disk and the like have rolled back already, and then there is nothing to roll back.
         if let Err(error) = conn.run("ROLLBACK", Vec::new()).await {
@@ -207,6 +211,7 @@ async fn write(
         }
         return Err(error);
     }
+    commits.waits = Some(waits);
     commits.unsafe_since = match commits.unsafe_since {
         _ if waits || !commits.full => None,
         Some(since) => Some(since),
@@ -216,8 +221,13 @@ async fn write(
 }
 
 async fn run(conn: &mut Conn<'_>, group: &mut [Box<dyn Job>]) -> Result<(), DbErr> {
-    for job in group {
+    let Some((last, others)) = group.split_last_mut() else {
+        return Ok(());
+    };
+    for job in others {
         job.run(conn).await?;
     }
-    conn.run("COMMIT", Vec::new()).await.map(drop)
+    conn.ends_with_next();
+    last.run(conn).await?;
+    conn.commit().await
 }

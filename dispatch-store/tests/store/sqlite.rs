@@ -1,9 +1,9 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use dispatch_core::{
-    Class, Error, Store,
+    Class, Error, Message, Store,
     config::{StoreConfig, StoreContext},
-    store::{Completion, Outcome, Stale},
+    store::{Completion, Item, Outcome, Stale},
     testing::store::store_battery,
 };
 use dispatch_store::{SqliteConfig, sql::Synchronous};
@@ -64,6 +64,38 @@ async fn what_was_enqueued_is_there_after_a_restart() {
 
     assert_eq!(found.len(), 1, "what is leased stays leased over a restart");
     assert_eq!(settled, [Ok(())], "a lease outlives the process that took it");
+}
+
+/// They leave the file packed end to end, long ones apart.
+#[tokio::test]
+async fn payloads_of_any_length_and_bytes_come_out_as_they_went_in() {
+    let directory = tempdir().unwrap();
+    let store = open(&directory);
+    let every_byte = || (0..=255_u8).rev().cycle();
+    let lengths = [0, 1, 256, 4096, 4097, 0, 300_000, 5, 4097, 0];
+    let payloads = lengths.map(|length| every_byte().take(length).collect::<Vec<u8>>());
+    let items = payloads.iter().map(|payload| {
+        let mut message = Message::new(payload.clone());
+        message.headers_mut().insert("name", "a \"quoted\" \u{1F980}");
+        Item::of(&message)
+    });
+    let items: Vec<Item> = items.collect();
+    store.queue().enqueue("q", items.clone()).await.unwrap();
+
+    let claimed = store.queue().claim("q", claim(usize::MAX)).await.unwrap();
+
+    let came: Vec<_> = claimed.iter().map(|claimed| claimed.item.payload.to_vec()).collect();
+    assert!(
+        came == payloads,
+        "lengths {:?}",
+        came.iter().map(Vec::len).collect::<Vec<_>>()
+    );
+    assert!(
+        claimed
+            .iter()
+            .zip(&items)
+            .all(|(came, went)| came.item.headers == went.headers && came.item.id == went.id)
+    );
 }
 
 #[tokio::test]

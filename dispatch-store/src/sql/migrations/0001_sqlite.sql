@@ -32,7 +32,7 @@ CREATE UNIQUE INDEX dispatch_ready_dedupe ON dispatch_ready (queue, dedupe) WHER
 
 -- One row a claimed batch, not one an item; `ids` is a JSON array. A fence is drawn by chance and never used twice.
 CREATE TABLE dispatch_lease (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
+    number INTEGER PRIMARY KEY,
     fence INTEGER NOT NULL,
     queue TEXT NOT NULL,
     until INTEGER NOT NULL,

@@ -118,7 +118,8 @@ async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result
         .filter_map(|(item, answer)| (*answer == Enqueued::New).then_some(item));
     let new: Vec<&Item> = new.collect();
     let columns = columns(items);
-    for chunk in new.chunks(ROWS) {
+    let mut chunks = new.chunks(ROWS).peekable();
+    while let Some(chunk) = chunks.next() {
         let mut values = vec![Value::from(queue)];
         values.extend(columns.iter().filter_map(|column| column.same.clone()));
         let each: Vec<&Column> = columns.iter().filter(|column| column.same.is_none()).collect();
@@ -128,7 +129,10 @@ async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result
                 .flat_map(|item| each.iter().map(|column| (column.value)(item))),
         );
         values.push(i64::try_from(chunk.len()).unwrap_or(0).into());
-        conn.run(&rows(&columns, each.len(), chunk.len()), values).await?;
+        if chunks.peek().is_none() {
+            conn.last();
+        }
+        conn.all(&rows(&columns, each.len(), chunk.len()), values).await?;
     }
     Ok(answers)
 }

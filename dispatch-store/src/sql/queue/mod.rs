@@ -4,8 +4,11 @@
 mod claim;
 mod columns;
 mod enqueue;
+mod held;
+mod packed;
 mod returns;
 mod settle;
+mod take;
 mod wait;
 mod watch;
 

@@ -8,9 +8,9 @@ use dispatch_core::{
     Attempt,
     store::{Completion, Item, Lease, Outcome, Stale},
 };
-use sea_orm::{DbErr, Value};
+use sea_orm::DbErr;
 
-use super::returns::{make_ready, read_ids};
+use super::{held::Held, returns::make_ready};
 use crate::sql::{
     conn::{Conn, Needs, Work, bigints},
     rows::{ITEM, read_item, span, write_history},
@@ -56,14 +56,17 @@ const DONE: &str = "
     ) AS done ON true";
 
 /// SQLite, where all are done and were claimed together, which is how they come: one trip. It answers with those that
-/// were held, and takes them out of their lease rows.
+/// were held, or with none, a mark for the whole lease, where that is done at once and in its order.
 const DONE_TOGETHER: &str = "
-    DELETE FROM dispatch_item WHERE id IN ({ids}) AND id IN (
-        SELECT member.value FROM dispatch_lease l, json_each(l.ids) AS member WHERE l.queue = $2 AND l.fence = $3)
-    RETURNING id;
-    UPDATE dispatch_lease SET ids = (
+    SELECT member.value FROM dispatch_lease l, json_each(CASE WHEN l.ids = $1 THEN '[null]' ELSE l.ids END) AS member
+    WHERE l.queue = $2 AND l.fence = $3;
+    DELETE FROM dispatch_item WHERE id IN ({ids}) AND (
+        EXISTS (SELECT 1 FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = $1)
+        OR id IN (SELECT member.value FROM dispatch_lease l, json_each(l.ids) AS member
+            WHERE l.queue = $2 AND l.fence = $3));
+    UPDATE dispatch_lease SET ids = iif(ids = $1, '[]', (
         SELECT json_group_array(member.value) FROM json_each(dispatch_lease.ids) AS member
-        WHERE member.value NOT IN ({ids}))
+        WHERE member.value NOT IN ({ids})))
     WHERE queue = $2 AND fence = $3;
     DELETE FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = '[]'";
 
@@ -138,8 +141,11 @@ impl Settle {
         let ids: Vec<i64> = rows().collect();
         let values = vec![conn.ids(&ids), self.queue.as_str().into(), fence.cast_signed().into()];
         let mut held = HashSet::new();
-        for row in conn.all(DONE_TOGETHER, values).await? {
-            held.insert(row.try_get_by_index::<i64>(0)?);
+        for row in conn.last().all(DONE_TOGETHER, values).await? {
+            match row.try_get_by_index::<Option<i64>>(0)? {
+                Some(id) => held.extend([id]),
+                None => held.extend(rows()),
+            }
         }
         // A lease named twice is stale the second time.
         Ok(rows()
@@ -211,74 +217,6 @@ impl Work for Extend {
             conn.run(lease, values).await?;
         }
         Ok(answers)
-    }
-}
-
-/// Lease rows, locked, and what is taken out of them.
-struct Held {
-    rows: HashMap<i64, Row>,
-    /// Which lease row holds which lease.
-    places: HashMap<Lease, i64>,
-}
-
-struct Row {
-    ids: Vec<i64>,
-    taken: HashSet<i64>,
-}
-
-impl Held {
-    async fn lock(conn: &mut Conn<'_>, queue: &str, leases: impl Iterator<Item = Lease>) -> Result<Self, DbErr> {
-        let fences: HashSet<i64> = leases.map(|lease| lease.fence.cast_signed()).collect();
-        let fences: Vec<i64> = fences.into_iter().collect();
-        // In one order, so that two who settle at the same time do not wait for each other.
-        let lock = if conn.is_postgres() { "FOR UPDATE" } else { "" };
-        let sql = format!(
-            "SELECT number, fence, ids FROM dispatch_lease WHERE queue = $2 AND fence IN ({{ids}}) ORDER BY number {lock}"
-        );
-        let mut held = Self {
-            rows: HashMap::new(),
-            places: HashMap::new(),
-        };
-        for row in conn.all(&sql, vec![conn.ids(&fences), Value::from(queue)]).await? {
-            let number: i64 = row.try_get_by_index(0)?;
-            let fence = row.try_get_by_index::<i64>(1)?.cast_unsigned();
-            let ids = read_ids(conn, &row, 2)?;
-            for id in &ids {
-                let row = id.cast_unsigned();
-                held.places.insert(Lease { row, fence }, number);
-            }
-            let taken = HashSet::new();
-            held.rows.insert(number, Row { ids, taken });
-        }
-        Ok(held)
-    }
-
-    /// Takes a lease out of its row; false if no row has it.
-    fn take(&mut self, lease: Lease) -> bool {
-        let row = self.places.remove(&lease).and_then(|number| self.rows.get_mut(&number));
-        row.is_some_and(|row| row.taken.insert(lease.row.cast_signed()))
-    }
-
-    /// Writes back what is left.
-    async fn save(self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
-        let mut empty = Vec::new();
-        for (number, mut row) in self.rows.into_iter().filter(|(_, row)| !row.taken.is_empty()) {
-            row.ids.retain(|id| !row.taken.contains(id));
-            if row.ids.is_empty() {
-                empty.push(number);
-                continue;
-            }
-            let shrink = "UPDATE dispatch_lease SET ids = $1 WHERE number = $2";
-            conn.run(shrink, vec![conn.ids(&row.ids), number.into()]).await?;
-        }
-        if !empty.is_empty() {
-            conn.run(
-                "DELETE FROM dispatch_lease WHERE number IN ({ids})",
-                vec![conn.ids(&empty)],
-            )
-            .await?;
-        }
-        Ok(())
     }
 }
 
