@@ -274,6 +274,16 @@ impl Attempt {
         }
     }
 
+    /// Bounds a history: of more than 50 attempts the first 10 and the last 40 stay. What is throttled for hours fails
+    /// without end, and its history is written down each time.
+    pub fn shorten(history: &mut Vec<Self>) {
+        const FIRST: usize = 10;
+        const MOST: usize = 50;
+        if history.len() > MOST {
+            history.drain(FIRST..history.len() - (MOST - FIRST));
+        }
+    }
+
     /// Whether it counts towards `max_attempts`; see [`Class::counts`].
     #[must_use]
     pub fn counts(&self) -> bool {

@@ -105,6 +105,14 @@ impl<'i> Reader<'i> {
 
     /// Says in our words what serde said.
     fn explain(&self, message: &str, span: Range<usize>) -> Diagnostic {
+        // What was filled in may be a secret.
+        let hidden = match self.filled.get(&span.start) {
+            Some(text) if !text.is_empty() => message
+                .replace(*text, "***")
+                .replace(&text.escape_debug().to_string(), "***"),
+            _ => message.to_owned(),
+        };
+        let message = hidden.as_str();
         let allowed: Vec<_> = message
             .split_once("expected")
             .map(|(_, rest)| quoted(rest))

@@ -173,7 +173,9 @@ impl Control {
                 reason = "a fraction of a small whole number"
             )]
             let lower = ((state.limit as f64 * self.settings.decrease_ratio) as usize).max(1);
-            state.to_forget += state.limit - lower;
+            // Those that are free go at once, the others as their attempts end.
+            let fewer = state.limit - lower;
+            state.to_forget += fewer - self.semaphore.forget_permits(fewer);
             state.limit = lower;
         } else if state.reached && mean.is_some_and(|mean| mean <= past.mean) && state.limit < self.settings.max {
             state.limit += 1;

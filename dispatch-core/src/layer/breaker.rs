@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, Ordering::Relaxed},
+        atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -94,6 +94,8 @@ const OTHER: u8 = 1;
 
 #[derive(Debug)]
 struct Shared {
+    /// Tells one half-open time from the next: a straggler of the last one is no probe of this one.
+    rounds: AtomicU64,
     settings: BreakerSettings,
     /// Lets calls pass without the lock while closed.
     mode: AtomicU8,
@@ -106,7 +108,7 @@ struct Shared {
 enum State {
     Closed,
     Open { until: Instant },
-    HalfOpen { left: u32, succeeded: u32 },
+    HalfOpen { left: u32, succeeded: u32, round: u64 },
 }
 
 impl BreakerHandle {
@@ -114,6 +116,7 @@ impl BreakerHandle {
     #[must_use]
     pub fn new(settings: BreakerSettings) -> Self {
         Self(Arc::new(Shared {
+            rounds: AtomicU64::new(0),
             settings,
             mode: AtomicU8::new(CLOSED),
             window: Window::new(settings.window),
@@ -147,48 +150,53 @@ impl BreakerHandle {
         if self.0.mode.load(Relaxed) == CLOSED {
             return Ok(Admitted {
                 breaker: Some(self.clone()),
-                probe: false,
+                probe: None,
             });
         }
         let mut state = lock(&self.0.state);
         match &mut *state {
             State::Closed => Ok(Admitted {
                 breaker: Some(self.clone()),
-                probe: false,
+                probe: None,
             }),
             State::Open { until } if *until > Instant::now() => Err(refused()),
             State::Open { .. } => {
                 // open -> half open: time passed, and this is the first probe.
+                let round = self.0.rounds.fetch_add(1, Relaxed) + 1;
+                let left = self.0.settings.probes.max(1) - 1;
                 *state = State::HalfOpen {
-                    left: self.0.settings.probes.max(1) - 1,
+                    left,
                     succeeded: 0,
+                    round,
                 };
                 drop(state);
                 tracing::info!("breaker half open");
                 self.0.changed.send_replace(());
                 Ok(Admitted {
                     breaker: Some(self.clone()),
-                    probe: true,
+                    probe: Some(round),
                 })
             }
             State::HalfOpen { left: 0, .. } => Err(refused()),
-            State::HalfOpen { left, .. } => {
+            State::HalfOpen { left, round, .. } => {
                 *left -= 1;
+                let round = *round;
                 Ok(Admitted {
                     breaker: Some(self.clone()),
-                    probe: true,
+                    probe: Some(round),
                 })
             }
         }
     }
 
-    fn succeeded(&self, probe: bool) {
-        if !probe {
-            self.0.window.succeeded();
-            return;
-        }
+    fn succeeded(&self, probe: Option<u64>) {
+        let Some(probe) = probe else {
+            return self.0.window.succeeded();
+        };
         let mut state = lock(&self.0.state);
-        if let State::HalfOpen { succeeded, .. } = &mut *state {
+        if let State::HalfOpen { succeeded, round, .. } = &mut *state
+            && *round == probe
+        {
             *succeeded += 1;
             if *succeeded >= self.0.settings.probes.max(1) {
                 // half open -> closed: every probe succeeded.
@@ -202,29 +210,31 @@ impl BreakerHandle {
         }
     }
 
-    fn failed(&self, probe: bool, unavailable: bool) {
-        if probe {
+    fn failed(&self, probe: Option<u64>, unavailable: bool) {
+        if probe.is_some() {
             // half open -> open: a probe failed.
-            self.open(unavailable, true);
+            self.open(unavailable, probe);
         } else if unavailable {
             // closed -> open: the far side is down; no need for statistics.
-            self.open(true, false);
+            self.open(true, None);
         } else {
             let (calls, failures) = self.0.window.failed(Instant::now());
             if calls >= self.0.settings.min_calls && f64::from(failures) >= self.0.settings.failures * f64::from(calls)
             {
                 // closed -> open: too large a share failed.
-                self.open(false, false);
+                self.open(false, None);
             }
         }
     }
 
-    fn open(&self, unavailable: bool, from_probe: bool) {
+    fn open(&self, unavailable: bool, probe: Option<u64>) {
         let mut state = lock(&self.0.state);
         match &*state {
             // Calls that began before it opened may fail after; a straggler says nothing new.
             State::Open { .. } => return,
-            State::HalfOpen { .. } if !from_probe => return,
+            State::HalfOpen { round, .. } if probe != Some(*round) => return,
+            // A probe of a time that has passed says nothing new either.
+            State::Closed if probe.is_some() => return,
             State::HalfOpen { .. } | State::Closed => {}
         }
         let wait = if unavailable {
@@ -242,8 +252,10 @@ impl BreakerHandle {
     }
 
     /// A probe ended without a word: somebody else may make it.
-    fn give_back(&self) {
-        if let State::HalfOpen { left, .. } = &mut *lock(&self.0.state) {
+    fn give_back(&self, probe: u64) {
+        if let State::HalfOpen { left, round, .. } = &mut *lock(&self.0.state)
+            && *round == probe
+        {
             *left += 1;
         }
         self.0.changed.send_replace(());
@@ -292,7 +304,7 @@ where
         let admitted = match &self.breaker {
             None => Ok(Admitted {
                 breaker: None,
-                probe: false,
+                probe: None,
             }),
             Some(breaker) => breaker.admit(),
         };
@@ -315,7 +327,8 @@ where
 #[derive(Debug)]
 struct Admitted {
     breaker: Option<BreakerHandle>,
-    probe: bool,
+    /// The half-open time whose probe it is.
+    probe: Option<u64>,
 }
 
 impl Admitted {
@@ -325,16 +338,19 @@ impl Admitted {
             None | Some(Class::Permanent) => breaker.succeeded(self.probe),
             Some(Class::Retry) => breaker.failed(self.probe, false),
             Some(Class::Unavailable) => breaker.failed(self.probe, true),
-            Some(Class::Throttled(_)) if self.probe => breaker.give_back(),
-            Some(Class::Throttled(_)) => {}
+            Some(Class::Throttled(_)) => {
+                if let Some(probe) = self.probe {
+                    breaker.give_back(probe);
+                }
+            }
         }
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        if let (Some(breaker), true) = (self.breaker.take(), self.probe) {
-            breaker.give_back();
+        if let (Some(breaker), Some(probe)) = (self.breaker.take(), self.probe) {
+            breaker.give_back(probe);
         }
     }
 }

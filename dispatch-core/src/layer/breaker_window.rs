@@ -40,7 +40,7 @@ impl Window {
     /// A success looks at the clock only now and then: what is old must be gone when a failure counts, not before.
     pub(super) fn succeeded(&self) {
         let mut slot = self.now.load(Relaxed);
-        if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(64) {
+        if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(8) {
             slot = self.advance(Instant::now());
             self.unavailable_in_a_row.store(0, Relaxed);
         }

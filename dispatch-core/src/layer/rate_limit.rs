@@ -23,7 +23,7 @@ use crate::{Class, Error, Message, lock::lock, telemetry::Stats};
 ///
 /// In any span of time at most `rate * span + burst` attempts pass. Those that must wait do so in the order they came;
 /// dropping one that waits costs nothing. An error of class `Throttled(after)` holds its key, not only its message,
-/// for that long. All services of one layer, and their clones, share the rate.
+/// for that long, 5 min at most. All services of one layer, and their clones, share the rate.
 ///
 /// Timers tick each millisecond: above 1000 a second, attempts pass in small groups, at the same rate.
 #[derive(Debug, Clone)]
@@ -268,10 +268,13 @@ where
     }
 }
 
+/// No far side holds a key for longer.
+const LONGEST_HOLD: Duration = Duration::from_secs(300);
+
 /// Holds the key of a throttled attempt.
 fn hold_if_throttled(limiter: Option<&Arc<Limiter>>, error: &Error) {
     if let (Some(limiter), Class::Throttled(Some(after))) = (limiter, error.class()) {
-        limiter.hold(Instant::now() + after);
+        limiter.hold(Instant::now() + after.min(LONGEST_HOLD));
     }
 }
 

@@ -219,13 +219,14 @@ where
             });
             // Most fail once or twice: room for four would be the larger part of what a message costs that waits.
             past.attempts.reserve_exact(1);
+            past.course.tries += 1;
             past.attempts.append(&mut error.take_attempts());
-            past.attempts.push(Attempt::failed(
-                past.course.attempt,
-                SystemTime::now() - took,
-                took,
-                &error,
-            ));
+            let attempt = Attempt::failed(past.course.attempt, SystemTime::now() - took, took, &error);
+            // What the breaker refused was not tried.
+            if error.code().is_none_or(|code| code != "breaker") {
+                past.attempts.push(attempt);
+            }
+            Attempt::shorten(&mut past.attempts);
             let next = match error.later() {
                 Some(later) => Next::Stop(Some(later)),
                 None => more.policy.next(&error, &past.course),

@@ -104,6 +104,9 @@ impl Default for RetryPolicy {
     }
 }
 
+/// The shortest wait for a far side that asks for time.
+const LEAST_THROTTLE: Duration = Duration::from_millis(100);
+
 /// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
@@ -119,6 +122,8 @@ pub(super) enum Next {
 pub(super) struct Course {
     /// The number of the attempt that failed.
     pub(super) attempt: u32,
+    /// How often it was tried under this delivery, counted or not.
+    pub(super) tries: u32,
     /// The wait before it.
     pub(super) waited: Duration,
     /// All waits of this delivery.
@@ -131,6 +136,7 @@ impl Course {
     pub(super) fn of(message: &Message) -> Self {
         Self {
             attempt: message.attempt,
+            tries: 0,
             waited: Duration::ZERO,
             stayed: Duration::ZERO,
             created_at: message.created_at(),
@@ -152,11 +158,15 @@ impl RetryPolicy {
         let rule = self.rule(error);
         let backoff = || {
             let backoff = rule.and_then(|rule| rule.backoff.as_ref()).unwrap_or(&self.backoff);
-            backoff.delay(course.attempt, course.waited, &mut rand::rng())
+            backoff.delay(course.attempt.max(course.tries), course.waited, &mut rand::rng())
         };
         let wait = match error.class() {
             Class::Permanent | Class::Unavailable => return Next::Stop(None),
-            Class::Throttled(after) => after.unwrap_or_else(backoff).min(self.throttle_max),
+            // A far side that asks for no time at all is given some, and more each time.
+            Class::Throttled(after) => {
+                let after = after.filter(|after| *after >= LEAST_THROTTLE).unwrap_or_else(backoff);
+                after.max(LEAST_THROTTLE).min(self.throttle_max)
+            }
             Class::Retry => {
                 let most = rule.and_then(|rule| rule.max_attempts).unwrap_or(self.max_attempts);
                 if most > 0 && course.attempt >= most {

@@ -428,6 +428,7 @@ impl Runs {
         let sources = std::mem::take(&mut parts.sources);
         let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(&self.shared))));
         let share = |whole: usize| whole.div_ceil(shards).max(1);
+        let running = Arc::new(std::sync::atomic::AtomicUsize::new(shards));
         let drivers: Vec<_> = (0..shards)
             .map(|_| {
                 let plan = Plan {
@@ -461,6 +462,7 @@ impl Runs {
                     store: Arc::clone(&self.store),
                     parked: Arc::clone(&self.parked),
                     drain_timeout: parts.drain_timeout,
+                    shards: Arc::clone(&running),
                 }
             })
             .collect();

@@ -3,7 +3,10 @@
 use std::{
     future::{Future, pending, poll_fn},
     pin::pin,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering, Ordering::Relaxed},
+    },
     task::Poll,
     time::Duration,
 };
@@ -41,6 +44,8 @@ pub(super) struct Driver<S: Service<Message>> {
     /// The queue of parked retries.
     pub(super) parked: Arc<str>,
     pub(super) drain_timeout: Duration,
+    /// How many shards have not begun to end.
+    pub(super) shards: Arc<AtomicUsize>,
 }
 
 /// Why a wait ended.
@@ -183,7 +188,10 @@ where
         };
         tracing::info!(pipeline = %self.shared.name, ?opens_in, "gate closed");
         let intake = Arc::clone(&self.intake);
-        self.work_while(async { intake.lock().await.hold().await }).await;
+        let hold = async { timeout(LAST_WORDS, async { intake.lock().await.hold().await }).await };
+        if self.work_while(hold).await.is_err() {
+            tracing::warn!(pipeline = %self.shared.name, "a source did not hold in time");
+        }
     }
 
     /// Drives the work for as long as `future` takes.
@@ -211,16 +219,20 @@ where
         self.shared.set_phase(Phase::Draining);
         let deadline = Instant::now() + self.drain_timeout;
         self.work.release_backlog();
+        self.work.end_rests();
+        // The last shard to end closes what all share.
+        let last = self.shards.fetch_sub(1, Ordering::AcqRel) == 1;
         let intake = Arc::clone(&self.intake);
         let close = async { timeout(LAST_WORDS, async { intake.lock().await.close().await }).await };
         // A source that cannot close may hold what it has read: that is not a clean end.
-        let closed = match self.work_while(close).await {
-            Ok(closed) => closed,
-            Err(_) => {
-                tracing::error!(pipeline = %self.shared.name, "a source did not close in time");
-                false
-            }
-        };
+        let closed = !last
+            || match self.work_while(close).await {
+                Ok(closed) => closed,
+                Err(_) => {
+                    tracing::error!(pipeline = %self.shared.name, "a source did not close in time");
+                    false
+                }
+            };
         let hurry = async {
             tokio::select! {
                 _ = wanted.wait_for(|wanted| wanted.stop == Stop::Now) => {}
@@ -245,9 +257,13 @@ where
 }
 
 async fn nothing_parked(store: &dyn Store, parked: &str) -> bool {
-    match store.queue().depth(parked).await {
-        Ok(depth) => depth.ready + depth.delayed + depth.leased == 0,
-        Err(error) => {
+    match timeout(LAST_WORDS, store.queue().depth(parked)).await {
+        Err(_) => {
+            tracing::warn!("store does not say what is parked");
+            false
+        }
+        Ok(Ok(depth)) => depth.ready + depth.delayed + depth.leased == 0,
+        Ok(Err(error)) => {
             tracing::warn!(error = error.report(), "store does not say what is parked");
             false
         }

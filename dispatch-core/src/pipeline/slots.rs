@@ -151,15 +151,23 @@ impl<F: Future, E> Slots<F, E> {
         true
     }
 
-    /// Polls woken futures until one ends.
-    pub(super) fn poll_next(&mut self, cx: &Context<'_>) -> Poll<(usize, F::Output)> {
+    /// Polls woken futures until one ends. Takes up to `rounds` lists of them: a future that wakes itself, as all do
+    /// once their task's budget is spent, must not keep everything else from its turn.
+    pub(super) fn poll_next(&mut self, cx: &Context<'_>, rounds: &mut u8) -> Poll<(usize, F::Output)> {
         loop {
             if self.turn.is_empty() {
                 self.ready.driver.register(cx.waker());
-                std::mem::swap(&mut *lock(&self.ready.slots), &mut self.turn);
-                if self.turn.is_empty() {
+                let mut woken = lock(&self.ready.slots);
+                if woken.is_empty() {
                     return Poll::Pending;
                 }
+                if *rounds == 0 {
+                    drop(woken);
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+                *rounds -= 1;
+                std::mem::swap(&mut *woken, &mut self.turn);
             }
             while let Some(index) = self.turn.pop() {
                 if let Poll::Ready(output) = self.poll_slot(index) {
@@ -201,7 +209,7 @@ mod tests {
         assert!(slots.start(a, || receive_a).is_pending() && slots.start(b, || receive_b).is_pending());
 
         send_a.send(7).unwrap();
-        let (index, output) = poll_fn(|cx| slots.poll_next(cx)).await;
+        let (index, output) = poll_fn(|cx| slots.poll_next(cx, &mut 1)).await;
 
         assert_eq!((index, output), (a, Ok(7)));
         assert_eq!((slots.remove(a), slots.len(), slots.insert("c")), (Some("a"), 1, a));

@@ -34,7 +34,8 @@ pub(super) fn verdict(
         Err(error) => error,
     };
     let mut attempts = error.take_attempts();
-    if attempts.is_empty() {
+    // What the breaker refused was not tried.
+    if attempts.is_empty() && error.code().is_none_or(|code| code != "breaker") {
         attempts.push(attempt_of(&error));
     }
     let bury = |reason, attempts| Verdict::Bury { reason, attempts };
@@ -43,7 +44,7 @@ pub(super) fn verdict(
         (Some(Later::Expired), _) => bury("deadline", attempts),
         (None, Class::Permanent) => bury("permanent", attempts),
         (Some(Later::After(delay)), _) => postpone(delay, attempts, source),
-        (None, Class::Throttled(after)) => postpone(after.unwrap_or(DEFAULT_WAIT), attempts, source),
+        (None, Class::Throttled(after)) => postpone(after.unwrap_or(DEFAULT_WAIT).max(DEFAULT_WAIT), attempts, source),
         (None, Class::Unavailable) => postpone(reopens.unwrap_or(DEFAULT_WAIT), attempts, source),
         // Retries are off: the source alone decides when and how often.
         (None, Class::Retry) if source.redelivers || source.wants_reply => {
@@ -53,8 +54,12 @@ pub(super) fn verdict(
     }
 }
 
+/// No message waits longer, whatever a far side asks for.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 24 * 3_600);
+
 /// Later: by the source where it can wait and count, else in the Store. A caller that waits for the answer gets it now.
 fn postpone(delay: Duration, attempts: Vec<Attempt>, source: &Capabilities) -> Verdict {
+    let delay = delay.min(LONGEST_WAIT);
     let natively = source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay);
     if natively || source.wants_reply {
         Verdict::Settle(Disposition::Nack {

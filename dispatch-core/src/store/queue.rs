@@ -110,6 +110,7 @@ impl Item {
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
         self.attempts = self.attempts.saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
         self.history.extend(attempts);
+        Attempt::shorten(&mut self.history);
     }
 
     /// The message in this item, about to be attempted once more.

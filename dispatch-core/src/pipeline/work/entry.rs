@@ -43,6 +43,12 @@ pub(super) struct Entry {
     pub(super) serial: u64,
     pub(super) received: Instant,
     pub(super) leased: Instant,
+    /// How many attempts of earlier deliveries its history begins with.
+    pub(super) prior: usize,
+    /// Whether it has had its turn: from then on its lane is its own until it is settled.
+    pub(super) started: bool,
+    /// When the head of an ordered lane is tried again, while it waits for that.
+    pub(super) rests_until: Option<Instant>,
     pub(super) lost: bool,
     /// On its way into the Store.
     pub(super) keeping: bool,
@@ -81,6 +87,18 @@ impl Final {
 }
 
 impl Entry {
+    /// Adds failed attempts to its history, and those that count to its number.
+    pub(super) fn remember(&mut self, attempts: Vec<Attempt>) {
+        let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
+        if counted > 0 {
+            let counted = u32::try_from(counted).unwrap_or(u32::MAX);
+            self.message.attempt = self.message.attempt.saturating_add(counted);
+        }
+        let history = self.history.get_or_insert_default();
+        history.extend(attempts);
+        Attempt::shorten(history);
+    }
+
     pub(super) fn take_history(&mut self) -> Vec<Attempt> {
         self.history.take().map(|history| *history).unwrap_or_default()
     }

@@ -35,6 +35,9 @@ use crate::{
 /// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
 const SETTLE_TRIES: u8 = 5;
 
+/// So many lists of woken messages in one turn; then the runtime has its own.
+const ROUNDS: u8 = 16;
+
 /// What a driver is told about its pipeline.
 pub(super) struct Plan {
     /// How many messages may be at the sink at once.
@@ -165,6 +168,7 @@ where
             }
             let lane = self.plan.lanes.as_ref().and_then(|lanes| (lanes.key)(&message));
             self.serial += 1;
+            let prior = history.len();
             let entry = Entry {
                 message,
                 history: (!history.is_empty()).then(|| Box::new(history)),
@@ -176,6 +180,9 @@ where
                 serial: self.serial,
                 received: now,
                 leased: now,
+                prior,
+                started: false,
+                rests_until: None,
                 lost: false,
                 keeping: false,
                 settling: None,
@@ -190,9 +197,10 @@ where
     /// finished need not wait for company.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
         self.now = Instant::now();
+        let mut rounds = ROUNDS;
         loop {
             let mut moved = false;
-            while let Poll::Ready((slot, outcome)) = self.slots.poll_next(cx) {
+            while let Poll::Ready((slot, outcome)) = self.slots.poll_next(cx, &mut rounds) {
                 self.finished(slot, outcome);
                 moved = true;
             }
@@ -229,6 +237,8 @@ where
 
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
+        entry.started = true;
+        entry.rests_until = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
             return self.release(slot);

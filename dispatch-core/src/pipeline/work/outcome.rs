@@ -8,7 +8,7 @@ use tower::Service;
 
 use super::{Returned, Work, entry::Final};
 use crate::{
-    Attempt, Class, Disposition, Error, Message, Order, Reply, clock,
+    Attempt, Disposition, Error, Message, Order, Reply, clock,
     layer::{BreakerHandle, BreakerState},
     pipeline::{
         keep::{Keepsake, Kept},
@@ -66,13 +66,18 @@ where
         if entry.lane.is_some() && self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order) {
             return self.rest(slot, delay, attempts);
         }
-        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
+        entry.remember(attempts);
+        self.park_now(slot, delay);
+    }
+
+    /// Puts the message, with all that is remembered of it, into the Store.
+    fn park_now(&mut self, slot: usize, delay: Duration) {
+        let Some(entry) = self.slots.entry(slot) else { return };
         let mut item = Item::of(&entry.message);
-        item.attempts = (entry.message.attempt - 1).saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
+        item.attempts = entry.message.attempt - 1;
         item.run_at = Some(SystemTime::now() + delay);
         item.deadline = entry.message.deadline.map(clock::system_time_at);
         item.history = entry.take_history();
-        item.history.extend(attempts);
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
     }
@@ -80,17 +85,45 @@ where
     /// Waits here for the next attempt, at the head of its lane.
     pub(super) fn rest(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let counted = attempts.iter().filter(|attempt| counts(attempt)).count();
-        entry.message.attempt = entry
-            .message
-            .attempt
-            .saturating_add(u32::try_from(counted).unwrap_or(u32::MAX));
-        entry.history.get_or_insert_default().extend(attempts);
+        entry.remember(attempts);
+        entry.keeping = false;
+        entry.rests_until = Some(Instant::now() + delay);
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
             Returned::Rested { slot, serial }
         }));
+    }
+
+    /// Ends every rest: a drain does not wait for them. The source keeps what was tried, or the Store does.
+    pub(in crate::pipeline) fn end_rests(&mut self) {
+        let now = Instant::now();
+        let resting: Vec<_> = self
+            .slots
+            .entries()
+            .filter_map(|(slot, entry)| Some((slot, entry.rests_until.filter(|_| entry.open)?)))
+            .collect();
+        for (slot, until) in resting {
+            let Some(entry) = self.slots.entry(slot) else { continue };
+            entry.rests_until = None;
+            let delay = until.saturating_duration_since(now);
+            let source = &self.desks[entry.source].capabilities;
+            if source.wants_reply
+                || (source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay))
+            {
+                let attempts = entry.take_history().split_off(entry.prior);
+                self.shared.stats.nacked.fetch_add(1, Relaxed);
+                self.settle(
+                    slot,
+                    Disposition::Nack {
+                        delay: Some(delay),
+                        attempts,
+                    },
+                );
+            } else {
+                self.park_now(slot, delay);
+            }
+        }
     }
 
     pub(super) fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
@@ -132,7 +165,8 @@ where
             return;
         }
         entry.settling = Some((Final::of(&disposition), 0));
-        if let Some(lane) = &entry.lane {
+        // Only who had its turn may end it: what goes back untried leaves its lane to the one at work.
+        if let (true, Some(lane)) = (entry.started, &entry.lane) {
             self.backlog.done(lane);
         }
         let token = entry.token.clone();
@@ -193,14 +227,12 @@ where
         if source.redelivers || source.wants_reply {
             let delay = Duration::from_secs(5);
             let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
-            self.nack(slot, delay, keepsake.into_attempts());
+            // The source remembers what came before this delivery.
+            let attempts = keepsake.into_attempts().split_off(entry.prior);
+            entry.keeping = false;
+            self.nack(slot, delay, attempts);
         } else {
             self.keep.put_back(slot, keepsake);
         }
     }
-}
-
-/// Whether a failed attempt counts, by its class's name.
-fn counts(attempt: &Attempt) -> bool {
-    attempt.class == Class::Retry.name() || attempt.class == Class::Permanent.name()
 }
