@@ -439,6 +439,23 @@ mod tests {
         );
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_far_side_that_asks_for_no_time_is_given_some() {
+        let (inner, calls) = failing(1_000_000, |_| Error::throttled(Some(Duration::ZERO), "slow down"));
+
+        let error = RetryLayer::new(RetryPolicy::default())
+            .layer(inner)
+            .call(Message::new("x"))
+            .await
+            .unwrap_err();
+
+        assert!(
+            matches!(error.later(), Some(Later::After(_))) && calls.load(Relaxed) <= 31,
+            "{}",
+            calls.load(Relaxed)
+        );
+    }
+
     proptest! {
         #[test]
         fn the_number_of_attempts_is_exact(most in 1u32..20, failures in 0u32..30) {

@@ -11,8 +11,9 @@ use crate::{Attempt, Error, Headers};
 /// Keeps messages that were given up on until a person decides.
 #[async_trait]
 pub trait DeadLetters: Send + Sync {
-    /// Keeps the letters, all or none. A letter whose pipeline and id are already there and not yet replayed takes its
-    /// place, so that doing this twice leaves one.
+    /// Keeps the letters, all or none. A letter of the same message (pipeline, source, id and time of creation) that is
+    /// there and not yet replayed gives its place, so that doing this twice leaves one; another message that merely
+    /// has the same id is another letter.
     ///
     /// # Errors
     /// `Unavailable` or `Retry`; nothing was kept then, and the message must not be acked.

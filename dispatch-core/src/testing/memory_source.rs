@@ -45,6 +45,8 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     ready: VecDeque<(Message, u64)>,
+    /// Given back in the batch that is being settled; they go first again, in their order.
+    released: Vec<(Message, u64)>,
     delayed: Vec<(Instant, Message, u64)>,
     /// What is out, by token number; its fence, and until when it is the receiver's.
     out: Vec<Option<Out>>,
@@ -299,7 +301,7 @@ impl State {
         }
         match settlement.disposition {
             Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => {}
-            Disposition::Release => self.ready.push_front((message, fence + 1)),
+            Disposition::Release => self.released.push((message, fence + 1)),
             Disposition::Nack { delay, attempts } => {
                 let counted = attempts.iter().filter(|attempt| attempt.class == "retry").count();
                 let attempt = message.attempt + u32::try_from(counted).unwrap_or(u32::MAX);
@@ -357,6 +359,9 @@ impl Settler for Inner {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
         let mut state = lock(&self.state);
         let results = batch.into_iter().map(|settlement| state.settle(settlement)).collect();
+        while let Some(released) = state.released.pop() {
+            state.ready.push_front(released);
+        }
         drop(state);
         self.changed.notify_one();
         results

@@ -153,3 +153,15 @@ proptest! {
         prop_assert!(loaded.is_ok(), "{}", loaded.unwrap_err());
     }
 }
+
+#[test]
+fn what_was_filled_in_is_never_printed() {
+    let text = "source = { type = \"words\", text = \"x\" }\nsink = { type = \"collect\", into = \"x\", delay = \"${SECRET}\" }\nstore = { type = \"ram\" }\nlanes = \"${SECRET}\"\n";
+
+    let mistakes = Loader::new(&registry())
+        .environment([("SECRET".to_owned(), "can\"ary".to_owned())])
+        .load("t.toml", text)
+        .unwrap_err();
+
+    assert!(!mistakes.to_string().contains("ary"), "{mistakes}");
+}

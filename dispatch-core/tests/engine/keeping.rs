@@ -217,3 +217,63 @@ async fn without_retries_the_source_decides() {
         .filter(|(_, how)| matches!(how, Disposition::Nack { delay: None, .. }));
     assert_eq!((summary.delivered, nacks.count()), (1, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn another_message_with_the_same_id_is_another_letter() {
+    let store = Arc::new(MemoryStore::new());
+    for (payload, created) in [("first", 1), ("second", 2)] {
+        let created = std::time::UNIX_EPOCH + Duration::from_secs(created);
+        let source = MemorySource::ending([Message::with_id_at("same", payload, created)]);
+        let sink = MemorySink::answering(|_| Err(Error::permanent("bad")));
+
+        pipeline(source, &sink).store(store.clone()).run().await.unwrap();
+    }
+
+    let payloads: Vec<_> = letters(&store).await.into_iter().map(|letter| letter.payload).collect();
+    assert_eq!(payloads, ["first", "second"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_letter_of_a_parked_message_names_the_source_it_came_from() {
+    let store = Arc::new(MemoryStore::new());
+    let sink = MemorySink::answering(|_| no("never"));
+    let policy = RetryPolicy {
+        max_attempts: 2,
+        ..every(Duration::from_secs(60))
+    };
+
+    pipeline(MemorySource::ending(numbered(1)).poor(), &sink)
+        .store(store.clone())
+        .retry(policy)
+        .run()
+        .await
+        .unwrap();
+
+    assert_eq!(letters(&store).await[0].source, "source");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_burial_does_not_double_the_history() {
+    let memory = Arc::new(MemoryStore::new());
+    let faults = Faults::default();
+    faults.fail("bury", 2, Class::Unavailable);
+    let store = Arc::new(FaultyStore::new(memory.clone(), faults.clone()));
+    let sink = MemorySink::answering(|_| no("never"));
+    let policy = RetryPolicy {
+        max_attempts: 3,
+        ..every(Duration::from_secs(60))
+    };
+
+    pipeline(MemorySource::ending(numbered(1)).poor(), &sink)
+        .store(store)
+        .retry(policy)
+        .run()
+        .await
+        .unwrap();
+
+    assert!(faults.are_spent());
+    let letters = letters(&memory).await;
+    let mut numbers: Vec<_> = letters[0].attempts.iter().map(|attempt| attempt.number).collect();
+    numbers.dedup();
+    assert_eq!(numbers.len(), letters[0].attempts.len(), "{numbers:?}");
+}

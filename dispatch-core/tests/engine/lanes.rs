@@ -87,3 +87,53 @@ async fn a_hot_key_does_not_hold_up_the_cold_ones() {
     let last_cold = sink.texts().iter().rposition(|text| text.starts_with("cold")).unwrap();
     assert!(last_cold <= 202, "the last cold message was number {last_cold}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_does_not_let_a_follower_past_its_head() {
+    let messages = ["a-1", "a-2", "a-3"].map(|text| Message::with_id(text, text).with_key("a"));
+    let source = MemorySource::ending(messages);
+    let sink = MemorySink::slow(Duration::from_secs(10), |_| Ok(()));
+    let pipeline = pipeline(source, &sink).lanes(by_key(true)).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+
+    handle.pause();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    handle.resume();
+    run.await.unwrap().unwrap();
+
+    assert_eq!(
+        (sink.texts(), sink.most_at_once()),
+        (["a-1", "a-2", "a-3"].map(String::from).to_vec(), 1)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_does_not_wait_for_a_resting_head_and_forgets_no_attempt() {
+    let store = Arc::new(MemoryStore::new());
+    let source = MemorySource::ending([Message::with_id("a", "a").with_key("a")]).poor();
+    let sink = MemorySink::answering(|_| no("never"));
+    let pipeline = pipeline(source, &sink)
+        .store(store.clone())
+        .lanes(by_key(true))
+        .retry(every(Duration::from_secs(300)))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let started = tokio::time::Instant::now();
+
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    assert!(
+        summary.finished && started.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        started.elapsed()
+    );
+    let depth = store.queue().depth("parked:test").await.unwrap();
+    assert_eq!((depth.delayed, summary.parked), (1, 1));
+}

@@ -147,3 +147,23 @@ async fn any_tower_service_is_a_sink() {
 
     assert_eq!(summary.delivered, 3);
 }
+
+#[test]
+fn a_driver_whose_budget_is_spent_goes_on() {
+    // Under `block_on` of this runtime a primitive of a task that has spent its budget wakes it again at once.
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let sink = MemorySink::slow(Duration::from_millis(20), |_| Ok(()));
+        let run = pipeline(MemorySource::ending(numbered(2_000)), &sink)
+            .concurrency(1_000)
+            .run();
+        done.send(runtime.block_on(run).unwrap().delivered).unwrap();
+    });
+
+    assert_eq!(ended.recv_timeout(Duration::from_secs(30)), Ok(2_000));
+}

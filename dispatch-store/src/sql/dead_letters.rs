@@ -66,7 +66,7 @@ impl Work for Bury {
         const BURY: &str = "INSERT INTO dispatch_dead (pipeline, source, message_id, payload, headers, metadata, key, reason,
                 attempts, class, code, trace_id, config_hash, created_at, died_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-            ON CONFLICT (pipeline, message_id) WHERE replayed_at IS NULL DO UPDATE SET source = excluded.source,
+            ON CONFLICT (pipeline, source, message_id, created_at) WHERE replayed_at IS NULL DO UPDATE SET
                 payload = excluded.payload, headers = excluded.headers, metadata = excluded.metadata, key = excluded.key,
                 reason = excluded.reason, attempts = excluded.attempts, class = excluded.class, code = excluded.code,
                 trace_id = excluded.trace_id, config_hash = excluded.config_hash, created_at = excluded.created_at,

@@ -18,6 +18,9 @@ use crate::{
 };
 use std::sync::atomic::Ordering::Relaxed;
 
+/// The metadata of a parked message that names the source it came from.
+const ORIGIN: &str = "dispatch_source";
+
 impl<S> Work<S>
 where
     S: Service<Message, Response = Reply, Error = Error>,
@@ -78,6 +81,9 @@ where
         item.run_at = Some(SystemTime::now() + delay);
         item.deadline = entry.message.deadline.map(clock::system_time_at);
         item.history = entry.take_history();
+        if item.metadata.get(ORIGIN).is_none() {
+            item.metadata.insert(ORIGIN, self.plan.labels[entry.source].as_str());
+        }
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
     }
@@ -134,7 +140,10 @@ where
         let letter = DeadLetter {
             number: 0,
             pipeline: self.shared.name.clone(),
-            source: self.plan.labels[entry.source].clone(),
+            source: message
+                .metadata()
+                .get(ORIGIN)
+                .map_or_else(|| self.plan.labels[entry.source].clone(), SmolStr::new),
             id: message.id().clone(),
             payload: message.payload.clone(),
             headers: message.headers().clone(),

@@ -14,7 +14,9 @@ impl DeadLetters for MemoryStore {
         let mut state = self.state();
         for mut letter in letters {
             let same = |kept: &&mut DeadLetter| {
-                kept.replayed_at.is_none() && kept.pipeline == letter.pipeline && kept.id == letter.id
+                kept.replayed_at.is_none()
+                    && (&kept.pipeline, &kept.source, &kept.id) == (&letter.pipeline, &letter.source, &letter.id)
+                    && kept.created_at == letter.created_at
             };
             if let Some(kept) = state.letters.iter_mut().find(same) {
                 letter.number = kept.number;

@@ -67,7 +67,7 @@ CREATE TABLE dispatch_dead (
     died_at bigint NOT NULL,
     replayed_at bigint
 );
-CREATE UNIQUE INDEX dispatch_dead_message ON dispatch_dead (pipeline, message_id) WHERE replayed_at IS NULL;
+CREATE UNIQUE INDEX dispatch_dead_message ON dispatch_dead (pipeline, source, message_id, created_at) WHERE replayed_at IS NULL;
 
 -- A reservation without an owner is done.
 CREATE TABLE dispatch_reservation (key text COLLATE "C" PRIMARY KEY, owner text COLLATE "C", until bigint NOT NULL);

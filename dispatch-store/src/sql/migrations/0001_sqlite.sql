@@ -60,7 +60,7 @@ CREATE TABLE dispatch_dead (
     died_at INTEGER NOT NULL,
     replayed_at INTEGER
 );
-CREATE UNIQUE INDEX dispatch_dead_message ON dispatch_dead (pipeline, message_id) WHERE replayed_at IS NULL;
+CREATE UNIQUE INDEX dispatch_dead_message ON dispatch_dead (pipeline, source, message_id, created_at) WHERE replayed_at IS NULL;
 
 -- A reservation without an owner is done.
 CREATE TABLE dispatch_reservation (key TEXT PRIMARY KEY, owner TEXT, until INTEGER NOT NULL) WITHOUT ROWID;
