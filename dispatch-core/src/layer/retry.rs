@@ -123,7 +123,7 @@ impl<S: Service<Message>> fmt::Debug for RetryFuture<S> {
 /// What is kept of a message that has failed here.
 struct Past<S> {
     /// What the next attempt is called on, made for it.
-    service: Option<S>,
+    service: Option<Box<S>>,
     course: Course,
     attempts: Vec<Attempt>,
     /// The wait for the next attempt, if there is none under way.
@@ -177,7 +177,7 @@ where
                 && let Some(rest) = &mut past.rest
             {
                 ready!(rest.sleep.as_mut().poll(cx));
-                let service = past.service.get_or_insert_with(|| lock(&more.spare).clone());
+                let service = past.service.get_or_insert_with(|| Box::new(lock(&more.spare).clone()));
                 ready!(service.poll_ready(cx)).map_err(Into::into)?;
                 past.rest = None;
                 message.attempt = past.course.attempt;

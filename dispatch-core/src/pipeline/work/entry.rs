@@ -39,16 +39,16 @@ pub(super) struct Entry {
     pub(super) history: Option<Box<Vec<Attempt>>>,
     pub(super) token: Token,
     pub(super) source: usize,
-    pub(super) lane: Option<SmolStr>,
+    pub(super) lane: Option<Box<SmolStr>>,
     pub(super) serial: u64,
     pub(super) received: Instant,
     pub(super) leased: Instant,
     /// How many attempts of earlier deliveries its history begins with.
-    pub(super) prior: usize,
+    pub(super) prior: u32,
     /// Whether it has had its turn: from then on its lane is its own until it is settled.
     pub(super) started: bool,
     /// When the head of an ordered lane is tried again, while it waits for that.
-    pub(super) rests_until: Option<Instant>,
+    pub(super) rests_until: Option<Box<Instant>>,
     pub(super) lost: bool,
     /// On its way into the Store.
     pub(super) keeping: bool,

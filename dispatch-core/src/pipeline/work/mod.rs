@@ -166,9 +166,14 @@ where
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
                 message.deadline = Some(now + total);
             }
-            let lane = self.plan.lanes.as_ref().and_then(|lanes| (lanes.key)(&message));
+            let lane = self
+                .plan
+                .lanes
+                .as_ref()
+                .and_then(|lanes| (lanes.key)(&message))
+                .map(Box::new);
             self.serial += 1;
-            let prior = history.len();
+            let prior = u32::try_from(history.len()).unwrap_or(u32::MAX);
             let entry = Entry {
                 message,
                 history: (!history.is_empty()).then(|| Box::new(history)),
@@ -188,7 +193,7 @@ where
                 settling: None,
             };
             let slot = self.slots.insert(entry);
-            let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_ref());
+            let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_deref());
             self.backlog.push(slot, lane);
         }
     }

@@ -52,7 +52,7 @@ where
     pub(super) fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let ordered = self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order);
-        if let (true, Some(lane)) = (ordered, entry.lane.clone()) {
+        if let (true, Some(lane)) = (ordered, entry.lane.as_deref().cloned()) {
             if self.desks[entry.source].capabilities.order == Order::None {
                 return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
             }
@@ -93,7 +93,7 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.remember(attempts);
         entry.keeping = false;
-        entry.rests_until = Some(Instant::now() + delay);
+        entry.rests_until = Some(Box::new(Instant::now() + delay));
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
@@ -107,7 +107,7 @@ where
         let resting: Vec<_> = self
             .slots
             .entries()
-            .filter_map(|(slot, entry)| Some((slot, entry.rests_until.filter(|_| entry.open)?)))
+            .filter_map(|(slot, entry)| Some((slot, **entry.rests_until.as_ref().filter(|_| entry.open)?)))
             .collect();
         for (slot, until) in resting {
             let Some(entry) = self.slots.entry(slot) else { continue };
@@ -117,7 +117,7 @@ where
             if source.wants_reply
                 || (source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay))
             {
-                let attempts = entry.take_history().split_off(entry.prior);
+                let attempts = entry.take_history().split_off(entry.prior as usize);
                 self.shared.stats.nacked.fetch_add(1, Relaxed);
                 self.settle(
                     slot,
@@ -237,7 +237,7 @@ where
             let delay = Duration::from_secs(5);
             let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
             // The source remembers what came before this delivery.
-            let attempts = keepsake.into_attempts().split_off(entry.prior);
+            let attempts = keepsake.into_attempts().split_off(entry.prior as usize);
             entry.keeping = false;
             self.nack(slot, delay, attempts);
         } else {
