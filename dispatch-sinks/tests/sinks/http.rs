@@ -110,7 +110,7 @@ async fn echo(request: Request<Incoming>) -> Answer {
 #[tokio::test]
 async fn the_message_arrives_and_the_answer_comes_back() {
     let (url, _) = worker(echo).await;
-    let sink = sink(&format!("{url}/work/{{{{ id }}}}"), |_| {});
+    let sink = sink(&format!("{url}/jobs/{{{{ id }}}}"), |_| {});
 
     let message = Message::with_id("m/1", "hello")
         .header("traceparent", "00-1-2-01")
@@ -119,7 +119,7 @@ async fn the_message_arrives_and_the_answer_comes_back() {
 
     assert_eq!(&reply.payload[..], b"hello");
     for (name, value) in [
-        ("x-path", "/work/m%2F1"),
+        ("x-path", "/jobs/m%2F1"),
         ("dispatch-attempt", "3"),
         ("idempotency-key", "m/1"),
         ("traceparent", "00-1-2-01"),
