@@ -55,6 +55,9 @@ pub(super) struct Lent<'a> {
     _permit: SemaphorePermit<'a>,
 }
 
+/// How long a server may take for one piece of work: far longer than any takes that is well.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 impl Connections {
     pub(super) fn new(place: String, options: PgConnectOptions, target: &Target) -> Self {
         Self {
@@ -76,9 +79,16 @@ impl Connections {
     pub(super) async fn perform<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
         let mut lent = self.take().await?;
         let mut conn = Conn::Postgres(&mut lent.connection);
-        let answer = match work.needs() {
-            Needs::Read | Needs::Statement | Needs::LightStatement => work.run(&mut conn).await,
-            Needs::Transaction | Needs::Light => in_transaction(work, &mut conn).await,
+        let run = async {
+            match work.needs() {
+                Needs::Read | Needs::Statement | Needs::LightStatement => work.run(&mut conn).await,
+                Needs::Transaction | Needs::Light => in_transaction(work, &mut conn).await,
+            }
+        };
+        // A server that vanished without a word: the connection is dropped, not put back.
+        let Ok(answer) = timeout(PATIENCE, run).await else {
+            self.idle().lost = Some(Instant::now());
+            return Err(failed(sqlx::Error::PoolTimedOut));
         };
         match &answer {
             Err(error) if is_lost(error) => self.idle().lost = Some(Instant::now()),
