@@ -1,6 +1,11 @@
 use std::collections::HashMap;
 
-use dispatch_core::{layer::KeyFn, pipeline::Lanes};
+use dispatch_core::{
+    Class,
+    layer::KeyFn,
+    pipeline::Lanes,
+    testing::{Faults, FaultyStore},
+};
 
 use super::*;
 
@@ -136,4 +141,32 @@ async fn a_drain_does_not_wait_for_a_resting_head_and_forgets_no_attempt() {
     );
     let depth = store.queue().depth("parked:test").await.unwrap();
     assert_eq!((depth.delayed, summary.parked), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rest_that_a_drain_ended_starts_nothing_while_the_store_is_slow() {
+    let faults = Faults::default();
+    let memory = Arc::new(MemoryStore::new());
+    let store = Arc::new(FaultyStore::new(memory.clone(), faults.clone()));
+    let source = MemorySource::ending([Message::with_id("a", "a").with_key("a")]).poor();
+    let sink = MemorySink::answering(|_| no("never"));
+    let pipeline = pipeline(source, &sink)
+        .store(store)
+        .lanes(by_key(true))
+        .retry(every(Duration::from_secs(4)))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+
+    // The rest would have ended while the Store still refuses what it was turned into.
+    faults.fail("enqueue", 6, Class::Unavailable);
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    assert!(summary.finished && faults.are_spent());
+    assert_eq!((sink.calls()["a"], summary.parked), (1, 1));
+    assert_eq!(memory.queue().depth("parked:test").await.unwrap().delayed, 1);
 }

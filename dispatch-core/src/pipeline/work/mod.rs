@@ -152,6 +152,7 @@ where
             let tick = now + lease / 4;
             self.keeper_at = Some(self.keeper_at.map_or(tick, |at| at.min(tick)));
         }
+        let mut latest = Duration::ZERO;
         for Delivery {
             mut message,
             history,
@@ -160,9 +161,7 @@ where
         {
             let lag = wall.duration_since(message.created_at()).unwrap_or_default();
             self.counts.queue.record(lag);
-            stats
-                .queue_lag_millis
-                .store(u64::try_from(lag.as_millis()).unwrap_or(u64::MAX), Relaxed);
+            latest = lag;
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
                 message.deadline = Some(now + total);
             }
@@ -196,6 +195,8 @@ where
             let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_deref());
             self.backlog.push(slot, lane);
         }
+        let latest = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
+        self.shared.stats.queue_lag_millis.store(latest, Relaxed);
     }
 
     /// Drives everything as far as it goes. `waiting`: nothing new will come before this is polled again, so what is
@@ -311,11 +312,9 @@ where
             Returned::Kept(kept) => self.kept(kept),
             Returned::Extended { entries, results, at } => self.extended(entries, results, at),
             Returned::Rested { slot, serial } => {
-                if self
-                    .slots
-                    .entry(slot)
-                    .is_some_and(|entry| entry.serial == serial && entry.settling.is_none())
-                {
+                // A rest that a drain has ended, or a cancel, starts nothing any more.
+                let rests = |entry: &mut Entry| entry.serial == serial && entry.open && entry.rests_until.is_some();
+                if self.slots.entry(slot).is_some_and(rests) {
                     self.start(slot, cx);
                 }
             }
