@@ -60,10 +60,21 @@ impl Generation {
     pub(crate) fn start(plan: Plan, board: &Board) -> Self {
         let mut tasks = JoinSet::new();
         let mut members = Vec::new();
+        // What an operator has paused stays so over a reload, until it is resumed.
+        let before = board.members();
+        let paused = |name: &str| {
+            before
+                .iter()
+                .any(|old| old.handle.name() == name && old.handle.status().paused)
+        };
         for planned in plan.pipelines {
+            let handle = planned.pipeline.handle();
+            if paused(handle.name()) {
+                handle.pause();
+            }
             members.push(Member {
                 file: planned.file,
-                handle: planned.pipeline.handle(),
+                handle,
                 store: planned.store,
             });
             tasks.spawn(planned.pipeline.run());

@@ -138,6 +138,30 @@ async fn quiet_stops_receiving_until_resumed_and_the_status_can_be_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pause_stays_over_a_reload() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    let admin = running.ready().await;
+    let paused = async || -> Value {
+        let status: Value = serde_json::from_str(&get(&format!("{admin}/v1/status")).await.1).unwrap();
+        status["pipelines"][0]["paused"].clone()
+    };
+    running.signal(Signal::USR1);
+    until("paused", async || paused().await == true).await;
+
+    running.signal(Signal::HUP);
+    running.says("reloaded").await;
+
+    assert_eq!(paused().await, true);
+    let seen = worker.count();
+    assert_eq!(dispatch(dir.path(), &["resume", "--url", &admin]).code, 0);
+    until("going on", async || worker.count() > seen).await;
+    running.signal(Signal::TERM);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_is_told_of_each_step() {
     let worker = Worker::start().await;
     let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);
