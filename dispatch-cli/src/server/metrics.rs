@@ -46,7 +46,7 @@ struct Pipelines(Vec<Handle>);
 
 type Read<T> = fn(&Stats) -> T;
 
-const COUNTERS: [(&str, &str, Read<u64>); 11] = [
+const COUNTERS: [(&str, &str, Read<u64>); 12] = [
     (names::RECEIVED, "Deliveries taken from sources", |stats| {
         stats.received.load(Relaxed)
     }),
@@ -74,6 +74,11 @@ const COUNTERS: [(&str, &str, Read<u64>); 11] = [
     (names::DEAD_LETTERED, "Messages given up on and kept", |stats| {
         stats.dead_lettered.load(Relaxed)
     }),
+    (
+        names::DUPLICATES,
+        "Deliveries of messages whose work was done already, acked without any",
+        |stats| stats.duplicates.load(Relaxed),
+    ),
     (
         names::SETTLE_FAILED,
         "Settlements that did not reach the source",

@@ -44,6 +44,9 @@ pub trait StoreConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// Whether it keeps all that a pipeline's `[store]` must: dead letters, parked retries and the queue, too. One that
+    /// does not can stand where reservations alone are kept, under `[dedupe]`.
+    const WHOLE: bool = true;
 
     /// Checks the values and makes the store. Connects to nothing: the first use or `probe` does.
     ///

@@ -32,6 +32,7 @@ mod gate;
 mod intake;
 mod keep;
 mod lanes;
+mod run;
 mod slots;
 mod verdict;
 mod work;
