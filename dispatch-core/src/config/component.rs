@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
 
-use crate::{Sink, Source, Store, layer::MessageLayer};
+use crate::{Sink, Source, Store, layer::MessageLayer, telemetry::Meter};
 
 /// The configuration of a source: what stands in `[source]` beside `type`.
 ///
@@ -82,6 +82,8 @@ pub struct BuildContext {
     pub base_dir: PathBuf,
     /// How many messages the pipeline works on at once.
     pub concurrency: usize,
+    /// Where the component counts what only it can count.
+    pub meter: Meter,
 }
 
 /// What a store may know when it is built.

@@ -27,6 +27,7 @@ use crate::{
     layer::{MessageLayer, Stack},
     pipeline::{Lanes, PipelineBuilder},
     registry::{Builder, Registry},
+    telemetry::Meter,
 };
 
 /// Reads files into pipelines.
@@ -416,8 +417,10 @@ impl LoadedPipeline {
     /// # Errors
     /// Every value that cannot be meant, at once.
     pub fn build(self, store: &Arc<dyn Store>) -> Result<PipelineBuilder, Diagnostics> {
+        let meter = Meter::default();
         let context = |component: SmolStr| BuildContext {
             pipeline: self.name.clone(),
+            meter: meter.of(component.clone()),
             component,
             store: Arc::clone(store),
             base_dir: self.base_dir.clone(),
@@ -426,6 +429,7 @@ impl LoadedPipeline {
         let mut mistakes = Vec::new();
         let mut pipeline = Pipeline::builder(self.name.clone())
             .store(Arc::clone(store))
+            .meter(meter.clone())
             .config_hash(self.hash.clone());
         for (label, builder, places) in self.sources {
             match builder(&context(label.clone())) {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
     layer::{DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
-    telemetry::Stats,
+    telemetry::{Meter, Stats},
 };
 
 /// The queue in the Store that holds a pipeline's parked retries and replayed dead letters.
@@ -41,6 +41,7 @@ pub struct PipelineBuilder {
     pub(super) shards: usize,
     pub(super) cancel_on_lost_lease: bool,
     pub(super) config_hash: SmolStr,
+    meter: Meter,
     pub(super) dedupe: Option<DedupeLayer>,
     pub(super) sweep: Duration,
 }
@@ -187,6 +188,12 @@ impl PipelineBuilder {
         self
     }
 
+    /// Where the components count what only they can count; [`Handle::meter`] shows it.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = meter;
+        self
+    }
+
     /// Notes which configuration dead letters come from.
     pub fn config_hash(mut self, hash: impl Into<SmolStr>) -> Self {
         self.config_hash = hash.into();
@@ -210,7 +217,12 @@ impl PipelineBuilder {
             )));
         }
         let stats = Arc::<Stats>::default();
-        let shared = Arc::new(Shared::new(self.name.clone(), stats, self.stack.breaker.clone()));
+        let shared = Arc::new(Shared::new(
+            self.name.clone(),
+            stats,
+            self.meter.clone(),
+            self.stack.breaker.clone(),
+        ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
         for label in self
             .sources
@@ -289,6 +301,7 @@ impl Pipeline {
             shards: 1,
             cancel_on_lost_lease: false,
             config_hash: SmolStr::default(),
+            meter: Meter::default(),
             dedupe: None,
             sweep: SWEEP,
         }

@@ -13,7 +13,7 @@ use crate::{
     layer::{BreakerHandle, BreakerState},
     lock::lock,
     source::Progress,
-    telemetry::Stats,
+    telemetry::{Meter, Stats},
 };
 
 /// What people and signals want of a pipeline.
@@ -44,6 +44,7 @@ pub(super) struct Shared {
     pub(super) name: SmolStr,
     pub(super) wanted: watch::Sender<Wanted>,
     pub(super) stats: Arc<Stats>,
+    meter: Meter,
     pub(super) breaker: Option<BreakerHandle>,
     pub(super) started_at: SystemTime,
     state: Mutex<State>,
@@ -121,11 +122,12 @@ pub struct Status {
 }
 
 impl Shared {
-    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, breaker: Option<BreakerHandle>) -> Self {
+    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, meter: Meter, breaker: Option<BreakerHandle>) -> Self {
         Self {
             name,
             wanted: watch::Sender::new(Wanted::default()),
             stats,
+            meter,
             breaker,
             started_at: SystemTime::now(),
             state: Mutex::default(),
@@ -218,6 +220,12 @@ impl Handle {
     #[must_use]
     pub fn stats(&self) -> &Arc<Stats> {
         &self.0.stats
+    }
+
+    /// What the components count for themselves.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     /// How the pipeline is now.
