@@ -21,7 +21,7 @@ use super::{
 use crate::{
     Class, Error, Message, Reply, Sink, Store,
     backoff::Backoff,
-    layer::{DedupeLayer, StackLayer, StackService},
+    layer::{DedupeLayer, Limit, StackLayer, StackService},
     store::QueueSource,
 };
 
@@ -130,7 +130,9 @@ impl Runs {
         L: Layer<StackService<S>> + Send,
         L::Service: Service<Message, Response = Reply, Error = Error, Future: Send> + Send + 'static,
     {
-        let (concurrency, shards) = (parts.stack.concurrency.most(), parts.shards);
+        let concurrency = parts.stack.concurrency.most();
+        let shards = parts.shards.min(concurrency);
+        let fixed = matches!(parts.stack.concurrency, Limit::Fixed(_)) && shards > 1;
         let retry = parts.stack.retry.clone().unwrap_or_default();
         let breaker = parts.stack.breaker.clone();
         let deadline = parts.stack.deadline;
@@ -143,13 +145,17 @@ impl Runs {
         let labels: Vec<_> = parts.sources.iter().map(|(label, _)| label.clone()).collect();
         let sources = std::mem::take(&mut parts.sources);
         let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(&self.shared))));
-        let share = |whole: usize| whole.div_ceil(shards).max(1);
+        // Exact: the shares of all shards together are the whole.
+        let share = |whole: usize, shard: usize| whole / shards + usize::from(shard < whole % shards);
         let running = Arc::new(std::sync::atomic::AtomicUsize::new(shards));
         let drivers: Vec<_> = (0..shards)
-            .map(|_| {
+            .map(|shard| {
+                let own = share(concurrency, shard);
+                let layers = layers.clone();
+                let layers = if fixed { layers.with_permits(own) } else { layers };
                 let plan = Plan {
-                    concurrency: share(concurrency),
-                    window: share(concurrency + self.prefetch),
+                    concurrency: own,
+                    window: own + share(self.prefetch, shard),
                     deadline,
                     lanes: parts.lanes.clone(),
                     cancel_on_lost_lease: parts.cancel_on_lost_lease,
