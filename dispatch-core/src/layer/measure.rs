@@ -87,7 +87,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.call.poll(cx)).map_err(Into::into);
-        this.stats.sink.record(clock::look().saturating_duration_since(*this.began));
+        this.stats
+            .sink
+            .record(clock::look().saturating_duration_since(*this.began));
         if let Err(error) = &result {
             this.stats.failed.count(error.class());
         }

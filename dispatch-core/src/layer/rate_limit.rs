@@ -282,7 +282,11 @@ where
     #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         let passing = Passing::of(&self.shared, &message);
-        if passing.as_ref().and_then(Passing::limiter).is_none_or(Limiter::try_take) {
+        if passing
+            .as_ref()
+            .and_then(Passing::limiter)
+            .is_none_or(Limiter::try_take)
+        {
             return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), passing);
         }
         let mut inner = self.inner.clone();
