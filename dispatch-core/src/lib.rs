@@ -3,6 +3,7 @@
 mod backoff;
 mod capability;
 pub mod clock;
+mod commands;
 #[cfg(feature = "config")]
 pub mod config;
 mod delivery;
@@ -20,12 +21,15 @@ mod selector;
 mod sink;
 mod source;
 pub mod store;
+#[cfg(feature = "tasks")]
+pub mod tasks;
 pub mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use backoff::{Backoff, Jitter};
 pub use capability::{Capabilities, NackDelay, Order};
+pub use commands::Commands;
 pub use delivery::{Delivery, Receipt, Token};
 pub use error::{Attempt, BoxError, Class, Classify, Error, Later};
 pub use headers::{HeaderValue, Headers};

@@ -101,6 +101,7 @@ mod tests {
             base_dir: ".".into(),
             concurrency: 1,
             meter: dispatch_core::telemetry::Meter::default(),
+            commands: dispatch_core::Commands::default(),
         })
     }
 

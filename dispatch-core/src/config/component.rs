@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
 
-use crate::{Sink, Source, Store, layer::MessageLayer, telemetry::Meter};
+use crate::{Commands, Sink, Source, Store, layer::MessageLayer, telemetry::Meter};
 
 /// The configuration of a source: what stands in `[source]` beside `type`.
 ///
@@ -84,6 +84,8 @@ pub struct BuildContext {
     pub concurrency: usize,
     /// Where the component counts what only it can count.
     pub meter: Meter,
+    /// Where the component answers commands, and asks others.
+    pub commands: Commands,
 }
 
 /// What a store may know when it is built.

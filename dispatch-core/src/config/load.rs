@@ -22,7 +22,7 @@ use super::{
     sinks::SinkPlan,
 };
 use crate::{
-    Pipeline, Source, Store,
+    Commands, Pipeline, Source, Store,
     config::diagnose::Sources,
     layer::{MessageLayer, Stack},
     pipeline::{Lanes, PipelineBuilder},
@@ -417,10 +417,11 @@ impl LoadedPipeline {
     /// # Errors
     /// Every value that cannot be meant, at once.
     pub fn build(self, store: &Arc<dyn Store>) -> Result<PipelineBuilder, Diagnostics> {
-        let meter = Meter::default();
+        let (meter, commands) = (Meter::default(), Commands::default());
         let context = |component: SmolStr| BuildContext {
             pipeline: self.name.clone(),
             meter: meter.of(component.clone()),
+            commands: commands.clone(),
             component,
             store: Arc::clone(store),
             base_dir: self.base_dir.clone(),
@@ -430,6 +431,7 @@ impl LoadedPipeline {
         let mut pipeline = Pipeline::builder(self.name.clone())
             .store(Arc::clone(store))
             .meter(meter.clone())
+            .commands(commands.clone())
             .config_hash(self.hash.clone());
         for (label, builder, places) in self.sources {
             match builder(&context(label.clone())) {

@@ -12,7 +12,7 @@ use super::{
     run::SWEEP,
 };
 use crate::{
-    Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
+    Commands, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
     layer::{DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
     telemetry::{Meter, Stats},
 };
@@ -42,6 +42,7 @@ pub struct PipelineBuilder {
     pub(super) cancel_on_lost_lease: bool,
     pub(super) config_hash: SmolStr,
     meter: Meter,
+    commands: Commands,
     pub(super) dedupe: Option<DedupeLayer>,
     pub(super) sweep: Duration,
 }
@@ -194,6 +195,12 @@ impl PipelineBuilder {
         self
     }
 
+    /// The commands that the components answer; [`Handle::commands`] asks them.
+    pub fn commands(mut self, commands: Commands) -> Self {
+        self.commands = commands;
+        self
+    }
+
     /// Notes which configuration dead letters come from.
     pub fn config_hash(mut self, hash: impl Into<SmolStr>) -> Self {
         self.config_hash = hash.into();
@@ -228,6 +235,7 @@ impl PipelineBuilder {
             self.name.clone(),
             stats,
             self.meter.clone(),
+            self.commands.clone(),
             self.stack.breaker.clone(),
         ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
@@ -309,6 +317,7 @@ impl Pipeline {
             cancel_on_lost_lease: false,
             config_hash: SmolStr::default(),
             meter: Meter::default(),
+            commands: Commands::default(),
             dedupe: None,
             sweep: SWEEP,
         }

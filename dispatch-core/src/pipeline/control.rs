@@ -10,6 +10,7 @@ use smol_str::SmolStr;
 use tokio::sync::watch;
 
 use crate::{
+    Commands,
     layer::{BreakerHandle, BreakerState},
     lock::lock,
     source::Progress,
@@ -45,6 +46,7 @@ pub(super) struct Shared {
     pub(super) wanted: watch::Sender<Wanted>,
     pub(super) stats: Arc<Stats>,
     meter: Meter,
+    pub(super) commands: Commands,
     pub(super) breaker: Option<BreakerHandle>,
     pub(super) started_at: SystemTime,
     state: Mutex<State>,
@@ -122,12 +124,19 @@ pub struct Status {
 }
 
 impl Shared {
-    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, meter: Meter, breaker: Option<BreakerHandle>) -> Self {
+    pub(super) fn new(
+        name: SmolStr,
+        stats: Arc<Stats>,
+        meter: Meter,
+        commands: Commands,
+        breaker: Option<BreakerHandle>,
+    ) -> Self {
         Self {
             name,
             wanted: watch::Sender::new(Wanted::default()),
             stats,
             meter,
+            commands,
             breaker,
             started_at: SystemTime::now(),
             state: Mutex::default(),
@@ -226,6 +235,12 @@ impl Handle {
     #[must_use]
     pub fn meter(&self) -> &Meter {
         &self.0.meter
+    }
+
+    /// What the components answer.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.0.commands
     }
 
     /// How the pipeline is now.

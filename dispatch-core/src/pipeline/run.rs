@@ -113,6 +113,8 @@ impl Pipeline {
         if let Err(error) = sink.close().await {
             tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not close");
         }
+        // Who answers holds what it answers about, and may hold the list, too.
+        shared.commands.clear();
         shared.set_phase(Phase::Ended);
         Ok(summary(&shared, began.elapsed(), finished))
     }

@@ -1,0 +1,373 @@
+//! One message of a channel: a task, a command, a piece of something larger, or nothing that can be.
+
+use std::{borrow::Cow, time::Duration};
+
+use smol_str::{SmolStr, ToSmolStr};
+
+use super::{chunks::Chunk, json};
+
+/// What a text that came in is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Incoming {
+    /// A task to be run.
+    Task(TaskMessage),
+    /// A command to the service.
+    Control(ControlMessage),
+    /// A piece of a message.
+    Chunk(Chunk),
+    /// A listener's own question whether it still hears; the text of its `task`.
+    SelfCheck(String),
+    /// Nothing that can be, and why. It disturbs nothing else.
+    Rejected(Rejected),
+}
+
+/// Why a message was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Rejected(pub String);
+
+/// A task to be run: the text it came as, and what the service itself reads of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TaskMessage {
+    /// The JSON object, byte for byte as it came, but for what [`with_members`] has added.
+    pub text: String,
+    /// `module.function`, or a text that begins with `lambda`.
+    pub task: SmolStr,
+    /// Its id, if it has one.
+    pub uuid: Option<SmolStr>,
+    /// How long it may run, from its hand-over to a worker on.
+    pub timeout: Option<Duration>,
+    /// How long it is held before it may run.
+    pub delay: Option<Duration>,
+    /// What is to happen if its like is running or waits.
+    pub on_duplicate: OnDuplicate,
+}
+
+/// What is to happen to a task whose like (same task, same arguments) is running or waits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnDuplicate {
+    /// It runs beside it.
+    #[default]
+    Parallel,
+    /// It is dropped.
+    Discard,
+    /// It waits until its like is done.
+    Serial,
+    /// It waits, unless one waits already; then it is dropped.
+    QueueOne,
+}
+
+/// A command to the service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlMessage {
+    /// Its name.
+    pub command: SmolStr,
+    /// What it is about: the text of a JSON object.
+    pub data: String,
+    /// The channel that the answer goes to, if anybody waits for one.
+    pub reply_to: Option<String>,
+    /// How long it is held; a delayed command is not answered.
+    pub delay: Option<Duration>,
+}
+
+/// What a text that is no JSON is taken for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BarePayload {
+    /// A task's name.
+    #[default]
+    Task,
+    /// Nothing that can be.
+    Reject,
+}
+
+/// A channel's name is at most this long, in bytes of UTF-8 (PostgreSQL, `NAMEDATALEN` less one).
+pub const LONGEST_CHANNEL: usize = 63;
+
+impl Incoming {
+    /// Reads one message.
+    #[must_use]
+    pub fn read(text: &str, bare: BarePayload) -> Self {
+        match json::members(text) {
+            Ok(Some(members)) => Self::of_members(text, &Members(members)).unwrap_or_else(Self::Rejected),
+            Ok(None) => Self::Rejected(Rejected("JSON, but not an object".to_owned())),
+            Err(_) if bare == BarePayload::Task => Self::Task(TaskMessage {
+                text: format!(r#"{{"task": {}}}"#, serde_json::Value::from(text)),
+                task: text.to_smolstr(),
+                uuid: None,
+                timeout: None,
+                delay: None,
+                on_duplicate: OnDuplicate::Parallel,
+            }),
+            Err(error) => Self::Rejected(Rejected(error.to_string())),
+        }
+    }
+
+    fn of_members(text: &str, members: &Members<'_>) -> Result<Self, Rejected> {
+        if let Some(chunk) = Chunk::read(&members.0) {
+            return chunk
+                .map(Self::Chunk)
+                .map_err(|why| Rejected(format!("a piece of a message {why}")));
+        }
+        if members.get("self_check").is_some_and(truthy) {
+            return Ok(Self::SelfCheck(members.text("task")?.unwrap_or_default().into_owned()));
+        }
+        let delay = members.seconds("delay")?;
+        if members.get("control").is_some() {
+            return Ok(Self::Control(ControlMessage {
+                command: members.text("control")?.unwrap_or_default().to_smolstr(),
+                data: members.object("control_data")?.unwrap_or("{}").to_owned(),
+                reply_to: members.channel("reply_to")?,
+                delay,
+            }));
+        }
+        let on_duplicate = match members.get("on_duplicate").and_then(json::string).as_deref() {
+            Some("discard") => OnDuplicate::Discard,
+            Some("serial") => OnDuplicate::Serial,
+            Some("queue_one") => OnDuplicate::QueueOne,
+            None | Some("parallel") => OnDuplicate::Parallel,
+            Some(other) => {
+                tracing::warn!(on_duplicate = other, "unknown on_duplicate: taken as parallel");
+                OnDuplicate::Parallel
+            }
+        };
+        Ok(Self::Task(TaskMessage {
+            text: text.to_owned(),
+            task: members
+                .text("task")?
+                .ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?
+                .to_smolstr(),
+            uuid: members
+                .text("uuid")?
+                .filter(|uuid| !uuid.is_empty())
+                .map(|uuid| uuid.to_smolstr()),
+            timeout: members.seconds("timeout")?,
+            delay,
+            on_duplicate,
+        }))
+    }
+}
+
+/// An object's members; of a key that stands twice the last one counts.
+struct Members<'t>(Vec<(Cow<'t, str>, &'t str)>);
+
+impl<'t> Members<'t> {
+    fn get(&self, name: &str) -> Option<&'t str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw)
+    }
+
+    /// What is there and not `null`.
+    fn given(&self, name: &str) -> Option<&'t str> {
+        self.get(name).filter(|raw| *raw != "null")
+    }
+
+    fn text(&self, name: &str) -> Result<Option<Cow<'t, str>>, Rejected> {
+        self.given(name)
+            .map(|raw| json::string(raw).ok_or_else(|| wrong(name, "a text", raw)))
+            .transpose()
+    }
+
+    fn object(&self, name: &str) -> Result<Option<&'t str>, Rejected> {
+        match self.given(name) {
+            Some(raw) if !raw.starts_with('{') => Err(wrong(name, "an object", raw)),
+            object => Ok(object),
+        }
+    }
+
+    fn channel(&self, name: &str) -> Result<Option<String>, Rejected> {
+        let channel = self.text(name)?.filter(|channel| !channel.is_empty());
+        match channel {
+            Some(channel) if channel.len() > LONGEST_CHANNEL => Err(Rejected(format!(
+                "`{name}` is {} bytes long, and a channel's name {LONGEST_CHANNEL} at most",
+                channel.len()
+            ))),
+            channel => Ok(channel.map(Cow::into_owned)),
+        }
+    }
+
+    /// A number of seconds: none where it is absent, `null`, `false` or 0; at once where it is negative.
+    fn seconds(&self, name: &str) -> Result<Option<Duration>, Rejected> {
+        let Some(raw) = self.given(name).filter(|raw| *raw != "false") else {
+            return Ok(None);
+        };
+        let seconds = raw.parse::<f64>().ok().filter(|seconds| seconds.is_finite());
+        let seconds = seconds.filter(|_| raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()));
+        let seconds = seconds.ok_or_else(|| wrong(name, "a number of seconds", raw))?;
+        if seconds == 0.0 {
+            return Ok(None);
+        }
+        Duration::try_from_secs_f64(seconds.max(0.0))
+            .map(Some)
+            .map_err(|_| wrong(name, "a number of seconds", raw))
+    }
+}
+
+fn wrong(name: &str, wanted: &str, raw: &str) -> Rejected {
+    let shown: String = raw.chars().take(40).collect();
+    Rejected(format!("`{name}` is {shown} and not {wanted}"))
+}
+
+/// As Python sees it: `null`, `false`, 0 and what is empty are not true.
+fn truthy(raw: &str) -> bool {
+    !matches!(raw, "null" | "false" | "0" | "0.0" | "\"\"" | "[]" | "{}")
+}
+
+/// Adds members to the end of an object's text, which must be one; the rest stays as it is.
+///
+/// ```
+/// use dispatch_core::tasks::with_members;
+///
+/// let text = with_members(r#"{"task": "a.b"}"#, &[("channel", "jobs")]);
+/// assert_eq!(text, r#"{"task": "a.b", "channel": "jobs"}"#);
+/// ```
+#[must_use]
+pub fn with_members(object: &str, members: &[(&str, &str)]) -> String {
+    let Some(inner) = object.trim_end().strip_suffix('}') else {
+        return object.to_owned();
+    };
+    let mut text = String::with_capacity(
+        object.len()
+            + members
+                .iter()
+                .map(|(key, value)| key.len() + value.len() + 8)
+                .sum::<usize>(),
+    );
+    text.push_str(inner);
+    let mut first = inner.trim_end().ends_with('{');
+    for (key, value) in members {
+        if !std::mem::take(&mut first) {
+            text.push_str(", ");
+        }
+        text.push('"');
+        text.push_str(key);
+        text.push_str("\": ");
+        text.push_str(&serde_json::Value::from(*value).to_string());
+    }
+    text.push('}');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Incoming {
+        Incoming::read(text, BarePayload::Task)
+    }
+
+    fn task(text: &str) -> TaskMessage {
+        match read(text) {
+            Incoming::Task(task) => task,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_task_keeps_its_text_and_tells_what_the_service_needs() {
+        let text = r#"{"task": "pkg.mod.func", "time_pub": 1795314018.3007326, "uuid": "79688366", "args": [NaN, "\ud800"],
+            "timeout": 1, "bind": true, "delay": 2.5, "on_duplicate": "queue_one", "guid": "x"}"#;
+
+        let task = task(text);
+
+        assert_eq!(task.text, text);
+        assert_eq!(
+            (task.task.as_str(), task.uuid.as_deref()),
+            ("pkg.mod.func", Some("79688366"))
+        );
+        assert_eq!(
+            (task.timeout, task.delay, task.on_duplicate),
+            (
+                Some(Duration::from_secs(1)),
+                Some(Duration::from_millis(2_500)),
+                OnDuplicate::QueueOne
+            )
+        );
+    }
+
+    #[test]
+    fn what_is_absent_false_or_zero_is_none() {
+        for value in ["null", "0", "0.0", "-0", "false"] {
+            let task = task(&format!(
+                r#"{{"task": "a.b", "delay": {value}, "timeout": {value}, "uuid": ""}}"#
+            ));
+            assert_eq!((task.delay, task.timeout, task.uuid), (None, None, None), "{value}");
+        }
+        assert_eq!(task(r#"{"task": "a.b", "delay": -3}"#).delay, Some(Duration::ZERO));
+        assert_eq!(
+            task(r#"{"task": "a.b", "on_duplicate": "sometimes"}"#).on_duplicate,
+            OnDuplicate::Parallel
+        );
+        assert_eq!(
+            task(r#"{"task": "a.b", "on_duplicate": 5}"#).on_duplicate,
+            OnDuplicate::Parallel
+        );
+    }
+
+    #[test]
+    fn a_bare_payload_is_a_tasks_name() {
+        for bare in ["pkg.f", "lambda: 1", "", "say \"hi\""] {
+            assert_eq!(task(bare).task, bare);
+            assert!(json::members(&task(bare).text).unwrap().is_some(), "{bare}");
+            assert!(matches!(
+                Incoming::read(bare, BarePayload::Reject),
+                Incoming::Rejected(_)
+            ));
+        }
+    }
+
+    #[test]
+    fn a_command_is_read_and_goes_before_a_task() {
+        let found = read(
+            r#"{"control": "running", "task": "a.b", "reply_to": "reply_to_0f3c", "control_data": {"uuid": "abc"}}"#,
+        );
+
+        assert_eq!(
+            found,
+            Incoming::Control(ControlMessage {
+                command: "running".into(),
+                data: r#"{"uuid": "abc"}"#.to_owned(),
+                reply_to: Some("reply_to_0f3c".to_owned()),
+                delay: None,
+            })
+        );
+    }
+
+    /// Each of these made the original deaf for a second or for good.
+    #[test]
+    fn messages_that_cannot_be_are_refused_alone() {
+        let long = "x".repeat(64);
+        for bad in [
+            r#"{"task": "a.b", "delay": "soon"}"#,
+            r#"{"task": "a.b", "delay": NaN}"#,
+            r#"{"task": "a.b", "delay": true}"#,
+            r#"{"task": "a.b", "delay": [1]}"#,
+            r#"{"task": "a.b", "delay": 1e400}"#,
+            r#"{"task": "a.b", "timeout": "1"}"#,
+            r#"{"task": "a.b", "timeout": Infinity}"#,
+            r#"{"task": 7}"#,
+            r#"{"uuid": "x"}"#,
+            r#"{"control": 7}"#,
+            r#"{"control": "alive", "control_data": [1]}"#,
+            r#"{"control": "alive", "reply_to": 7}"#,
+            &format!(r#"{{"control": "alive", "reply_to": "{long}"}}"#),
+            "[1]",
+            "7",
+            "null",
+            r#"{"__dispatcherd_chunk__": "v9"}"#,
+        ] {
+            assert!(matches!(read(bad), Incoming::Rejected(_)), "{bad}: {:?}", read(bad));
+        }
+        assert_eq!(read(r#"{"self_check": true}"#), Incoming::SelfCheck(String::new()));
+    }
+
+    #[test]
+    fn members_are_added_whatever_the_object_holds() {
+        assert_eq!(with_members("{}", &[("a", "b")]), r#"{"a": "b"}"#);
+        assert_eq!(with_members("{ } ", &[("a", "b")]), r#"{ "a": "b"}"#);
+        assert_eq!(
+            with_members(r#"{"x": {}}"#, &[("a", "q\""), ("c", "d")]),
+            r#"{"x": {}, "a": "q\"", "c": "d"}"#
+        );
+    }
+}

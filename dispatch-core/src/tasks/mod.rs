@@ -1,0 +1,20 @@
+//! Named tasks on the wire, as Ansible's dispatcherd writes them: what sources, worker pools and publishers share.
+//!
+//! A task is a JSON object that names a callable and its arguments. What a service does not itself need of it is never
+//! rewritten: `NaN`, integers of any length and lone surrogates reach the worker as they were sent.
+//!
+//! ```
+//! use dispatch_core::tasks::{BarePayload, Incoming};
+//!
+//! let text = r#"{"task": "app.tasks.resize", "args": [3], "uuid": "7968", "delay": 10}"#;
+//! let Incoming::Task(task) = Incoming::read(text, BarePayload::Task) else { unreachable!() };
+//! assert_eq!((task.task.as_str(), task.delay.unwrap().as_secs()), ("app.tasks.resize", 10));
+//! ```
+
+pub mod chunks;
+pub mod json;
+mod message;
+
+pub use message::{
+    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, with_members,
+};
