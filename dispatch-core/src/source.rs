@@ -74,6 +74,9 @@ pub enum Received {
     Batch(Vec<Delivery>),
     /// The input has ended; `receive` is not called again.
     End,
+    /// Nothing new, but how the source is: an error where it has lost its broker and goes on delivering what it holds
+    /// while it connects anew by itself; none once it is well again.
+    Health(Option<Error>),
 }
 
 /// How far a bounded source has come, in a unit of its own.

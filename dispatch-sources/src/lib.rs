@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `file` | `file` | a line of a file |
 //! | `http` | `http` | a request, or a line of one |
+//! | `pg_notify` | `pg_notify` | a notification of a PostgreSQL server: a named task |
 //! | `queue` | `queue` | an item of our own durable queue |
 //! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
 //! | `startup` | `startup` | what is to be done once per start |
@@ -19,6 +20,8 @@ pub mod http;
 mod lines;
 #[cfg(any(feature = "startup", feature = "stdin"))]
 mod loans;
+#[cfg(feature = "pg_notify")]
+pub mod pg_notify;
 #[cfg(feature = "queue")]
 pub mod queue;
 #[cfg(feature = "schedule")]
@@ -34,6 +37,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<file::FileSourceConfig>();
     #[cfg(feature = "http")]
     registry.source::<http::HttpSourceConfig>();
+    #[cfg(feature = "pg_notify")]
+    registry.source::<pg_notify::PgNotifySourceConfig>();
     #[cfg(feature = "queue")]
     registry.source::<queue::QueueSourceConfig>();
     #[cfg(feature = "schedule")]

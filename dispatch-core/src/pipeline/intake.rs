@@ -174,6 +174,17 @@ impl Intake {
                 }
                 (!batch.is_empty()).then_some(batch)
             }
+            Word::Received(Received::Health(None)) => {
+                self.shared.connected(&source.label);
+                tracing::info!(source = %source.label, "source is back");
+                None
+            }
+            Word::Received(Received::Health(Some(error))) => {
+                self.shared.stats.source_errors.fetch_add(1, Relaxed);
+                self.shared.failed(&source.label, error.report());
+                tracing::warn!(source = %source.label, error = error.report(), "source lost its broker");
+                None
+            }
             Word::Received(Received::End) => {
                 source.state = State::Ended;
                 self.shared.ended(&source.label);

@@ -75,6 +75,7 @@ impl Bench {
                     all.extend(batch);
                 }
                 Received::End => panic!("the input ended with {} of {count} received", all.len()),
+                Received::Health(_) => {}
             }
         }
         all
@@ -94,9 +95,12 @@ impl Bench {
     }
 
     async fn is_quiet(&mut self) -> bool {
-        match timeout(QUIET, self.source.receive(10)).await {
-            Err(_) | Ok(Ok(Received::End)) => true,
-            Ok(Ok(Received::Batch(_))) | Ok(Err(_)) => false,
+        loop {
+            match timeout(QUIET, self.source.receive(10)).await {
+                Err(_) | Ok(Ok(Received::End)) => return true,
+                Ok(Ok(Received::Batch(_)) | Err(_)) => return false,
+                Ok(Ok(Received::Health(_))) => {}
+            }
         }
     }
 }

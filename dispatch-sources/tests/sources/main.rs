@@ -5,6 +5,7 @@
 mod documentation;
 mod file;
 mod http;
+mod pg_notify;
 mod schedule;
 mod stdin;
 
@@ -42,6 +43,7 @@ async fn receive(source: &mut dyn Source, count: usize) -> Vec<Delivery> {
         match source.receive(count - all.len()).await.unwrap() {
             Received::Batch(batch) => all.extend(batch),
             Received::End => panic!("the input ended after {} of {count}", all.len()),
+            Received::Health(_) => {}
         }
     }
     all

@@ -1,0 +1,367 @@
+//! The commands of a dispatcherd service, and their answers.
+
+use std::{
+    fmt::Write as _,
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+};
+
+use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, json, with_members};
+use serde_json::{Value, json};
+
+use super::{
+    hall::Where,
+    service::{Origin, Service},
+};
+
+/// Every command, in the order of the documentation.
+pub(super) const COMMANDS: [&str; 12] = [
+    "alive",
+    "running",
+    "cancel",
+    "workers",
+    "producers",
+    "metrics",
+    "main",
+    "chunks",
+    "aio_tasks",
+    "status",
+    "set_log_level",
+    "run",
+];
+
+/// Answers one command: always an object, with the service's `node_id` in it.
+pub(super) async fn answer(service: &Arc<Service>, message: &ControlMessage) -> String {
+    let answer = answer_to(service, &message.command, &message.data).await;
+    with_members(&answer, &[("node_id", &service.node_id)])
+}
+
+async fn answer_to(service: &Arc<Service>, command: &str, data: &str) -> String {
+    if !allowed(service, command) {
+        return error(&format!("No control method {command}"));
+    }
+    match command {
+        "alive" => "{}".to_owned(),
+        "running" => running(service, data).await,
+        "cancel" => cancel(service, data).await,
+        "workers" => merged(&service.commands.ask("workers", data).await),
+        "producers" => producers(service),
+        "metrics" => one(service, "metrics", data, r#"{"enabled": false}"#).await,
+        "main" => main(service).await,
+        "chunks" => chunks(service),
+        "aio_tasks" => aio_tasks(data),
+        "status" => status(service).await,
+        "set_log_level" => set_log_level(service, data).await,
+        "run" => run(service, data).await,
+        _ => error(&format!("No control method {command}")),
+    }
+}
+
+/// All but `run`, unless told otherwise.
+fn allowed(service: &Service, command: &str) -> bool {
+    match &service.config.control.allow {
+        Some(allow) => allow.iter().any(|allowed| allowed == command),
+        None => COMMANDS.contains(&command) && command != "run",
+    }
+}
+
+fn error(text: &str) -> String {
+    json!({ "error": text }).to_string()
+}
+
+/// Which tasks a command is about: every member that is given must be equal; none means all.
+struct Filter<'d> {
+    task: Option<String>,
+    uuid: Option<String>,
+    args: Option<&'d str>,
+    kwargs: Option<&'d str>,
+}
+
+impl<'d> Filter<'d> {
+    fn read(data: &'d str) -> Self {
+        let members = json::members(data).ok().flatten().unwrap_or_default();
+        let given = |name: &str| {
+            let raw = members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw);
+            raw.filter(|raw| !matches!(*raw, "null" | "\"\"" | "[]" | "{}" | "false" | "0"))
+        };
+        let text = |name: &str| given(name).map(|raw| json::string(raw).map_or_else(|| raw.to_owned(), Into::into));
+        Self {
+            task: text("task"),
+            uuid: text("uuid"),
+            args: given("args"),
+            kwargs: given("kwargs"),
+        }
+    }
+
+    fn picks(&self, task: &TaskMessage) -> bool {
+        let equal = |wanted: Option<&str>, name: &str| {
+            let Some(wanted) = wanted else { return true };
+            let members = json::members(&task.text).ok().flatten().unwrap_or_default();
+            let own = members
+                .iter()
+                .rev()
+                .find(|(key, _)| key == name)
+                .map(|(_, raw)| json::canonical(raw));
+            own == Some(json::canonical(wanted))
+        };
+        self.task.as_ref().is_none_or(|wanted| task.task == wanted.as_str())
+            && self
+                .uuid
+                .as_ref()
+                .is_none_or(|wanted| task.uuid.as_deref() == Some(wanted))
+            && equal(self.args, "args")
+            && equal(self.kwargs, "kwargs")
+    }
+}
+
+/// What the pool of workers answers: its tasks by worker, and those that wait for one; both as JSON text.
+#[derive(Default)]
+struct AtWork {
+    workers: Vec<(String, String)>,
+    queued: Vec<String>,
+}
+
+async fn at_work(service: &Service, command: &str, data: &str) -> Option<AtWork> {
+    let answers = service.commands.ask(command, data).await;
+    if answers.is_empty() {
+        return None;
+    }
+    let mut all = AtWork::default();
+    for answer in &answers {
+        for (key, raw) in json::members(answer).ok().flatten().unwrap_or_default() {
+            if key == "queued" {
+                all.queued.extend(items(raw));
+            } else {
+                all.workers.push((key.into_owned(), raw.to_owned()));
+            }
+        }
+    }
+    Some(all)
+}
+
+/// The members of an object whose keys do not matter.
+fn items(object: &str) -> impl Iterator<Item = String> {
+    let members = json::members(object).ok().flatten().unwrap_or_default();
+    let items: Vec<_> = members.into_iter().map(|(_, raw)| raw.to_owned()).collect();
+    items.into_iter()
+}
+
+async fn running(service: &Service, data: &str) -> String {
+    let filter = Filter::read(data);
+    let waiting = service.hall.list(|task| filter.picks(task));
+    let at_work = at_work(service, "running", data).await;
+    listed(waiting, at_work)
+}
+
+async fn cancel(service: &Service, data: &str) -> String {
+    let filter = Filter::read(data);
+    // Those that wait first: none of them may start in the place of one that is cancelled.
+    let cancelled = service.hall.cancel(|task| filter.picks(task));
+    let at_work = at_work(service, "cancel", data).await;
+    listed(cancelled, at_work.or_else(|| Some(AtWork::default())))
+}
+
+/// One object of all tasks: `worker-<id>`, `blocked-<i>`, `queued-<i>`, `delayed-<i>`.
+fn listed(tasks: Vec<(Where, String)>, at_work: Option<AtWork>) -> String {
+    let known = at_work.is_some();
+    let AtWork { workers, queued } = at_work.unwrap_or_default();
+    let mut members = workers;
+    let mut counts = [0_usize; 4];
+    let mut add = |kind: usize, name: &str, text: String| {
+        members.push((format!("{name}-{}", counts[kind]), text));
+        counts[kind] += 1;
+    };
+    for text in queued {
+        add(1, "queued", text);
+    }
+    for (place, text) in tasks {
+        match place {
+            Where::Blocked => add(0, "blocked", text),
+            Where::Queued => add(1, "queued", text),
+            Where::Delayed => add(2, "delayed", text),
+            // Without a pool nobody else knows of them.
+            Where::Out if !known => add(3, "worker", text),
+            Where::Out => {}
+        }
+    }
+    object(members)
+}
+
+fn object(members: impl IntoIterator<Item = (String, String)>) -> String {
+    let mut text = "{".to_owned();
+    for (key, raw) in members {
+        if text.len() > 1 {
+            text.push_str(", ");
+        }
+        let _infallible = write!(text, "{}: {raw}", Value::from(key));
+    }
+    text + "}"
+}
+
+/// One object of the members of all.
+fn merged(objects: &[String]) -> String {
+    let members = objects
+        .iter()
+        .filter_map(|object| json::members(object).ok().flatten())
+        .flatten()
+        .map(|(key, raw)| (key.into_owned(), raw.to_owned()));
+    object(members)
+}
+
+async fn one(service: &Service, command: &str, data: &str, otherwise: &str) -> String {
+    let mut answers = service.commands.ask(command, data).await;
+    answers.pop().unwrap_or_else(|| otherwise.to_owned())
+}
+
+fn producers(service: &Service) -> String {
+    let (counts, config) = (&service.counts, &service.config);
+    let uptime = service.started.elapsed().as_secs_f64();
+    let checks = *counts.checks.lock().unwrap_or_else(PoisonError::into_inner);
+    let average = checks.total.as_secs_f64() / (checks.successes.max(1)) as f64;
+    let plain = |produced: u64| json!({ "produced_count": produced, "uptime_seconds": uptime });
+    let mut all = serde_json::Map::new();
+    all.insert(
+        "pg_notify-producer".to_owned(),
+        json!({
+            "produced_count": counts.broker.load(Relaxed),
+            "uptime_seconds": uptime,
+            "recycle_count": counts.recycled.load(Relaxed),
+            "broker_self_check": {
+                "enabled": service.checks.is_some(),
+                "success_count": checks.successes,
+                "average_time_seconds": average,
+                "max_time_seconds": checks.longest.as_secs_f64(),
+            },
+        }),
+    );
+    if config.control.socket.is_some() {
+        let mut socket = plain(counts.socket.load(Relaxed));
+        socket["recycle_count"] = 0.into();
+        all.insert("socket-producer".to_owned(), socket);
+    }
+    if !config.schedule.is_empty() {
+        all.insert("scheduled-producer".to_owned(), plain(counts.scheduled.load(Relaxed)));
+    }
+    if !config.on_start.is_empty() {
+        all.insert("on-start-producer".to_owned(), plain(counts.on_start.load(Relaxed)));
+    }
+    if allowed(service, "run") {
+        all.insert("control-producer".to_owned(), plain(0));
+    }
+    Value::Object(all).to_string()
+}
+
+async fn main(service: &Service) -> String {
+    let pool = one(service, "pool", "{}", "{}").await;
+    object([
+        (
+            "received_count".to_owned(),
+            service.counts.received.load(Relaxed).to_string(),
+        ),
+        (
+            "control_count".to_owned(),
+            service.counts.control.load(Relaxed).to_string(),
+        ),
+        ("pid".to_owned(), std::process::id().to_string()),
+        ("pool".to_owned(), pool),
+    ])
+}
+
+fn chunks(service: &Service) -> String {
+    let assembly = service.assembly();
+    let mut partials = serde_json::Map::new();
+    for partial in assembly.partials() {
+        let pieces: Vec<_> = partial
+            .pieces
+            .iter()
+            .map(|(index, length)| json!({ "chunk_id": index, "length": length }))
+            .collect();
+        partials.insert(
+            partial.id,
+            json!({ "seconds_since_start": partial.since.as_secs_f64(), "expected_total": partial.total, "chunks": pieces }),
+        );
+    }
+    json!({ "status": assembly.counts, "partials": partials }).to_string()
+}
+
+/// The original lists its coroutines; ours are these.
+fn aio_tasks(data: &str) -> String {
+    let members = json::members(data).ok().flatten().unwrap_or_default();
+    let limit = members
+        .iter()
+        .find(|(key, _)| key == "limit")
+        .and_then(|(_, raw)| raw.parse::<usize>().ok());
+    let tasks = ["listener", "replies", "producers", "driver"]
+        .into_iter()
+        .take(limit.unwrap_or(usize::MAX));
+    object(tasks.map(|name| (name.to_owned(), r#"{"done": false, "stack": ""}"#.to_owned())))
+}
+
+async fn status(service: &Arc<Service>) -> String {
+    let mut all = Vec::new();
+    for command in [
+        "running",
+        "aio_tasks",
+        "workers",
+        "producers",
+        "metrics",
+        "main",
+        "chunks",
+    ] {
+        let answer = match command {
+            "running" => running(service, "{}").await,
+            "aio_tasks" => aio_tasks("{}"),
+            "workers" => merged(&service.commands.ask("workers", "{}").await),
+            "producers" => producers(service),
+            "metrics" => one(service, "metrics", "{}", r#"{"enabled": false}"#).await,
+            "main" => main(service).await,
+            _ => chunks(service),
+        };
+        all.push((command.to_owned(), answer));
+    }
+    object(all)
+}
+
+async fn set_log_level(service: &Service, data: &str) -> String {
+    const WANTED: &str = "Log level must be provided as a string or int via the \"level\" key.";
+    let members = json::members(data).ok().flatten().unwrap_or_default();
+    let raw = members
+        .iter()
+        .rev()
+        .find(|(key, _)| key == "level")
+        .map(|(_, raw)| *raw);
+    let Some(raw) = raw else { return error(WANTED) };
+    let level = match (json::string(raw), raw.parse::<i64>()) {
+        (Some(text), _) => match text.to_ascii_uppercase().as_str() {
+            known @ ("DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL") => known.to_owned(),
+            _ => return error(&format!("Unknown log level '{text}'.")),
+        },
+        // Python's numbers, and what lies between them.
+        (None, Ok(number)) => match number {
+            ..=10 => "DEBUG",
+            11..=20 => "INFO",
+            21..=30 => "WARNING",
+            31..=40 => "ERROR",
+            _ => "CRITICAL",
+        }
+        .to_owned(),
+        (None, Err(_)) => return error(WANTED),
+    };
+    let answer = one(service, "set_log_level", &level, "").await;
+    if answer.is_empty() {
+        return error("The log level of this process cannot be set from here.");
+    }
+    json!({ "logger": "dispatcherd", "level": level, "previous_level": answer }).to_string()
+}
+
+/// Starts a task; what a task does with it is start its own follower.
+async fn run(service: &Arc<Service>, data: &str) -> String {
+    match Incoming::read(data, BarePayload::Reject) {
+        Incoming::Task(task) => {
+            let task = service.named(&Origin::Own, task);
+            service.hall.admit(vec![task]).await;
+            object([("ack".to_owned(), data.to_owned())])
+        }
+        Incoming::Rejected(why) => error(&format!("No task to run: {why}")),
+        Incoming::Control(_) | Incoming::Chunk(_) | Incoming::SelfCheck(_) => error("No task to run."),
+    }
+}

@@ -1,0 +1,64 @@
+//! Answers to commands, on a connection of their own: they never wait behind tasks.
+
+use dispatch_core::tasks::chunks::split;
+use tokio::sync::Mutex;
+use tokio_postgres::Client;
+
+use super::{PgNotifyError, connection::Server};
+
+/// PostgreSQL takes at most this many bytes in one notification (NOTIFY, Description: less than 8000).
+pub(super) const LIMIT: usize = 7_999;
+
+/// The connection for answers; made for the first, and again when it is lost.
+pub(super) struct Replies {
+    server: Server,
+    client: Mutex<Option<Client>>,
+}
+
+impl Replies {
+    pub(super) fn new(server: Server) -> Self {
+        Self {
+            server,
+            client: Mutex::new(None),
+        }
+    }
+
+    /// Sends an answer, in pieces if it is large. One that cannot be sent is logged: who asked has a timeout.
+    pub(super) async fn send(&self, channel: &str, answer: &str) {
+        if let Err(error) = self.try_send(channel, answer).await {
+            tracing::warn!(
+                channel,
+                error = dispatch_core::Error::from(error).report(),
+                "answer not sent"
+            );
+        }
+    }
+
+    async fn try_send(&self, channel: &str, answer: &str) -> Result<(), PgNotifyError> {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let pieces = split(answer, LIMIT, &id).unwrap_or_default();
+        let mut held = self.client.lock().await;
+        let client = match held.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => {
+                let (client, connection) = self.server.connect().await?;
+                tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%error, "connection for answers lost");
+                    }
+                });
+                client
+            }
+        };
+        for piece in pieces {
+            let sent = client.execute("SELECT pg_notify($1, $2)", &[&channel, &piece]).await;
+            sent.map_err(|source| PgNotifyError::Work {
+                what: "send an answer",
+                place: self.server.place.to_string(),
+                source,
+            })?;
+        }
+        *held = Some(client);
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Tasks and commands over a unix socket: for when the database is unwell.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use dispatch_core::tasks::chunks::split;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::mpsc,
+    task::JoinSet,
+};
+
+use super::service::{Origin, Service};
+
+/// A message is one line; one that is longer goes in pieces.
+const LIMIT: usize = 1_024;
+
+/// No line is read that is longer: whoever sends it means no message.
+const LONGEST: u64 = 1 << 20;
+
+/// Serves until it is dropped; the socket file goes with it.
+pub(super) async fn serve(service: Arc<Service>, path: PathBuf) {
+    // What an earlier process left behind.
+    if UnixStream::connect(&path).await.is_err() && path.exists() {
+        let _stale = std::fs::remove_file(&path);
+    }
+    let listener = match UnixListener::bind(&path) {
+        Ok(listener) => listener,
+        Err(error) => {
+            return tracing::error!(path = %path.display(), %error, "socket not opened: nobody can be heard on it");
+        }
+    };
+    let _file = SocketFile(path.clone());
+    if let Err(error) = std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)) {
+        tracing::warn!(path = %path.display(), %error, "socket's permissions not set");
+    }
+    tracing::info!(path = %path.display(), "listening on a socket");
+    let mut clients = JoinSet::new();
+    for number in 0.. {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                while clients.try_join_next().is_some() {}
+                clients.spawn(client(Arc::clone(&service), stream, number));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "socket client not taken");
+                // Out of descriptors, most likely: they come back.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _gone = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
+    let (reading, mut writing) = stream.into_split();
+    let (answers, mut to_write) = mpsc::unbounded_channel::<String>();
+    let mut reading = BufReader::new(reading);
+    let mut line = Vec::new();
+    let write = async {
+        while let Some(line) = to_write.recv().await {
+            if writing.write_all(line.as_bytes()).await.is_err() {
+                return;
+            }
+        }
+    };
+    // The sender goes with the reader: once both it and the answers under way are done, the writer ends.
+    let read = async {
+        let answers = answers;
+        loop {
+            line.clear();
+            let count = (&mut reading)
+                .take(LONGEST)
+                .read_until(b'\n', &mut line)
+                .await
+                .unwrap_or(0);
+            if count == 0 {
+                return;
+            }
+            if count as u64 == LONGEST && !line.ends_with(b"\n") {
+                return tracing::error!(client = number, "socket client sent an endless line");
+            }
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end_matches(['\n', '\r']);
+            if !text.is_empty() {
+                service.counts.socket.fetch_add(1, Relaxed);
+                service
+                    .take(vec![(Origin::Client(number, answers.clone()), text.to_owned())])
+                    .await;
+            }
+        }
+    };
+    futures::future::join(read, write).await;
+}
+
+/// Writes an answer to a client, in pieces if it is large.
+pub(super) fn answer(client: &mpsc::UnboundedSender<String>, answer: &str) {
+    let id = uuid::Uuid::new_v4().simple().to_string();
+    for piece in split(answer, LIMIT, &id).unwrap_or_default() {
+        // A client that has gone needs no answer.
+        let _gone = client.send(piece + "\n");
+    }
+}

@@ -1,0 +1,86 @@
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use dispatch_core::{Capabilities, Error, Received, Settler, Source};
+use tokio::{sync::watch, task::JoinSet};
+
+use super::{listener, producers, service::Service, socket};
+
+/// Listens to channels and hands out the tasks that come; see the [module](super).
+pub struct PgNotifySource {
+    service: Arc<Service>,
+    /// What the listener says of its connection.
+    health: watch::Receiver<Option<String>>,
+    /// The listener, the socket and the producers, once they run.
+    running: JoinSet<()>,
+}
+
+impl std::fmt::Debug for PgNotifySource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PgNotifySource")
+            .field("service", &self.service)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PgNotifySource {
+    pub(super) fn new(service: Service) -> Self {
+        Self {
+            health: service.health.subscribe(),
+            service: Arc::new(service),
+            running: JoinSet::new(),
+        }
+    }
+
+    fn start(&mut self) {
+        Service::answer_commands(&self.service);
+        self.running.spawn(listener::run(Arc::clone(&self.service)));
+        producers::start(&self.service, &mut self.running);
+        if let Some(path) = self.service.config.control.socket.clone() {
+            self.running.spawn(socket::serve(Arc::clone(&self.service), path));
+        }
+    }
+}
+
+#[async_trait]
+impl Source for PgNotifySource {
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        // Whoever waits, waits in the hall, where it can still be cancelled.
+        capabilities.prefetch = 0;
+        capabilities
+    }
+
+    fn settler(&self) -> Arc<dyn Settler> {
+        self.service.hall.settler()
+    }
+
+    async fn probe(&mut self) -> Result<(), Error> {
+        if self.running.is_empty() {
+            let _connected_and_dropped = self.service.server.connect().await?;
+        }
+        Ok(())
+    }
+
+    /// # Cancel safety
+    /// The listener runs in a task of its own, and what it hears waits in the hall.
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        if self.running.is_empty() {
+            self.start();
+        }
+        tokio::select! {
+            batch = self.service.hall.next(max) => Ok(Received::Batch(batch)),
+            changed = self.health.changed() => {
+                changed.map_err(Error::permanent)?;
+                let health = self.health.borrow_and_update().clone();
+                Ok(Received::Health(health.map(Error::unavailable)))
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Error> {
+        self.running.shutdown().await;
+        self.service.hall.close().await;
+        Ok(())
+    }
+}

@@ -1,0 +1,573 @@
+use std::{collections::HashMap, time::Duration};
+
+use dispatch_core::{
+    Commands, MemoryStore,
+    config::{Secret, SourceConfig},
+};
+use dispatch_sources::pg_notify::{OnStart, PgNotifySourceConfig, Scheduled};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
+
+use super::*;
+
+/// The server, with channels of the test's own: notifications go to all of a database.
+struct Server {
+    dsn: String,
+    client: Client,
+    channel: String,
+}
+
+impl Server {
+    /// None where there is no server; in CI that is a failure.
+    async fn find(test: &str) -> Option<Self> {
+        let Ok(dsn) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
+            assert_ne!(
+                std::env::var("CI").as_deref(),
+                Ok("true"),
+                "{test}: CI must set DISPATCH_TEST_POSTGRES_URL"
+            );
+            use std::io::Write as _;
+            writeln!(
+                std::io::stderr(),
+                "skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set"
+            )
+            .unwrap();
+            return None;
+        };
+        let (client, connection) = tokio_postgres::connect(&dsn, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        let channel = format!("Test \"{}\" é", dispatch_core::random_id());
+        Some(Self { dsn, client, channel })
+    }
+
+    fn config(&self) -> PgNotifySourceConfig {
+        let mut config = PgNotifySourceConfig::new(Secret::new(self.dsn.as_str()), [self.channel.as_str()]);
+        config.control.node_id = Some("node".to_owned());
+        config
+    }
+
+    async fn publish(&self, payload: &str) {
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.channel, &payload];
+        self.client
+            .execute("SELECT pg_notify($1, $2)", &parameters)
+            .await
+            .unwrap();
+    }
+
+    /// Asks the service as `dispatcherctl` does: listens to a channel of its own, then asks.
+    async fn ask(&self, control: &str, data: Value) -> Value {
+        let reply_to = format!(
+            "reply_to_{}",
+            dispatch_core::random_id().replace('-', "_").to_lowercase()
+        );
+        let (client, mut connection) = tokio_postgres::connect(&self.dsn, NoTls).await.unwrap();
+        let (answers, mut answer) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notification(notification) = message {
+                    let _ = answers.send(notification.payload().to_owned());
+                }
+            }
+        });
+        client.batch_execute(&format!("LISTEN {reply_to}")).await.unwrap();
+        self.publish(&json!({ "control": control, "reply_to": reply_to, "control_data": data }).to_string())
+            .await;
+        let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
+        loop {
+            let text = timeout(Duration::from_secs(1), answer.recv())
+                .await
+                .expect("an answer within 1 s")
+                .unwrap();
+            assert!(text.len() <= 7_999, "{}", text.len());
+            match dispatch_core::tasks::Incoming::read(&text, dispatch_core::tasks::BarePayload::Reject) {
+                dispatch_core::tasks::Incoming::Chunk(chunk) => {
+                    if let Some(whole) = assembly.take(chunk) {
+                        return serde_json::from_str(&whole).unwrap();
+                    }
+                }
+                _ => return serde_json::from_str(&text).unwrap(),
+            }
+        }
+    }
+}
+
+struct Running {
+    source: Box<dyn Source>,
+    commands: Commands,
+}
+
+/// A source that listens already: what is published from now on comes.
+async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
+    let context = context(Path::new("."), memory());
+    let commands = context.commands.clone();
+    let mut source = config.build(&context).unwrap();
+    server.publish("nobody hears this").await;
+    // The first receive starts the listener; a probe task shows that it hears.
+    let heard = timeout(Duration::from_secs(20), async {
+        loop {
+            server.publish(r#"{"task": "are.you.there", "uuid": "probe"}"#).await;
+            if let Ok(Ok(Received::Batch(batch))) = timeout(Duration::from_millis(50), source.receive(10)).await {
+                for delivery in batch {
+                    assert_eq!(delivery.message.id(), "probe");
+                    ack(delivery).await;
+                }
+                return;
+            }
+        }
+    });
+    heard.await.unwrap();
+    // Those probes that came late.
+    while let Ok(Ok(Received::Batch(batch))) = timeout(Duration::from_millis(100), source.receive(10)).await {
+        for delivery in batch {
+            ack(delivery).await;
+        }
+    }
+    Running { source, commands }
+}
+
+async fn next(source: &mut dyn Source) -> Delivery {
+    timeout(Duration::from_secs(10), receive(source, 1))
+        .await
+        .expect("a task comes")
+        .pop()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn every_form_of_a_task_comes_in_order_and_unchanged() {
+    let Some(server) = Server::find("every_form_of_a_task_comes_in_order_and_unchanged").await else {
+        return;
+    };
+    let mut running = listening(&server, server.config()).await;
+    let odd = r#"{"task": "a.b", "args": [NaN, 123456789012345678901234567890, "\ud800"], "uuid": "odd", "guid": "g"}"#;
+    let large = json!({ "task": "a.large", "uuid": "large", "args": ["é\"".repeat(9_000)] }).to_string();
+
+    server.publish(odd).await;
+    for piece in dispatch_core::tasks::chunks::split(&large, 7_999, "0123456789abcdef").unwrap() {
+        server.publish(&piece).await;
+    }
+    server.publish("lambda: 1").await;
+    server.publish("").await;
+
+    let odd_one = next(&mut *running.source).await;
+    assert!(
+        text(&odd_one).starts_with(odd.strip_suffix('}').unwrap()),
+        "{}",
+        text(&odd_one)
+    );
+    assert_eq!(
+        (odd_one.message.id().as_str(), odd_one.message.metadata().get("task")),
+        ("odd", Some("a.b"))
+    );
+    let large_one = next(&mut *running.source).await;
+    let value: Value = serde_json::from_str(text(&large_one)).unwrap();
+    assert_eq!(
+        (value["args"][0].as_str().map(str::len), &value["channel"]),
+        (Some(27_000), &json!(server.channel))
+    );
+    for bare in ["lambda: 1", ""] {
+        let one = next(&mut *running.source).await;
+        let value: Value = serde_json::from_str(text(&one)).unwrap();
+        assert_eq!(value["task"], bare);
+        assert!(one.message.id().starts_with("internal-"), "{}", one.message.id());
+        ack(one).await;
+    }
+}
+
+/// Each of these single messages made the original deaf for a second, or for good.
+#[tokio::test]
+async fn no_message_disturbs_another() {
+    let Some(server) = Server::find("no_message_disturbs_another").await else {
+        return;
+    };
+    let mut running = listening(&server, server.config()).await;
+    let long = "x".repeat(64);
+    let bad = [
+        r#"{"task": "a.b", "delay": "soon"}"#,
+        r#"{"task": "a.b", "delay": {}}"#,
+        r#"{"task": "a.b", "timeout": "1"}"#,
+        r#"{"control": 7}"#,
+        r#"{"control": "asyncio"}"#,
+        r#"{"control": "_private"}"#,
+        r#"{"control": "running", "control_data": [1]}"#,
+        &format!(r#"{{"control": "alive", "reply_to": "{long}"}}"#),
+        r#"{"self_check": true}"#,
+        r#"{"self_check": true, "task": "lambda: \"broker_somebody\""}"#,
+        "[1]",
+        "null",
+        r#"{"__dispatcherd_chunk__": "v1", "message_id": 7, "index": 0, "total": 1, "payload": "x"}"#,
+        r#"{"__dispatcherd_chunk__": "v1", "message_id": "m", "index": 0, "total": 1, "payload": "no json"}"#,
+    ];
+    let before = server.ask("producers", json!({})).await["pg_notify-producer"]["recycle_count"].clone();
+
+    for (number, bad) in bad.iter().enumerate() {
+        server.publish(bad).await;
+        server
+            .publish(&format!(r#"{{"task": "a.b", "uuid": "{number}"}}"#))
+            .await;
+    }
+
+    for number in 0..bad.len() {
+        let one = next(&mut *running.source).await;
+        assert_eq!(one.message.id(), &number.to_string(), "after {}", bad[number]);
+        ack(one).await;
+    }
+    let producers = server.ask("producers", json!({})).await;
+    assert_eq!(
+        producers["pg_notify-producer"]["recycle_count"], before,
+        "the connection was never given up"
+    );
+    let chunks = server.ask("chunks", json!({})).await;
+    assert_eq!(
+        (
+            &chunks["status"]["total_chunks_received"],
+            &chunks["status"]["errored_assemblies"]
+        ),
+        (&json!(2), &json!(2))
+    );
+}
+
+#[tokio::test]
+async fn every_command_answers_in_its_shape() {
+    let Some(server) = Server::find("every_command_answers_in_its_shape").await else {
+        return;
+    };
+    let mut config = server.config();
+    config.schedule.insert(
+        "a.scheduled".to_owned(),
+        serde_json::from_value(json!({ "every": "1h" })).unwrap(),
+    );
+    let mut running = listening(&server, config).await;
+    for (uuid, more) in [
+        ("runs", ""),
+        ("waits", r#", "on_duplicate": "serial""#),
+        ("later", r#", "delay": 1000"#),
+    ] {
+        server
+            .publish(&format!(r#"{{"task": "a.b", "args": [1], "uuid": "{uuid}"{more}}}"#))
+            .await;
+    }
+    server
+        .publish(&json!({ "task": "a.queued", "uuid": "queued", "args": ["x".repeat(3_000)] }).to_string())
+        .await;
+    let out = next(&mut *running.source).await;
+    assert_eq!(out.message.id(), "runs");
+
+    assert_eq!(server.ask("alive", json!({})).await, json!({ "node_id": "node" }));
+    let all = server.ask("running", json!({})).await;
+    let uuid = |key: &str| all[key]["uuid"].as_str().unwrap_or("none").to_owned();
+    assert_eq!(
+        ["worker-0", "blocked-0", "queued-0", "delayed-0"].map(uuid),
+        ["runs", "waits", "queued", "later"]
+    );
+    assert_eq!(all["queued-0"]["channel"], json!(server.channel));
+    let filtered = server
+        .ask("running", json!({ "task": "a.b", "args": [1.0], "uuid": "waits" }))
+        .await;
+    assert_eq!(
+        filtered.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["blocked-0", "node_id"]
+    );
+    let cancelled = server.ask("cancel", json!({ "uuid": "later" })).await;
+    assert_eq!(cancelled["delayed-0"]["uuid"], "later");
+    assert_eq!(
+        server.ask("running", json!({ "uuid": "later" })).await,
+        json!({ "node_id": "node" })
+    );
+
+    let main = server.ask("main", json!({})).await;
+    assert!(
+        main["received_count"].as_u64() >= Some(9) && main["control_count"].as_u64() >= Some(6),
+        "{main}"
+    );
+    assert_eq!(main["pid"], std::process::id());
+    let producers = server.ask("producers", json!({})).await;
+    assert!(
+        producers["pg_notify-producer"]["produced_count"].as_u64() >= Some(10),
+        "{producers}"
+    );
+    assert_eq!(producers["scheduled-producer"]["produced_count"], 0);
+    assert_eq!(server.ask("metrics", json!({})).await["enabled"], false);
+    assert!(server.ask("aio_tasks", json!({ "limit": 1 })).await["listener"]["done"].is_boolean());
+    let status = server.ask("status", json!({})).await;
+    for part in [
+        "running",
+        "aio_tasks",
+        "workers",
+        "producers",
+        "metrics",
+        "main",
+        "chunks",
+    ] {
+        assert!(status[part].is_object(), "{part}: {status}");
+    }
+    assert_eq!(
+        server.ask("nonsense", json!({})).await["error"],
+        "No control method nonsense"
+    );
+    assert!(
+        server.ask("run", json!({ "task": "a.b" })).await["error"].is_string(),
+        "off unless allowed"
+    );
+    assert_eq!(
+        server.ask("set_log_level", json!({ "level": "loud" })).await["error"],
+        "Unknown log level 'loud'."
+    );
+    assert!(
+        server.ask("set_log_level", json!({ "level": true })).await["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("Log level must")
+    );
+    running
+        .commands
+        .on("set_log_level", |level| async move { format!("was not {level}") });
+    assert_eq!(
+        server.ask("set_log_level", json!({ "level": "debug" })).await["level"],
+        "DEBUG"
+    );
+
+    // A large answer comes in pieces.
+    for number in 0..10 {
+        server
+            .publish(
+                &json!({ "task": "a.queued", "uuid": number.to_string(), "args": ["x".repeat(3_000)] }).to_string(),
+            )
+            .await;
+    }
+    let queued = server.ask("running", json!({ "task": "a.queued" })).await;
+    assert_eq!(queued.as_object().unwrap().len(), 12);
+}
+
+#[tokio::test]
+async fn a_task_may_start_another_where_that_is_allowed() {
+    let Some(server) = Server::find("a_task_may_start_another_where_that_is_allowed").await else {
+        return;
+    };
+    let mut config = server.config();
+    config.control.allow = Some(vec!["run".to_owned()]);
+    let mut running = listening(&server, config).await;
+
+    let ack = server.ask("run", json!({ "task": "a.follower", "uuid": "f" })).await;
+
+    assert_eq!(ack["ack"]["task"], "a.follower");
+    assert_eq!(next(&mut *running.source).await.message.id(), "f");
+    assert_eq!(server.ask("alive", json!({})).await["error"], "No control method alive");
+}
+
+/// The figure is three numbers, but for NOTIFY, where what is sent meanwhile is lost: so the time is what counts.
+#[tokio::test]
+async fn a_killed_connection_is_made_anew_at_once() {
+    let Some(server) = Server::find("a_killed_connection_is_made_anew_at_once").await else {
+        return;
+    };
+    let mut config = server.config();
+    let name = format!("victim {}", dispatch_core::random_id());
+    config.dsn = Secret::new(format!(
+        "{}{}application_name={}",
+        server.dsn,
+        if server.dsn.contains('?') { '&' } else { '?' },
+        name.replace(' ', "%20")
+    ));
+    let mut running = listening(&server, config).await;
+    let mut gaps = Vec::new();
+
+    for round in 0..5 {
+        let began = Instant::now();
+        let query = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = $1 AND query LIKE 'LISTEN%'";
+        let killed: i64 = server.client.query_one(query, &[&name]).await.unwrap().get(0);
+        assert_eq!(killed, 1, "one connection listens");
+        let own = format!("round {round}");
+        let mut heard = false;
+        while !heard {
+            server.publish(&format!(r#"{{"task": "a.b", "uuid": "{own}"}}"#)).await;
+            match timeout(Duration::from_millis(5), running.source.receive(10)).await {
+                Ok(Ok(Received::Batch(batch))) => {
+                    for delivery in batch {
+                        // Not one that was left over from the round before.
+                        heard |= delivery.message.id() == &own;
+                        ack(delivery).await;
+                    }
+                }
+                Ok(Ok(Received::Health(_))) | Err(_) => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(10));
+        }
+        gaps.push(began.elapsed());
+    }
+
+    gaps.sort();
+    println!("gaps, until a task came again: {gaps:?}");
+    assert!(gaps[0] < Duration::from_secs(1), "{gaps:?}");
+    let producers = server.ask("producers", json!({})).await;
+    assert_eq!(producers["pg_notify-producer"]["recycle_count"], 5);
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_asked_and_a_deaf_one_given_up() {
+    let Some(server) = Server::find("a_silent_connection_is_asked_and_a_deaf_one_given_up").await else {
+        return;
+    };
+    let mut config = server.config();
+    config.idle_check = dispatch_sources::pg_notify::Bound(Some(Duration::from_millis(200)));
+    config.self_check_max_age = dispatch_core::config::Period(Duration::from_millis(200));
+    let mut running = listening(&server, config).await;
+    let checks = async || server.ask("producers", json!({})).await["pg_notify-producer"]["broker_self_check"].clone();
+
+    let asked = timeout(Duration::from_secs(20), async {
+        while checks().await["success_count"].as_u64() < Some(2) {
+            // Questions are traffic, too: a check comes only after silence.
+            tokio::time::sleep(Duration::from_millis(450)).await;
+        }
+    });
+    asked.await.unwrap();
+
+    let found = checks().await;
+    assert_eq!(found["enabled"], true);
+    assert!(found["max_time_seconds"].as_f64() < Some(0.2), "{found}");
+    let nothing = timeout(Duration::from_millis(50), running.source.receive(1)).await;
+    assert!(nothing.is_err(), "no check becomes a task: {nothing:?}");
+}
+
+#[tokio::test]
+async fn the_socket_takes_tasks_and_answers_commands() {
+    let Some(server) = Server::find("the_socket_takes_tasks_and_answers_commands").await else {
+        return;
+    };
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    std::fs::write(&path, "stale").unwrap();
+    let mut config = server.config();
+    config.control.socket = Some(path.clone());
+    let mut running = listening(&server, config).await;
+    let stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let (reading, mut writing) = stream.into_split();
+    let mut lines = tokio::io::BufReader::new(reading).lines();
+
+    writing
+        .write_all(b"{\"task\": \"a.b\", \"uuid\": \"s\"}\n{\"control\": \"alive\", \"reply_to\": \"me\"}\nnonsense\n")
+        .await
+        .unwrap();
+
+    assert_eq!(lines.next_line().await.unwrap().unwrap(), r#"{"node_id": "node"}"#);
+    let one = next(&mut *running.source).await;
+    let value: Value = serde_json::from_str(text(&one)).unwrap();
+    assert_eq!((one.message.id().as_str(), &value["channel"]), ("s", &json!("0")));
+    running.source.close().await.unwrap();
+    assert!(!path.exists(), "the socket file goes with its source");
+}
+
+#[tokio::test]
+async fn scheduled_tasks_and_those_of_the_start_come_by_themselves() {
+    let Some(server) = Server::find("scheduled_tasks_and_those_of_the_start_come_by_themselves").await else {
+        return;
+    };
+    let mut config = server.config();
+    config.on_start = vec![
+        serde_json::from_value::<OnStart>(json!({ "task": "a.first", "message": { "args": [1] } })).unwrap(),
+        serde_json::from_value::<OnStart>(json!({ "task": "a.second" })).unwrap(),
+    ];
+    let every: Scheduled =
+        serde_json::from_value(json!({ "every": "60ms", "message": { "kwargs": { "x": 1 } } })).unwrap();
+    config.schedule.insert("a.tick".to_owned(), every);
+    let began = Instant::now();
+    let mut source = config.build(&context(Path::new("."), memory())).unwrap();
+
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        let one = next(&mut *source).await;
+        let value: Value = serde_json::from_str(text(&one)).unwrap();
+        assert!(value.get("channel").is_none(), "{value}");
+        seen.push((one.message.id().to_string(), value["task"].as_str().unwrap().to_owned()));
+        ack(one).await;
+    }
+
+    let tasks: HashMap<_, _> = seen.iter().cloned().collect();
+    assert_eq!(
+        (tasks["on-start-0"].as_str(), tasks["on-start-1"].as_str()),
+        ("a.first", "a.second")
+    );
+    assert!(tasks.contains_key("sch-0") && tasks.contains_key("sch-2"), "{seen:?}");
+    assert!(
+        began.elapsed() >= Duration::from_millis(170),
+        "the first run is one period after the start"
+    );
+}
+
+#[tokio::test]
+async fn what_waits_at_the_end_is_kept_in_the_store() {
+    let Some(server) = Server::find("what_waits_at_the_end_is_kept_in_the_store").await else {
+        return;
+    };
+    let store = Arc::new(MemoryStore::new());
+    let mut source = server.config().build(&context(Path::new("."), store.clone())).unwrap();
+    let heard = timeout(Duration::from_secs(20), async {
+        loop {
+            server.publish(r#"{"task": "a.b"}"#).await;
+            if let Ok(Ok(Received::Batch(batch))) = timeout(Duration::from_millis(50), source.receive(1)).await {
+                return batch;
+            }
+        }
+    });
+    let out = heard.await.unwrap();
+    server.publish(r#"{"task": "a.later", "delay": 1000}"#).await;
+    let ctl = timeout(Duration::from_secs(10), async {
+        while server
+            .ask("running", json!({ "task": "a.later" }))
+            .await
+            .get("delayed-0")
+            .is_none()
+        {}
+    });
+    ctl.await.unwrap();
+
+    source.close().await.unwrap();
+    drop(out);
+    let kept = timeout(Duration::from_secs(10), async {
+        loop {
+            let depth = store
+                .queue()
+                .depth(&dispatch_core::pipeline::parked_queue("p"))
+                .await
+                .unwrap();
+            if depth.delayed == 1 && depth.ready >= 1 {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    kept.await.unwrap();
+}
+
+#[test]
+fn what_cannot_be_meant_is_said_at_once() {
+    let context = context(Path::new("."), memory());
+    let long = "é".repeat(32);
+    for (change, part) in [
+        (json!({ "dsn": "nonsense c4n4ry" }), "no DSN"),
+        (json!({ "channels": [] }), "nothing to listen to"),
+        (json!({ "channels": [""] }), "0 bytes"),
+        (json!({ "channels": [long] }), "64 bytes"),
+        (json!({ "self_check_max_age": "31s" }), "does not fit `idle_check`"),
+        (json!({ "max_waiting": 0 }), "no task could wait"),
+        (json!({ "schedule": { "a.b": { "every": "1ms" } } }), "too often"),
+    ] {
+        let mut config = json!({ "dsn": "host=127.0.0.1", "channels": ["a"] });
+        for (key, value) in change.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+
+        let Err(error) = config.build(&context) else {
+            panic!("{change}")
+        };
+
+        assert!(
+            error.message.contains(part) && !error.to_string().contains("c4n4ry"),
+            "{change}: {error}"
+        );
+    }
+}
