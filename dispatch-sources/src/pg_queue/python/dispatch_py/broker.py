@@ -19,6 +19,7 @@ import hashlib
 import json
 from typing import Any, Dict, Optional
 
+import psycopg
 from dispatcherd.brokers import pg_notify
 from psycopg import sql
 
@@ -37,15 +38,16 @@ class Broker(pg_notify.Broker):
         self.enqueue_query = sql.SQL(
             "SELECT {}(queue => %(queue)s, payload => %(payload)s, id => %(id)s, identity => %(identity)s,"
             " on_duplicate => %(on_duplicate)s, delay => %(delay)s)"
-        ).format(function)
+        ).format(function).as_string(None)
 
     def publish_message(self, channel: Optional[str] = None, message: str = "") -> str:
         options = enqueue_options(message)
         if options is None:
             return super().publish_message(channel=channel, message=message)
         queue = self.get_publish_channel(channel)
-        with self.get_connection().cursor() as cursor:
-            cursor.execute(self.enqueue_query, dict(options, queue=queue))
+        connection = self.get_connection()
+        with connection.cursor() as cursor:
+            cursor.execute(self.enqueue_query, dict(options, queue=queue), **_unprepared(connection))
         return queue
 
     async def apublish_message(self, channel: Optional[str] = None, origin: Any = "", message: str = "") -> None:
@@ -56,7 +58,12 @@ class Broker(pg_notify.Broker):
         queue = self.get_publish_channel(channel)
         connection = await self.aget_connection()
         async with connection.cursor() as cursor:
-            await cursor.execute(self.enqueue_query, dict(options, queue=queue))
+            await cursor.execute(self.enqueue_query, dict(options, queue=queue), **_unprepared(connection))
+
+
+def _unprepared(connection: Any) -> Dict[str, bool]:
+    """psycopg prepares what comes often, which a pooler in transaction mode does not stand. A framework's connection has its own way."""
+    return {"prepare": False} if isinstance(connection, (psycopg.Connection, psycopg.AsyncConnection)) else {}
 
 
 def enqueue_options(text: str) -> Optional[Dict[str, Any]]:

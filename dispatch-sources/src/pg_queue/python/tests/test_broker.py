@@ -176,6 +176,23 @@ class Durable(unittest.TestCase):
         self.assertEqual(sum("__dispatcherd_chunk__" in payload for payload in heard), 2, [len(payload) for payload in heard])
         self.assertEqual(len(self.rows()), 1)
 
+    def test_a_pooler_in_transaction_mode_is_no_hindrance(self):
+        import psycopg
+        from dispatch_py.broker import Broker
+
+        pooler = os.environ.get("DISPATCH_TEST_PGBOUNCER_URL")
+        if not pooler:
+            if os.environ.get("CI") == "true":
+                self.fail("DISPATCH_TEST_PGBOUNCER_URL is not set")
+            sys.stderr.write("skipped: dispatch_py.broker behind PgBouncer: DISPATCH_TEST_PGBOUNCER_URL is not set\n")
+            self.skipTest("no PgBouncer")
+        url = pooler.rpartition("/")[0] + "/" + self.database
+        with psycopg.connect(url, autocommit=True) as one, psycopg.connect(url, autocommit=True) as other:
+            brokers = [Broker(config={"conninfo": url}, channels=["tasks"], sync_connection=own) for own in (one, other)]
+            for number in range(40):
+                brokers[number % 2].publish_message(message='{"task": "app.f", "uuid": "%d"}' % number)
+        self.assertEqual([row[1] for row in self.rows()], [str(number) for number in range(40)])
+
     def test_asynchronous_publishing_does_the_same(self):
         from dispatch_py.broker import Broker
 
