@@ -49,7 +49,15 @@ class Zygote:
         for fd in (self.wake_read, self.wake_write):
             os.set_blocking(fd, False)
 
+    def take_signals(self):
+        # The parent says when to end, by closing the socket; a signal to the whole group is for the workers. Handlers that do
+        # nothing, since SIG_IGN would be handed on to the programs that a module starts.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
+
     def preload(self, names):
+        self.take_signals()
         loaded = []
         for name in names:
             try:
@@ -61,18 +69,16 @@ class Zygote:
             if threading.active_count() > 1:
                 # A fork copies the calling thread alone: locks that the others hold stay locked in every worker.
                 names_of = ", ".join(thread.name for thread in threading.enumerate()[1:])
-                self.tell({"error": "preload %s started threads (%s), which no worker will have" % (name, names_of), "module": name})
+                self.tell(
+                    {"error": "preload %s started threads (%s), which no worker will have" % (name, names_of), "module": name}
+                )
         # Imports are shared with the workers, page by page, until something writes there; the collector would.
         gc.collect()
         gc.freeze()
+        self.take_signals()  # again: a module may have put its own in their place
         self.tell({"ready": {"pid": os.getpid(), "preloaded": loaded}})
 
     def serve(self):
-        # The parent says when to end, by closing the socket; a signal to the whole group is for the workers.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         poll = select.poll()
         poll.register(self.control, select.POLLIN)
         poll.register(self.wake_read, select.POLLIN)
@@ -116,7 +122,7 @@ class Zygote:
                 shim, env = SHIMS[spawn.get("shim", "standalone")], dict(spawn.get("env") or {})
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 fds, self.fds = list(self.fds), deque()  # nobody can say any more whose they are
-                raise BadRequest("request is not {\"spawn\": {...}} as documented: %r: %.200r" % (error, line)) from None
+                raise BadRequest('request is not {"spawn": {...}} as documented: %r: %.200r' % (error, line)) from None
             fds = [self.fds.popleft() for _ in range(min(len(self.fds), MAX_FDS if count == MAX_FDS else 2))]
             if count not in (2, MAX_FDS) or len(fds) != count:
                 raise BadRequest("%r descriptors announced (2 or 4 can be), %d came along" % (count, len(fds)))

@@ -58,7 +58,7 @@ class Zygotes(unittest.TestCase):
 
     def test_both_shims_are_there(self):
         need_python("dispatcherd")
-        zygote = self.zygote(python=python_of("dispatcherd"), preload="toys")
+        zygote = self.zygote(python=python_of("dispatcherd"), preload="toys", env={"DISPATCH_TEST_TOYS": "dispatcherd"})
         zygote.answer("ready")
         for worker_id, kind in enumerate(("standalone", "dispatcherd", "dispatcherd")):
             pipes, _ = self.spawn(zygote, worker_id, kind)
@@ -118,11 +118,15 @@ class Zygotes(unittest.TestCase):
     def test_exits_and_signals_are_told_apart(self):
         zygote = self.zygote(preload="toys")
         zygote.answer("ready")
-        for worker_id, (task, args, status) in enumerate(
-            (("leave_process", [5], 5), ("leave_process", ["text"], 1), ("leave_process", [None], 0), ("kill_self", [int(signal.SIGSEGV)], -signal.SIGSEGV))
-        ):
+        ends = (
+            ("leave_process", 5, 5),
+            ("leave_process", "text", 1),
+            ("leave_process", None, 0),
+            ("kill_self", 11, -signal.SIGSEGV),
+        )
+        for worker_id, (task, argument, status) in enumerate(ends):
             pipes, pid = self.spawn(zygote, worker_id)
-            pipes.task(task, *args)
+            pipes.task(task, argument)
             self.assertEqual(zygote.answer("exited"), {"worker_id": worker_id, "pid": pid, "status": status})
 
     def test_many_at_once_are_all_started_and_all_reported(self):
@@ -222,7 +226,14 @@ class Zygotes(unittest.TestCase):
     def test_bad_requests_are_answered_and_leak_nothing(self):
         zygote = self.zygote()
         zygote.answer("ready")
-        for request in (b"junk", b"[]", b"{}", {"spawn": {}}, {"spawn": {"worker_id": "x"}}, {"spawn": {"worker_id": 1, "shim": "perl"}}):
+        for request in (
+            b"junk",
+            b"[]",
+            b"{}",
+            {"spawn": {}},
+            {"spawn": {"worker_id": "x"}},
+            {"spawn": {"worker_id": 1, "shim": "perl"}},
+        ):
             zygote.request(request)
             self.assertIn("request", zygote.answer("error"))
         zygote.request({"spawn": {"worker_id": 1}})
