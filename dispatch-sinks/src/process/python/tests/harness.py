@@ -127,7 +127,7 @@ class WorkerProcess(Pipes):
 
     def __init__(self, kind, env=None, worker=None, worker_id=0, ready=True, command=None):
         super().__init__()
-        extra = {"DISPATCH_WORKER_ID": str(worker_id)}
+        extra = {"DISPATCH_WORKER_ID": str(worker_id), "DISPATCH_TEST_TOYS": kind or ""}
         if worker is not None:
             extra["DISPATCH_WORKER_SETTINGS"] = json.dumps(settings(**worker))
         extra.update(env or {})

@@ -147,7 +147,13 @@ class Protocol:
 
     def test_a_result_that_json_cannot_hold_does_not_end_the_worker(self):
         worker = self.worker()
-        for name, args in (("give", ["list of objects"]), ("give", ["odd keys"]), ("give", ["bytes inside"]), ("give_circle", []), ("give_deep", [])):
+        for name, args in (
+            ("give", ["list of objects"]),
+            ("give", ["odd keys"]),
+            ("give", ["bytes inside"]),
+            ("give_circle", []),
+            ("give_deep", []),
+        ):
             worker.task(name, *args)
             self.assertIsNone(worker.event("done")["result"], (name, args))
         worker.task("give_long_int")
@@ -233,7 +239,10 @@ class Protocol:
     def test_followers_run_in_the_same_worker(self):
         worker = self.worker()
         back = [{"task": "toys.note", "args": ["errback"]}]
-        on = [{"task": "toys.note", "args": ["callback"]}, {"task": "toys.boom", "errbacks": [{"task": "toys.note", "args": ["nested"]}]}]
+        on = [
+            {"task": "toys.note", "args": ["callback"]},
+            {"task": "toys.boom", "errbacks": [{"task": "toys.note", "args": ["nested"]}]},
+        ]
         worker.task("noop", errbacks=back, callbacks=on)
         self.assertNotIn("error", worker.event("done"))
         worker.task("boom", errbacks=back, callbacks=on)
@@ -289,7 +298,9 @@ class Protocol:
         worker = self.worker(worker_id=2)
         worker.task("ask", "running", {"uuid": "x"})
         asked = worker.event("control")
-        self.assertEqual(asked, {"worker": 2, "event": "control", "seq": asked["seq"], "command": "running", "control_data": {"uuid": "x"}})
+        self.assertEqual(
+            asked, {"worker": 2, "event": "control", "seq": asked["seq"], "command": "running", "control_data": {"uuid": "x"}}
+        )
         worker.frame(["control", asked["seq"], {"worker-0": {"uuid": "x"}}])
         self.assertEqual(worker.event("done")["result"], {"worker-0": {"uuid": "x"}})
 
@@ -356,7 +367,10 @@ class Protocol:
     def test_a_cancelled_task_runs_callbacks_and_no_errbacks(self):
         worker, path = self.worker(), self.path()
         worker.task(
-            "touch_and_sleep", path, errbacks=[{"task": "toys.note", "args": ["errback"]}], callbacks=[{"task": "toys.note", "args": ["callback"]}]
+            "touch_and_sleep",
+            path,
+            errbacks=[{"task": "toys.note", "args": ["errback"]}],
+            callbacks=[{"task": "toys.note", "args": ["callback"]}],
         )
         self.await_file(path)
         worker.until("done", worker.plain)
@@ -447,7 +461,7 @@ class Protocol:
 
     def test_each_revoked_task_is_either_revoked_or_done(self):
         worker = self.worker()
-        for number in range(300):
+        for _ in range(300):
             worker.task("noop", uuid="a")
             worker.task("noop", uuid="b")
             worker.revoke("b")
@@ -544,7 +558,8 @@ class Protocol:
         self.assertEqual(worker.event("done")["result"], 5)
 
     def test_an_error_at_the_start_ends_the_worker(self):
-        worker = self.worker(worker={"worker_cls": "toys.Hooked", "worker_kwargs": {"path": self.path(), "fail": ["on_start"]}}, ready=False)
+        section = {"worker_cls": "toys.Hooked", "worker_kwargs": {"path": self.path(), "fail": ["on_start"]}}
+        worker = self.worker(worker=section, ready=False)
         self.assertIsNone(worker.next_line())
         self.assertNotEqual(worker.wait(), 0)
         self.assertIn(b"RuntimeError: on_start", worker.err)
@@ -587,6 +602,16 @@ class Dispatcherd(Protocol, unittest.TestCase):
         worker = self.worker()  # dispatcherd writes the arguments into a log line
         worker.write(b'{"task": "toys.echo", "uuid": "o", "args": [%s]}\n' % (b"7" * 6000))
         self.assertEqual(worker.event("done")["error"]["class"], "ValueError")
+        self.finish(worker)
+
+    def test_a_class_that_does_the_work_in_its_own_way_can_be_cancelled(self):
+        worker, path = self.worker(worker={"worker_cls": "toys.OwnWay"}), self.path()
+        worker.task("touch_and_sleep", path, uuid="o")
+        self.await_file(path)
+        done = worker.until("done", worker.cancel, "o")
+        self.assertEqual((done["result"], done["mine"]), ("<cancel>", True))
+        worker.task("boom")
+        self.assertNotIn("error", worker.event("done"))
         self.finish(worker)
 
     def test_tasks_see_the_settings(self):

@@ -10,7 +10,12 @@ from harness import WorkerProcess
 
 def rate(kind, outstanding, tasks, size):
     worker = WorkerProcess(kind)
-    task = {"task": "toys.noop", "uuid": "79688366-1b15-476a-9252-4be22647d52c", "time_pub": 1795314018.3007326, "args": ["x" * size]}
+    task = {
+        "task": "toys.noop",
+        "uuid": "79688366-1b15-476a-9252-4be22647d52c",
+        "time_pub": 1795314018.3007326,
+        "args": ["x" * size],
+    }
     line = json.dumps(task).encode() + b"\n"
 
     def run(count):

@@ -7,11 +7,11 @@ import subprocess
 import sys
 import time
 
-try:
+if os.environ.get("DISPATCH_TEST_TOYS") == "dispatcherd":
     from dispatcherd.publish import task
     from dispatcherd.worker.exceptions import DispatcherCancel, DispatcherExit
     from dispatcherd.worker.task import TaskWorker as Base
-except ImportError:
+else:
     from dispatch_worker import DispatcherCancel, DispatcherExit, task
     from dispatch_worker import Worker as Base
 
@@ -234,3 +234,10 @@ class Hooked(Base):
 
     def on_idle(self):
         self._log("on_idle")
+
+
+class OwnWay(Base):
+    """Does the work in a way of its own."""
+
+    def perform_work(self, message, **keys):
+        return dict(super().perform_work(message, **keys), mine=True)

@@ -35,10 +35,14 @@ class Broker(pg_notify.Broker):
         super().__init__(*args, **kwargs)
         self.max_message_bytes = NOTIFY_LIMIT
         function = sql.Identifier(schema, "dispatch_enqueue") if schema else sql.Identifier("dispatch_enqueue")
-        self.enqueue_query = sql.SQL(
-            "SELECT {}(queue => %(queue)s, payload => %(payload)s, id => %(id)s, identity => %(identity)s,"
-            " on_duplicate => %(on_duplicate)s, delay => %(delay)s)"
-        ).format(function).as_string(None)
+        self.enqueue_query = (
+            sql.SQL(
+                "SELECT {}(queue => %(queue)s, payload => %(payload)s, id => %(id)s, identity => %(identity)s,"
+                " on_duplicate => %(on_duplicate)s, delay => %(delay)s)"
+            )
+            .format(function)
+            .as_string(None)
+        )
 
     def publish_message(self, channel: Optional[str] = None, message: str = "") -> str:
         options = enqueue_options(message)
@@ -76,7 +80,12 @@ def enqueue_options(text: str) -> Optional[Dict[str, Any]]:
         message = json.loads(text)
     except ValueError:
         message = {"task": text}  # as a listener takes it: a bare name
-    if not isinstance(message, dict) or not isinstance(message.get("task"), str) or "control" in message or message.get("self_check"):
+    if (
+        not isinstance(message, dict)
+        or not isinstance(message.get("task"), str)
+        or "control" in message
+        or message.get("self_check")
+    ):
         return None
     on_duplicate = message.get("on_duplicate") or "parallel"
     if on_duplicate not in DUPLICATES:
@@ -84,7 +93,12 @@ def enqueue_options(text: str) -> Optional[Dict[str, Any]]:
     delay = message.get("delay") or 0
     # Refused here, where the program is that said so: in a listener it would come too late.
     for name, value in (("delay", delay), ("timeout", message.get("timeout") or 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value or value in (float("inf"), float("-inf")):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or value != value
+            or value in (float("inf"), float("-inf"))
+        ):
             raise ValueError("%s of task %s is %r, not a number of seconds" % (name, message["task"], value))
     uuid = message.get("uuid")
     return {

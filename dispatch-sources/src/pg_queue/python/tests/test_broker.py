@@ -95,9 +95,17 @@ class Durable(unittest.TestCase):
     def test_duplicates_are_told_by_task_args_and_kwargs(self):
         from dispatch_py.broker import identity
 
-        same = [{"task": "f", "args": [1, {"a": 2, "b": 3}]}, {"uuid": "x", "args": [1.0, {"b": 3, "a": 2}], "task": "f", "timeout": 9}]
+        same = [
+            {"task": "f", "args": [1, {"a": 2, "b": 3}]},
+            {"uuid": "x", "args": [1.0, {"b": 3, "a": 2}], "task": "f", "timeout": 9},
+        ]
         self.assertEqual(identity(same[0]), identity(same[1]))
-        for other in ({"task": "f"}, {"task": "f", "args": [1, {"a": 2, "b": 4}]}, dict(same[0], kwargs={}), dict(same[0], task="g")):
+        for other in (
+            {"task": "f"},
+            {"task": "f", "args": [1, {"a": 2, "b": 4}]},
+            dict(same[0], kwargs={}),
+            dict(same[0], task="g"),
+        ):
             self.assertNotEqual(identity(same[0]), identity(other), other)
         identity({"task": "f", "args": [float("nan"), "\ud800", 10**30, 1e300]})
 
@@ -160,7 +168,8 @@ class Durable(unittest.TestCase):
 
         with psycopg.connect(self.url, autocommit=True) as listener:
             listener.execute("LISTEN tasks")
-            sent = ['{"control": "alive", "reply_to": "r"}', '{"task": "f", "control": "alive"}', '{"self_check": true, "task": "f"}', "[1]", "17"]
+            sent = ['{"control": "alive", "reply_to": "r"}', '{"task": "f", "control": "alive"}']
+            sent += ['{"self_check": true, "task": "f"}', "[1]", "17"]
             for message in sent:
                 self.broker.publish_message(message=message)
             self.broker.publish_message(message='{"control": "cancel", "control_data": {"uuid": "%s"}}' % ("x" * 7949))
@@ -210,6 +219,11 @@ class Durable(unittest.TestCase):
         from dispatcherd.publish import submit_task
 
         broker = {"config": {"conninfo": self.url}, "channels": ["app_tasks"], "schema": "public"}
+        broker["sync_connection_factory"] = "dispatcherd.brokers.pg_notify.connection_saver"
+        broker["async_connection_factory"] = "dispatcherd.brokers.pg_notify.async_connection_saver"
+        from dispatcherd.brokers import pg_notify
+
+        self.addCleanup(pg_notify.connection_saver(conninfo=self.url).close)
         with temporary_settings({"version": 2, "brokers": {"dispatch_py.broker": broker}}):
             message, queue = submit_task(publishable, args=(3,), kwargs={"a": "b"}, timeout=2, uuid="s-1")
         row = self.rows()[0]
