@@ -208,7 +208,8 @@ impl PipelineBuilder {
             )));
         }
         let stats = Arc::<Stats>::default();
-        let shared = Arc::new(Shared::new(self.name.clone(), stats, self.stack.breaker.clone()));
+        let (breaker, concurrency) = (self.stack.breaker.clone(), self.stack.concurrency.most());
+        let shared = Arc::new(Shared::new(self.name.clone(), stats, breaker, concurrency));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
         for label in self
             .sources
@@ -356,6 +357,8 @@ impl Pipeline {
         }
         shared.set_phase(Phase::Running);
 
+        // They end with this run: dropped, the set aborts its tasks.
+        let _checks = watch_health(&*sink, &shared);
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts
             .sources
@@ -479,6 +482,22 @@ impl Runs {
         }
         tasks.join_all().await.into_iter().all(|finished| finished)
     }
+}
+
+/// Starts the sink's health checks; until the first good answers the gate is closed.
+fn watch_health(sink: &dyn Sink, shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
+    let checks = sink.health();
+    shared.wanted.send_modify(|wanted| wanted.ill = checks.len());
+    let mut tasks = tokio::task::JoinSet::new();
+    for (number, check) in checks.into_iter().enumerate() {
+        let label = match number {
+            0 => SmolStr::new_static("health"),
+            _ => format_smolstr!("health.{}", number + 1),
+        };
+        shared.add_component(label.clone());
+        tasks.spawn(check.watch(Arc::clone(shared), label));
+    }
+    tasks
 }
 
 /// How often the store is told to forget what has expired.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+use super::roll::{InProgress, Roll};
 use crate::{
     layer::{BreakerHandle, BreakerState},
     lock::lock,
@@ -20,6 +21,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) paused: bool,
+    /// How many health checks say that the far side is not well.
+    pub(super) ill: usize,
     pub(super) stop: Stop,
 }
 
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     pub(super) stats: Arc<Stats>,
     pub(super) breaker: Option<BreakerHandle>,
     pub(super) started_at: SystemTime,
+    pub(super) concurrency: usize,
+    pub(super) roll: Roll,
     state: Mutex<State>,
 }
 
@@ -121,13 +126,15 @@ pub struct Status {
 }
 
 impl Shared {
-    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, breaker: Option<BreakerHandle>) -> Self {
+    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, breaker: Option<BreakerHandle>, concurrency: usize) -> Self {
         Self {
             name,
             wanted: watch::Sender::new(Wanted::default()),
             stats,
             breaker,
             started_at: SystemTime::now(),
+            concurrency,
+            roll: Roll::default(),
             state: Mutex::default(),
         }
     }
@@ -212,6 +219,18 @@ impl Handle {
 
     fn stop(&self, stop: Stop) {
         self.0.wanted.send_modify(|wanted| wanted.stop = wanted.stop.max(stop));
+    }
+
+    /// How many messages may be at the sink at once.
+    #[must_use]
+    pub fn concurrency(&self) -> usize {
+        self.0.concurrency
+    }
+
+    /// What the sink is working on now, the oldest first. The drivers are asked, and do nothing for it until then; one
+    /// that does not answer within a second is left out.
+    pub async fn in_progress(&self) -> Vec<InProgress> {
+        self.0.roll.call().await
     }
 
     /// The counters.
