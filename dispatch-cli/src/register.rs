@@ -27,7 +27,17 @@ macro_rules! features {
 }
 
 features!(
-    "command", "file", "http", "postgres", "queue", "schedule", "sqlite", "startup", "stdin", "stdout"
+    "command",
+    "file",
+    "http",
+    "postgres",
+    "queue",
+    "schedule",
+    "sqlite",
+    "sqsd_cron",
+    "startup",
+    "stdin",
+    "stdout"
 );
 
 /// What files may name in the hope of it, and this version does not have.

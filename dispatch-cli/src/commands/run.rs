@@ -72,7 +72,7 @@ impl Run {
             registry,
             screen,
             systemd: Systemd::new(),
-            generation: Generation::start(plan, &board),
+            generation: Generation::start(plan, &board)?,
             board,
             stores,
             server,

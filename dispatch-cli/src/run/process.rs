@@ -70,7 +70,7 @@ impl Process<'_> {
                     live.clear();
                     match next.take() {
                         Some(plan) if !stopping && !ended.failed => {
-                            self.generation = Generation::start(plan, &self.board);
+                            self.generation = Generation::follow(plan, &self.board);
                             self.stores.keep(&self.generation.stores()).await;
                             live = Live::new(&self.screen, &self.generation.members);
                             tracing::info!("reloaded");
