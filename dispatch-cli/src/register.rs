@@ -32,6 +32,7 @@ features!(
     "http",
     "postgres",
     "queue",
+    "redis",
     "schedule",
     "sqlite",
     "sqsd_cron",

@@ -20,6 +20,8 @@ pub(crate) type Builder<C, T> = Box<dyn FnOnce(&C) -> Result<T, ConfigError> + S
 pub struct Factory<C, T> {
     /// One line for people.
     pub summary: &'static str,
+    /// Whether it does all that its place in a file asks for; see [`StoreConfig::WHOLE`].
+    pub(crate) whole: bool,
     /// The JSON Schema of its configuration.
     pub schema: fn(&mut SchemaGenerator) -> Schema,
     /// Reads its configuration; what comes back builds it.
@@ -62,6 +64,7 @@ impl Registry {
     pub fn source<S: SourceConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            whole: true,
             schema: S::json_schema,
             read: |value| {
                 let config: S = read(value)?;
@@ -76,6 +79,7 @@ impl Registry {
     pub fn sink<S: SinkConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            whole: true,
             schema: S::json_schema,
             read: |value| {
                 let config: S = read(value)?;
@@ -90,6 +94,7 @@ impl Registry {
     pub fn store<S: StoreConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            whole: S::WHOLE,
             schema: S::json_schema,
             read: |value| {
                 let config: S = read(value)?;
@@ -104,6 +109,7 @@ impl Registry {
     pub fn layer<L: LayerConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: L::SUMMARY,
+            whole: true,
             schema: L::json_schema,
             read: |value| {
                 let config: L = read(value)?;

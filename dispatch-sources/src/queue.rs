@@ -100,6 +100,7 @@ mod tests {
             store: Arc::new(MemoryStore::new()),
             base_dir: ".".into(),
             concurrency: 1,
+            meter: dispatch_core::telemetry::Meter::default(),
         })
     }
 

@@ -5,13 +5,18 @@
 //! | [`memory`] | always | process memory, for trials and tests |
 //! | `sqlite` | `sqlite` | a database file of our own |
 //! | `postgres` | `postgres` | a PostgreSQL server, shared by many processes |
+//! | `redis` | `redis` | a Redis server, for what `[dedupe]` remembers |
 
 pub mod memory;
+#[cfg(feature = "redis")]
+pub mod redis;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod sql;
 
 use dispatch_core::Registry;
 pub use memory::MemoryConfig;
+#[cfg(feature = "redis")]
+pub use redis::RedisConfig;
 #[cfg(feature = "postgres")]
 pub use sql::PostgresConfig;
 #[cfg(feature = "sqlite")]
@@ -28,4 +33,8 @@ pub fn register(registry: &mut Registry) {
     registry.store::<PostgresConfig>();
     #[cfg(not(feature = "postgres"))]
     registry.absent("postgres", "build with the feature `postgres` of dispatch-store");
+    #[cfg(feature = "redis")]
+    registry.store::<RedisConfig>();
+    #[cfg(not(feature = "redis"))]
+    registry.absent("redis", "build with the feature `redis` of dispatch-store");
 }

@@ -25,17 +25,28 @@ use dispatch_core::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-/// What stands in `[store]` beside `type = "memory"`: nothing.
+/// What stands in `[store]` beside `type = "memory"`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
-pub struct MemoryConfig {}
+pub struct MemoryConfig {
+    /// How many finished messages `dedupe` remembers at most; 1 000 000. The first to expire give way to new ones.
+    #[schemars(range(min = 1))]
+    pub max_reservations: Option<usize>,
+}
 
 impl StoreConfig for MemoryConfig {
     const TYPE: &'static str = "memory";
     const SUMMARY: &'static str = "process memory: nothing is kept when the process ends";
 
     fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
-        Ok(Arc::new(MemoryStore::new()))
+        let store = MemoryStore::new();
+        Ok(Arc::new(match self.max_reservations {
+            Some(0) => {
+                return Err(ConfigError::at("max_reservations", "nothing would be remembered").help("at least 1"));
+            }
+            Some(most) => store.max_reservations(most),
+            None => store,
+        }))
     }
 }

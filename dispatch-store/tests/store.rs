@@ -1,4 +1,4 @@
-//! The SQL stores against the battery, against each other's processes and against broken places.
+//! The stores against the battery, against each other's processes and against broken places.
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
@@ -7,6 +7,9 @@ mod config;
 #[cfg(feature = "postgres")]
 #[path = "store/postgres.rs"]
 mod postgres;
+#[cfg(feature = "redis")]
+#[path = "store/redis.rs"]
+mod redis;
 #[cfg(feature = "sqlite")]
 #[path = "store/sqlite.rs"]
 mod sqlite;

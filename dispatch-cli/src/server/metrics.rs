@@ -46,7 +46,7 @@ struct Pipelines(Vec<Handle>);
 
 type Read<T> = fn(&Stats) -> T;
 
-const COUNTERS: [(&str, &str, Read<u64>); 11] = [
+const COUNTERS: [(&str, &str, Read<u64>); 12] = [
     (names::RECEIVED, "Deliveries taken from sources", |stats| {
         stats.received.load(Relaxed)
     }),
@@ -74,6 +74,11 @@ const COUNTERS: [(&str, &str, Read<u64>); 11] = [
     (names::DEAD_LETTERED, "Messages given up on and kept", |stats| {
         stats.dead_lettered.load(Relaxed)
     }),
+    (
+        names::DUPLICATES,
+        "Deliveries of messages whose work was done already, acked without any",
+        |stats| stats.duplicates.load(Relaxed),
+    ),
     (
         names::SETTLE_FAILED,
         "Settlements that did not reach the source",
@@ -116,6 +121,47 @@ const STAGES: [(&str, Read<HistogramSnapshot>); 4] = [
 /// A counter's name without the ending that the encoder adds.
 fn stem(name: &str) -> &str {
     name.strip_suffix("_total").unwrap_or(name)
+}
+
+impl Pipelines {
+    /// What components count for themselves, each name once with a line for each of them.
+    fn encode_own(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut readings: Vec<_> = self
+            .0
+            .iter()
+            .flat_map(|handle| {
+                handle
+                    .meter()
+                    .read()
+                    .into_iter()
+                    .map(|reading| (handle.name(), reading))
+            })
+            .collect();
+        readings.sort_by_key(|(_, reading)| reading.name);
+        for family in readings.chunk_by(|(_, one), (_, next)| one.name == next.name) {
+            let (_, first) = &family[0];
+            let kind = if first.is_counter {
+                MetricType::Counter
+            } else {
+                MetricType::Gauge
+            };
+            let name = if first.is_counter { stem(first.name) } else { first.name };
+            let mut metric = encoder.encode_descriptor(name, first.help, None, kind)?;
+            for (pipeline, reading) in family {
+                let labels = [
+                    ("pipeline", pipeline.as_str()),
+                    ("component", reading.component.as_str()),
+                ];
+                let mut metric = metric.encode_family(&labels)?;
+                if first.is_counter {
+                    metric.encode_counter::<NoLabelSet, _, f64>(&reading.value, None)?;
+                } else {
+                    metric.encode_gauge(&reading.value)?;
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Collector for Pipelines {
@@ -162,7 +208,7 @@ impl Collector for Pipelines {
                 histogram(&mut metric, &labels, &read(handle.stats()))?;
             }
         }
-        Ok(())
+        self.encode_own(encoder)
     }
 }
 
@@ -189,15 +235,20 @@ fn histogram<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use dispatch_core::{BoxError, Message, Pipeline, sink_fn, testing::MemorySource};
+    use dispatch_core::{BoxError, Message, Pipeline, sink_fn, telemetry::Meter, testing::MemorySource};
 
     use super::*;
 
     #[test]
     fn names_and_labels_are_frozen() {
+        let meter = Meter::default();
+        meter.of("source").counter("dispatch_own_calls_total", "calls").add(3);
+        meter.of("sink").counter("dispatch_own_calls_total", "calls").add(4);
+        meter.of("sink").gauge("dispatch_own_workers", "workers").set(2);
         let pipeline = Pipeline::builder("p")
             .source(MemorySource::ending([Message::new("a")]))
             .sink(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }))
+            .meter(meter)
             .build()
             .unwrap();
 

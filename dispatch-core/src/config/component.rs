@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
 
-use crate::{Sink, Source, Store, layer::MessageLayer};
+use crate::{Sink, Source, Store, layer::MessageLayer, telemetry::Meter};
 
 /// The configuration of a source: what stands in `[source]` beside `type`.
 ///
@@ -44,6 +44,9 @@ pub trait StoreConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// Whether it keeps all that a pipeline's `[store]` must: dead letters, parked retries and the queue, too. One that
+    /// does not can stand where reservations alone are kept, under `[dedupe]`.
+    const WHOLE: bool = true;
 
     /// Checks the values and makes the store. Connects to nothing: the first use or `probe` does.
     ///
@@ -79,6 +82,8 @@ pub struct BuildContext {
     pub base_dir: PathBuf,
     /// How many messages the pipeline works on at once.
     pub concurrency: usize,
+    /// Where the component counts what only it can count.
+    pub meter: Meter,
 }
 
 /// What a store may know when it is built.

@@ -14,6 +14,7 @@ use super::{
     AdminConfig, BuildContext, ConfigError, Diagnostics, LayersConfig, MonitoringConfig, Override, Period,
     StoreContext,
     component_table::{Places, component, no_type},
+    dedupe::DedupePlan,
     document,
     interpolate::Surroundings,
     layers::key_fn,
@@ -27,6 +28,7 @@ use crate::{
     layer::{MessageLayer, Stack},
     pipeline::{Lanes, PipelineBuilder},
     registry::{Builder, Registry},
+    telemetry::Meter,
 };
 
 /// Reads files into pipelines.
@@ -66,6 +68,7 @@ pub struct LoadedPipeline {
     sink: SinkPlan,
     then: Vec<SinkPlan>,
     own_layers: Vec<(Builder<BuildContext, MessageLayer>, Places)>,
+    dedupe: Option<DedupePlan>,
     stack: Stack,
     lanes: Option<Lanes>,
     top: TopConfig,
@@ -190,8 +193,9 @@ impl<'a> Loader<'a> {
             take("then"),
             take("store"),
             take("layers"),
+            take("dedupe"),
         ];
-        let [source, sink, then, store, layers] = parts;
+        let [source, sink, then, store, layers, dedupe] = parts;
 
         let top = reader.read_top(value);
         let sources = match source {
@@ -218,8 +222,10 @@ impl<'a> Loader<'a> {
         };
         let store = store.unwrap_or_else(|| default_store(&whole));
         let store_key = store_key(&store);
+        self.refuse_a_part(&store, reader);
         let store = component(&self.registry.stores, &self.registry.absent, "store", store, reader);
         let layers = self.read_layers(layers, reader);
+        let dedupe = dedupe.map(|dedupe| DedupePlan::read(self.registry, dedupe, reader));
 
         let top = top?;
         let name = self.name(file, &whole, &top, reader);
@@ -241,6 +247,10 @@ impl<'a> Loader<'a> {
             sink: sink?,
             then: then?,
             own_layers,
+            dedupe: match dedupe {
+                Some(dedupe) => Some(dedupe?),
+                None => None,
+            },
             stack,
             lanes,
             top,
@@ -248,6 +258,27 @@ impl<'a> Loader<'a> {
             origin: reader.sources.clone(),
             hash,
         })
+    }
+
+    /// A store that keeps some things only cannot be the pipeline's.
+    fn refuse_a_part(&self, store: &Value<'_>, reader: &mut Reader<'_>) {
+        let Some(named) = store.get_ref().get("type") else {
+            return;
+        };
+        let name = named.get_ref().as_str().unwrap_or_default();
+        if self.registry.stores.get(name).is_some_and(|factory| !factory.whole) {
+            let diagnostic = reader
+                .sources
+                .error(
+                    named.span(),
+                    format!("the store `{name}` keeps no dead letters and no queue"),
+                )
+                .label("here")
+                .help(format!(
+                    "[store] takes another; `{name}` goes under [dedupe]: store = {{ type = \"{name}\", … }}"
+                ));
+            reader.error(diagnostic);
+        }
     }
 
     /// The name given, or the file's.
@@ -390,8 +421,10 @@ impl LoadedPipeline {
     /// # Errors
     /// Every value that cannot be meant, at once.
     pub fn build(self, store: &Arc<dyn Store>) -> Result<PipelineBuilder, Diagnostics> {
+        let meter = Meter::default();
         let context = |component: SmolStr| BuildContext {
             pipeline: self.name.clone(),
+            meter: meter.of(component.clone()),
             component,
             store: Arc::clone(store),
             base_dir: self.base_dir.clone(),
@@ -400,6 +433,7 @@ impl LoadedPipeline {
         let mut mistakes = Vec::new();
         let mut pipeline = Pipeline::builder(self.name.clone())
             .store(Arc::clone(store))
+            .meter(meter.clone())
             .config_hash(self.hash.clone());
         for (label, builder, places) in self.sources {
             match builder(&context(label.clone())) {
@@ -423,6 +457,15 @@ impl LoadedPipeline {
             match builder(&context("layers".into())) {
                 Ok(layer) => pipeline = pipeline.message_layer(layer),
                 Err(error) => mistakes.push(places.explain(error, &self.origin)),
+            }
+        }
+        if let Some(dedupe) = self.dedupe {
+            let context = StoreContext {
+                base_dir: self.base_dir.clone(),
+            };
+            match dedupe.build(&self.name, store, &context, &self.origin) {
+                Ok((layer, sweep)) => pipeline = pipeline.dedupe(layer).sweep(sweep),
+                Err(more) => mistakes.extend(more.0),
             }
         }
         if !mistakes.is_empty() {

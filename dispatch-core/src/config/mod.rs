@@ -2,6 +2,7 @@
 
 mod component;
 mod component_table;
+mod dedupe;
 mod diagnose;
 mod document;
 mod echo;

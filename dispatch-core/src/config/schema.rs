@@ -3,7 +3,7 @@
 use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{layers::LayersConfig, model::TopConfig, sinks::HOLDERS};
+use super::{dedupe::DedupeConfig, layers::LayersConfig, model::TopConfig, sinks::HOLDERS};
 use crate::{Selector, registry::Registry};
 
 /// The JSON Schema (draft 2020-12) of a configuration file, with every type that `registry` knows.
@@ -47,6 +47,12 @@ pub fn schema(registry: &Registry) -> Value {
         "description": "Further sinks in a row, each fed with the reply of the one before.",
         "type": "array", "items": { "$ref": "#/$defs/sink" },
     });
+    let mut dedupe = DedupeConfig::json_schema(&mut generator).to_value();
+    dedupe["properties"]["store"] = json!({
+        "description": "Where what has been worked on is remembered; the pipeline's store by default.",
+        "$ref": "#/$defs/store",
+    });
+    properties["dedupe"] = dedupe;
     properties["store"] = json!({
         "description": "Where dead letters, parked retries and the durable queue are kept; the SQLite file dispatch.db by default.",
         "$ref": "#/$defs/store",

@@ -238,6 +238,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         let Some(control) = self.control.clone() else {
             return Step::direct(Judged {

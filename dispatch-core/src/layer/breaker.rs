@@ -146,17 +146,17 @@ impl BreakerHandle {
     }
 
     /// Lets one call pass, or says why not.
-    fn admit(&self) -> Result<Admitted, Error> {
+    fn admit(self: &Arc<Self>) -> Result<Admitted, Error> {
         if self.0.mode.load(Relaxed) == CLOSED {
             return Ok(Admitted {
-                breaker: Some(self.clone()),
+                breaker: Some(Arc::clone(self)),
                 probe: None,
             });
         }
         let mut state = lock(&self.0.state);
         match &mut *state {
             State::Closed => Ok(Admitted {
-                breaker: Some(self.clone()),
+                breaker: Some(Arc::clone(self)),
                 probe: None,
             }),
             State::Open { until } if *until > Instant::now() => Err(refused()),
@@ -173,7 +173,7 @@ impl BreakerHandle {
                 tracing::info!("breaker half open");
                 self.0.changed.send_replace(());
                 Ok(Admitted {
-                    breaker: Some(self.clone()),
+                    breaker: Some(Arc::clone(self)),
                     probe: Some(round),
                 })
             }
@@ -182,7 +182,7 @@ impl BreakerHandle {
                 *left -= 1;
                 let round = *round;
                 Ok(Admitted {
-                    breaker: Some(self.clone()),
+                    breaker: Some(Arc::clone(self)),
                     probe: Some(round),
                 })
             }
@@ -274,7 +274,8 @@ struct Refused;
 #[derive(Debug, Clone)]
 pub struct Breaker<S> {
     inner: S,
-    breaker: Option<BreakerHandle>,
+    /// Twice counted: each call counts a reference, and shards must not wait for each other to do so.
+    breaker: Option<Arc<BreakerHandle>>,
 }
 
 impl<S> Layer<S> for BreakerLayer {
@@ -282,7 +283,7 @@ impl<S> Layer<S> for BreakerLayer {
     fn layer(&self, inner: S) -> Breaker<S> {
         Breaker {
             inner,
-            breaker: self.0.clone(),
+            breaker: self.0.clone().map(Arc::new),
         }
     }
 }
@@ -300,6 +301,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         let admitted = match &self.breaker {
             None => Ok(Admitted {
@@ -326,7 +328,7 @@ where
 /// One call's pass; dropped without an outcome it is given back.
 #[derive(Debug)]
 struct Admitted {
-    breaker: Option<BreakerHandle>,
+    breaker: Option<Arc<BreakerHandle>>,
     /// The half-open time whose probe it is.
     probe: Option<u64>,
 }

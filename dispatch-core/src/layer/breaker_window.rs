@@ -7,6 +7,8 @@ use std::{
 
 use tokio::time::Instant;
 
+use crate::clock;
+
 /// The first wait after an `Unavailable`.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 
@@ -41,7 +43,7 @@ impl Window {
     pub(super) fn succeeded(&self) {
         let mut slot = self.now.load(Relaxed);
         if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(8) {
-            slot = self.advance(Instant::now());
+            slot = self.advance(clock::recent());
             self.unavailable_in_a_row.store(0, Relaxed);
         }
         self.calls[Self::place(slot)].fetch_add(1, Relaxed);

@@ -122,6 +122,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         let taken = match &*self.permits {
             Permits::Unlimited => return ConcurrencyFuture::direct(self.inner.call(message), None),

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::{Error, Message, telemetry::Stats};
+use crate::{Error, Message, clock, telemetry::Stats};
 
 /// Records each attempt's duration and, if it failed, its class. Goes inside the limits, so that waiting is not counted.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +29,8 @@ impl MeasureLayer {
 #[derive(Debug, Clone)]
 pub struct Measure<S> {
     inner: S,
-    stats: Arc<Stats>,
+    /// Twice counted: each attempt counts a reference, and shards must not wait for each other to do so.
+    stats: Arc<Arc<Stats>>,
 }
 
 impl<S> Layer<S> for MeasureLayer {
@@ -37,7 +38,7 @@ impl<S> Layer<S> for MeasureLayer {
     fn layer(&self, inner: S) -> Measure<S> {
         Measure {
             inner,
-            stats: Arc::clone(&self.0),
+            stats: Arc::new(Arc::clone(&self.0)),
         }
     }
 }
@@ -55,9 +56,10 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         MeasureFuture {
-            began: Instant::now(),
+            began: clock::recent(),
             call: self.inner.call(message),
             stats: Arc::clone(&self.stats),
         }
@@ -71,7 +73,7 @@ pin_project! {
         began: Instant,
         #[pin]
         call: F,
-        stats: Arc<Stats>,
+        stats: Arc<Arc<Stats>>,
     }
 }
 
@@ -85,7 +87,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.call.poll(cx)).map_err(Into::into);
-        this.stats.sink.record(this.began.elapsed());
+        this.stats
+            .sink
+            .record(clock::look().saturating_duration_since(*this.began));
         if let Err(error) = &result {
             this.stats.failed.count(error.class());
         }

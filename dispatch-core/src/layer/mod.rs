@@ -1,7 +1,7 @@
 //! The tower layers, each usable on its own around any `Service<Message>`.
 //!
 //! The right order, outermost first, is that of [`Stack`]: trace, deadline, retry, breaker, rate limit, concurrency,
-//! timeout, catch panic. Limits sit *inside* retry, so that each attempt pays the rate and a message in backoff holds
+//! timeout, catch panic; around them all, where it is wanted, [`DedupeLayer`]. Limits sit *inside* retry, so that each attempt pays the rate and a message in backoff holds
 //! no permit. The other way round one failing message starves the healthy ones behind it:
 //!
 //! ```
@@ -32,6 +32,7 @@ mod breaker_window;
 mod catch_panic;
 mod concurrency;
 mod deadline;
+mod dedupe;
 mod keyed;
 mod measure;
 mod rate_limit;
@@ -48,6 +49,8 @@ pub use catch_panic::{CatchPanic, CatchPanicLayer};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
 pub(crate) use deadline::expired;
 pub use deadline::{Deadline, DeadlineLayer};
+pub(crate) use dedupe::IN_PROGRESS;
+pub use dedupe::{Dedupe, DedupeLayer};
 pub use keyed::KeyFn;
 pub use measure::{Measure, MeasureLayer};
 pub use rate_limit::{RateLimit, RateLimitLayer};

@@ -3,8 +3,8 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll},
     time::Duration,
@@ -17,7 +17,7 @@ use super::{
     keyed::{KeyFn, Keyed},
     step::{Step, ready_call},
 };
-use crate::{Class, Error, Message, lock::lock, telemetry::Stats};
+use crate::{Class, Error, Message, clock, telemetry::Stats};
 
 /// Lets attempts through at a steady rate with a small burst (GCRA: a bucket that leaks evenly, no window's edge).
 ///
@@ -40,7 +40,7 @@ struct Shared {
 #[derive(Debug)]
 enum Limits {
     Unlimited,
-    Global(Arc<Limiter>),
+    Global(Limiter),
     Keyed {
         limiters: Keyed<Limiter>,
         pace: Pace,
@@ -72,12 +72,19 @@ fn default_burst(interval: Duration) -> u32 {
     u32::try_from(worth).unwrap_or(u32::MAX).max(2)
 }
 
+/// Five hundred years of them fit.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// One bucket and its queue.
 #[derive(Debug)]
 struct Limiter {
     pace: Pace,
-    /// When the bucket will be empty again (GCRA's theoretical arrival time).
-    empty_at: Mutex<Instant>,
+    /// What times are counted from.
+    epoch: Instant,
+    /// When the bucket will be empty again (GCRA's theoretical arrival time), in nanoseconds.
+    empty_at: AtomicU64,
     /// Whoever holds it is next; the lock is fair, so only the head of the queue sets a timer.
     turn: tokio::sync::Mutex<()>,
     /// How many want the turn or have it.
@@ -88,7 +95,8 @@ impl Limiter {
     fn new(pace: Pace) -> Self {
         Self {
             pace,
-            empty_at: Mutex::new(Instant::now()),
+            epoch: Instant::now(),
+            empty_at: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
             queued: AtomicUsize::new(0),
         }
@@ -96,18 +104,21 @@ impl Limiter {
 
     /// Takes one out now, or says when to ask again.
     fn check(&self, now: Instant) -> Result<(), Instant> {
-        let mut empty_at = lock(&self.empty_at);
-        let from = (*empty_at).max(now);
-        if from > now + self.pace.tolerance {
-            return Err(from - self.pace.tolerance);
+        let (interval, tolerance) = (nanos(self.pace.interval), nanos(self.pace.tolerance));
+        let now = nanos(now.saturating_duration_since(self.epoch));
+        let taken = self.empty_at.fetch_update(Relaxed, Relaxed, |empty_at| {
+            let from = empty_at.max(now);
+            (from <= now.saturating_add(tolerance)).then(|| from.saturating_add(interval))
+        });
+        match taken {
+            Ok(_) => Ok(()),
+            Err(empty_at) => Err(self.epoch + Duration::from_nanos(empty_at - tolerance)),
         }
-        *empty_at = from + self.pace.interval;
-        Ok(())
     }
 
     /// Takes one out now, unless others wait already.
     fn try_take(&self) -> bool {
-        self.queued.load(Relaxed) == 0 && self.check(Instant::now()).is_ok()
+        self.queued.load(Relaxed) == 0 && self.check(clock::recent()).is_ok()
     }
 
     async fn take(&self) {
@@ -120,12 +131,12 @@ impl Limiter {
 
     /// Nothing passes before `until`.
     fn hold(&self, until: Instant) {
-        let mut empty_at = lock(&self.empty_at);
-        *empty_at = (*empty_at).max(until + self.pace.tolerance);
+        let until = nanos((until + self.pace.tolerance).saturating_duration_since(self.epoch));
+        self.empty_at.fetch_max(until, Relaxed);
     }
 
     fn is_idle(&self) -> bool {
-        *lock(&self.empty_at) <= Instant::now()
+        self.empty_at.load(Relaxed) <= nanos(self.epoch.elapsed())
     }
 }
 
@@ -149,7 +160,7 @@ impl RateLimitLayer {
     /// `count` attempts in each `per`; `burst` at once at most (none: 10 ms worth, at least 2).
     #[must_use]
     pub fn new(count: u32, per: Duration, burst: Option<u32>) -> Self {
-        Self::of(Limits::Global(Arc::new(Limiter::new(Pace::new(count, per, burst)))))
+        Self::of(Limits::Global(Limiter::new(Pace::new(count, per, burst))))
     }
 
     /// No limit.
@@ -204,16 +215,34 @@ impl RateLimitLayer {
     }
 }
 
-impl Shared {
-    fn limiter(&self, message: &Message) -> Option<Arc<Limiter>> {
-        match &self.limits {
+/// The limiter that one attempt passes.
+#[derive(Debug)]
+enum Passing {
+    Global(Arc<Arc<Shared>>),
+    Key(Arc<Limiter>),
+}
+
+impl Passing {
+    /// None where there is no limit.
+    fn of(shared: &Arc<Arc<Shared>>, message: &Message) -> Option<Self> {
+        match &shared.limits {
             Limits::Unlimited => None,
-            Limits::Global(limiter) => Some(Arc::clone(limiter)),
+            Limits::Global(_) => Some(Self::Global(Arc::clone(shared))),
             Limits::Keyed { limiters, pace, paces } => {
                 let key = limiters.key(message);
                 let pace = paces.get(&key).copied().unwrap_or(*pace);
-                Some(limiters.get(&key, || Limiter::new(pace), Limiter::is_idle))
+                Some(Self::Key(limiters.get(&key, || Limiter::new(pace), Limiter::is_idle)))
             }
+        }
+    }
+
+    fn limiter(&self) -> Option<&Limiter> {
+        match self {
+            Self::Key(limiter) => Some(limiter),
+            Self::Global(shared) => match &shared.limits {
+                Limits::Global(limiter) => Some(limiter),
+                Limits::Unlimited | Limits::Keyed { .. } => None,
+            },
         }
     }
 }
@@ -222,7 +251,8 @@ impl Shared {
 #[derive(Debug, Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    shared: Arc<Shared>,
+    /// Twice counted: each attempt counts a reference, and shards must not wait for each other to do so.
+    shared: Arc<Arc<Shared>>,
 }
 
 impl<S> Layer<S> for RateLimitLayer {
@@ -230,7 +260,7 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         RateLimit {
             inner,
-            shared: Arc::clone(&self.shared),
+            shared: Arc::new(Arc::clone(&self.shared)),
         }
     }
 }
@@ -249,22 +279,27 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
-        let Some(limiter) = self.shared.limiter(&message) else {
-            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), None);
-        };
-        if limiter.try_take() {
-            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), Some(limiter));
+        let passing = Passing::of(&self.shared, &message);
+        if passing
+            .as_ref()
+            .and_then(Passing::limiter)
+            .is_none_or(Limiter::try_take)
+        {
+            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), passing);
         }
         let mut inner = self.inner.clone();
-        let (waited, shared) = (Arc::clone(&limiter), Arc::clone(&self.shared));
+        let (queue, shared) = (Passing::of(&self.shared, &message), Arc::clone(&self.shared));
         let call = Step::slow(async move {
             let began = Instant::now();
-            waited.take().await;
+            if let Some(limiter) = queue.as_ref().and_then(Passing::limiter) {
+                limiter.take().await;
+            }
             shared.stats.rate_limited_wait.record(began.elapsed());
             ready_call(&mut inner, message).await
         });
-        future::RateLimitFuture::new(call, Some(limiter))
+        future::RateLimitFuture::new(call, passing)
     }
 }
 
@@ -272,8 +307,8 @@ where
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// Holds the key of a throttled attempt.
-fn hold_if_throttled(limiter: Option<&Arc<Limiter>>, error: &Error) {
-    if let (Some(limiter), Class::Throttled(Some(after))) = (limiter, error.class()) {
+fn hold_if_throttled(passing: Option<&Passing>, error: &Error) {
+    if let (Some(limiter), Class::Throttled(Some(after))) = (passing.and_then(Passing::limiter), error.class()) {
         limiter.hold(Instant::now() + after.min(LONGEST_HOLD));
     }
 }
@@ -282,13 +317,12 @@ mod future {
     use std::{
         future::Future,
         pin::Pin,
-        sync::Arc,
         task::{Context, Poll, ready},
     };
 
     use pin_project_lite::pin_project;
 
-    use super::{Limiter, Step, hold_if_throttled};
+    use super::{Passing, Step, hold_if_throttled};
     use crate::Error;
 
     pin_project! {
@@ -297,13 +331,13 @@ mod future {
         pub struct RateLimitFuture<F, R> {
             #[pin]
             call: Step<F, R>,
-            limiter: Option<Arc<Limiter>>,
+            passing: Option<Passing>,
         }
     }
 
     impl<F, R> RateLimitFuture<F, R> {
-        pub(super) const fn new(call: Step<F, R>, limiter: Option<Arc<Limiter>>) -> Self {
-            Self { call, limiter }
+        pub(super) const fn new(call: Step<F, R>, passing: Option<Passing>) -> Self {
+            Self { call, passing }
         }
     }
 
@@ -317,15 +351,17 @@ mod future {
         fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
             let this = self.project();
             let result = ready!(this.call.poll(cx));
-            Poll::Ready(result.inspect_err(|error| hold_if_throttled(this.limiter.as_ref(), error)))
+            Poll::Ready(result.inspect_err(|error| hold_if_throttled(this.passing.as_ref(), error)))
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
-    use crate::Reply;
+    use crate::{Reply, lock::lock};
 
     async fn arrivals(layer: RateLimitLayer, keys: &[&'static str], span: Duration) -> Vec<(Duration, &'static str)> {
         let started = Instant::now();

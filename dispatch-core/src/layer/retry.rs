@@ -20,7 +20,7 @@ use super::{
     deadline::expired,
     retry_policy::{Course, Next, RetryPolicy},
 };
-use crate::{Attempt, Error, Later, Message, lock::lock};
+use crate::{Attempt, Error, Later, Message, clock, lock::lock};
 
 /// Tries again after failures that may pass, as [`RetryPolicy`] says.
 ///
@@ -85,6 +85,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         let again = self.more.as_ref().map(|more| {
             if let Some(budget) = &more.policy.budget {
@@ -190,7 +191,7 @@ where
                 Some(Poll::Ready(result)) => result.map_err(Into::into),
                 Some(Poll::Pending) => {
                     // An attempt that ends at once took no time worth a look at the clock.
-                    this.began.get_or_insert_with(Instant::now);
+                    this.began.get_or_insert_with(clock::recent);
                     // The deadline layer outside wakes us in time: so the history is not lost with the attempt.
                     let late = |past: &&mut Box<Past<S>>| past.course.deadline.is_some_and(|at| at <= Instant::now());
                     match this.past.as_mut().filter(late) {

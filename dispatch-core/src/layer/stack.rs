@@ -131,6 +131,15 @@ pub struct StackLayer {
     timeout: TimeoutLayer,
 }
 
+impl StackLayer {
+    /// The same layers with permits of their own: one shard's part of a fixed limit, so that shards never wait for each
+    /// other's.
+    pub(crate) fn with_permits(mut self, limit: usize) -> Self {
+        self.concurrency = ConcurrencyLayer::new(limit);
+        self
+    }
+}
+
 impl<S: Clone> Layer<S> for StackLayer {
     type Service = StackService<S>;
 

@@ -65,6 +65,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
+    #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
         TimeoutFuture {
             call: self.inner.call(message),

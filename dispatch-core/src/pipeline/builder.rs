@@ -1,32 +1,20 @@
-//! Putting a pipeline together, and running it.
+//! Putting a pipeline together.
 
-use std::{
-    fmt,
-    future::Future,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::{Duration, SystemTime},
-};
+use std::{fmt, future::Future, sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use smol_str::{SmolStr, format_smolstr};
-use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
-    control::{Handle, Phase, Shared, Stop},
-    desk::Desk,
-    driver::Driver,
-    intake::Intake,
-    keep::Keep,
+    control::{Handle, Shared},
     lanes::Lanes,
-    work::{Plan, Work},
+    run::SWEEP,
 };
 use crate::{
-    Class, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
-    backoff::Backoff,
-    layer::{Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack, StackLayer},
-    store::QueueSource,
-    telemetry::Stats,
+    Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
+    layer::{DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
+    telemetry::{Meter, Stats},
 };
 
 /// The queue in the Store that holds a pipeline's parked retries and replayed dead letters.
@@ -41,18 +29,21 @@ pub fn parked_queue(pipeline: &str) -> String {
 /// memory, 25 s to drain, one shard.
 #[must_use]
 pub struct PipelineBuilder {
-    name: SmolStr,
-    sources: Vec<(SmolStr, Box<dyn Source>)>,
-    sink: Option<Arc<dyn Sink>>,
-    layers: Vec<MessageLayer>,
-    stack: Stack,
-    store: Option<Arc<dyn Store>>,
-    prefetch: Option<usize>,
-    drain_timeout: Duration,
-    lanes: Option<Lanes>,
-    shards: usize,
-    cancel_on_lost_lease: bool,
-    config_hash: SmolStr,
+    pub(super) name: SmolStr,
+    pub(super) sources: Vec<(SmolStr, Box<dyn Source>)>,
+    pub(super) sink: Option<Arc<dyn Sink>>,
+    pub(super) layers: Vec<MessageLayer>,
+    pub(super) stack: Stack,
+    pub(super) store: Option<Arc<dyn Store>>,
+    pub(super) prefetch: Option<usize>,
+    pub(super) drain_timeout: Duration,
+    pub(super) lanes: Option<Lanes>,
+    pub(super) shards: usize,
+    pub(super) cancel_on_lost_lease: bool,
+    pub(super) config_hash: SmolStr,
+    meter: Meter,
+    pub(super) dedupe: Option<DedupeLayer>,
+    pub(super) sweep: Duration,
 }
 
 impl fmt::Debug for PipelineBuilder {
@@ -185,6 +176,24 @@ impl PipelineBuilder {
         self
     }
 
+    /// Works on each message once, however often it is delivered; by default every delivery is worked on.
+    pub fn dedupe(mut self, layer: DedupeLayer) -> Self {
+        self.dedupe = Some(layer);
+        self
+    }
+
+    /// How often what has expired is swept out of the stores; 1 h by default.
+    pub const fn sweep(mut self, every: Duration) -> Self {
+        self.sweep = every;
+        self
+    }
+
+    /// Where the components count what only they can count; [`Handle::meter`] shows it.
+    pub fn meter(mut self, meter: Meter) -> Self {
+        self.meter = meter;
+        self
+    }
+
     /// Notes which configuration dead letters come from.
     pub fn config_hash(mut self, hash: impl Into<SmolStr>) -> Self {
         self.config_hash = hash.into();
@@ -208,14 +217,20 @@ impl PipelineBuilder {
             )));
         }
         let stats = Arc::<Stats>::default();
-        let (breaker, concurrency) = (self.stack.breaker.clone(), self.stack.concurrency.most());
-        let shared = Arc::new(Shared::new(self.name.clone(), stats, breaker, concurrency));
+        let shared = Arc::new(Shared::new(
+            self.name.clone(),
+            stats,
+            self.meter.clone(),
+            self.stack.breaker.clone(),
+            self.stack.concurrency.most(),
+        ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
         for label in self
             .sources
             .iter()
             .map(|(label, _)| label.clone())
             .chain(["store".into()])
+            .chain(self.dedupe.as_ref().map(|_| "dedupe".into()))
         {
             shared.add_component(label);
         }
@@ -240,10 +255,10 @@ impl PipelineBuilder {
 #[derive(Debug)]
 #[must_use]
 pub struct Pipeline {
-    parts: PipelineBuilder,
-    sink: Arc<dyn Sink>,
-    store: Arc<dyn Store>,
-    shared: Arc<Shared>,
+    pub(super) parts: PipelineBuilder,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) store: Arc<dyn Store>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What a run did.
@@ -287,6 +302,9 @@ impl Pipeline {
             shards: 1,
             cancel_on_lost_lease: false,
             config_hash: SmolStr::default(),
+            meter: Meter::default(),
+            dedupe: None,
+            sweep: SWEEP,
         }
     }
 
@@ -308,6 +326,9 @@ impl Pipeline {
             results.push((label.clone(), within(source.probe()).await));
         }
         results.push(("sink".into(), within(self.sink.probe()).await));
+        if let Some(dedupe) = &self.parts.dedupe {
+            results.push(("dedupe".into(), within(dedupe.store().probe()).await));
+        }
         results
     }
 
@@ -328,248 +349,4 @@ impl Pipeline {
             () = shutdown => unreachable!("pending"),
         }
     }
-
-    /// Runs until the input has ended, with everything parked done too, or until [`Handle::drain`].
-    ///
-    /// # Errors
-    /// `Permanent` if the store cannot be used, before anything is received. Nothing later ends a run: what fails is
-    /// tried again, for ever, and shows in [`Handle::status`].
-    ///
-    /// # Cancel safety
-    /// Dropping it cancels what is started and releases it; better drain.
-    pub async fn run(self) -> Result<Summary, Error> {
-        let Self {
-            mut parts,
-            sink,
-            store,
-            shared,
-        } = self;
-        let began = Instant::now();
-        let mut wanted = shared.wanted.subscribe();
-        let opened = tokio::select! {
-            opened = open_store(&*store, &shared) => opened.map(|()| true)?,
-            _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => false,
-        };
-        if !opened {
-            // Nothing was received, so nothing is left undone.
-            shared.set_phase(Phase::Ended);
-            return Ok(summary(&shared, began.elapsed(), true));
-        }
-        shared.set_phase(Phase::Running);
-
-        // They end with this run: dropped, the set aborts its tasks.
-        let _checks = watch_health(&*sink, &shared);
-        let parked: Arc<str> = parked_queue(&parts.name).into();
-        let advised = parts
-            .sources
-            .iter()
-            .map(|(_, source)| source.capabilities().prefetch)
-            .max()
-            .unwrap_or(1);
-        let prefetch = parts.prefetch.unwrap_or(advised);
-        shared.add_component("parked".into());
-        let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked));
-        parts.sources.push(("parked".into(), Box::new(rest)));
-
-        let runs = Runs {
-            parked,
-            prefetch,
-            store: Arc::clone(&store),
-            shared: Arc::clone(&shared),
-        };
-        let run: BoxFuture<'static, bool> = if parts.layers.is_empty() {
-            Box::pin(runs.run(parts, sink_service(Arc::clone(&sink))))
-        } else {
-            let own = parts.layers.iter().rev().fold(
-                BoxCloneSyncService::new(sink_service(Arc::clone(&sink))),
-                |service, layer| layer(service),
-            );
-            // A layer that makes one wait must not be asked before there is a message.
-            Box::pin(runs.run(
-                parts,
-                tower::service_fn(move |message: Message| own.clone().oneshot(message)),
-            ))
-        };
-        let finished = tokio::select! {
-            finished = run => finished,
-            () = keep_house(&*store) => false,
-        };
-        if let Err(error) = sink.close().await {
-            tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not close");
-        }
-        shared.set_phase(Phase::Ended);
-        Ok(summary(&shared, began.elapsed(), finished))
-    }
-}
-
-/// What all shards share.
-struct Runs {
-    parked: Arc<str>,
-    prefetch: usize,
-    store: Arc<dyn Store>,
-    shared: Arc<Shared>,
-}
-
-impl Runs {
-    /// Runs each shard to its end; says whether all finished in time.
-    async fn run<S>(self, mut parts: PipelineBuilder, service: S) -> bool
-    where
-        S: Service<Message, Response = Reply, Error = Error> + Clone + Send + 'static,
-        S::Future: Send,
-    {
-        let (concurrency, shards) = (parts.stack.concurrency.most(), parts.shards);
-        let retry = parts.stack.retry.clone().unwrap_or_default();
-        let breaker = parts.stack.breaker.clone();
-        let deadline = parts.stack.deadline;
-        let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
-        let desks: Vec<_> = parts
-            .sources
-            .iter()
-            .map(|(_, source)| (source.settler(), source.capabilities()))
-            .collect();
-        let labels: Vec<_> = parts.sources.iter().map(|(label, _)| label.clone()).collect();
-        let sources = std::mem::take(&mut parts.sources);
-        let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(&self.shared))));
-        let share = |whole: usize| whole.div_ceil(shards).max(1);
-        let running = Arc::new(std::sync::atomic::AtomicUsize::new(shards));
-        let drivers: Vec<_> = (0..shards)
-            .map(|_| {
-                let plan = Plan {
-                    concurrency: share(concurrency),
-                    window: share(concurrency + self.prefetch),
-                    deadline,
-                    lanes: parts.lanes.clone(),
-                    cancel_on_lost_lease: parts.cancel_on_lost_lease,
-                    config_hash: parts.config_hash.clone(),
-                    breaker: breaker.clone(),
-                    resting: Arc::clone(&retry.resting),
-                    crowded: Arc::clone(&retry.crowded),
-                    labels: labels.clone(),
-                };
-                let desks = desks
-                    .iter()
-                    .map(|(settler, can)| Desk::new(Arc::clone(settler), can.clone()))
-                    .collect();
-                let keep = Keep::new(Arc::clone(&self.store), Arc::clone(&self.parked));
-                Driver {
-                    work: Work::new(
-                        layers.layer(service.clone()),
-                        plan,
-                        desks,
-                        keep,
-                        Arc::clone(&self.shared),
-                    ),
-                    intake: Arc::clone(&intake),
-                    shared: Arc::clone(&self.shared),
-                    breaker: breaker.clone(),
-                    store: Arc::clone(&self.store),
-                    parked: Arc::clone(&self.parked),
-                    drain_timeout: parts.drain_timeout,
-                    shards: Arc::clone(&running),
-                }
-            })
-            .collect();
-        if let [_] = drivers.as_slice() {
-            let runs = drivers.into_iter().map(Driver::run);
-            return futures::future::join_all(runs)
-                .await
-                .into_iter()
-                .all(|finished| finished);
-        }
-        let mut tasks = tokio::task::JoinSet::new();
-        for driver in drivers {
-            tasks.spawn(driver.run());
-        }
-        tasks.join_all().await.into_iter().all(|finished| finished)
-    }
-}
-
-/// Starts the sink's health checks; until the first good answers the gate is closed.
-fn watch_health(sink: &dyn Sink, shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
-    let checks = sink.health();
-    shared.wanted.send_modify(|wanted| wanted.ill = checks.len());
-    let mut tasks = tokio::task::JoinSet::new();
-    for (number, check) in checks.into_iter().enumerate() {
-        let label = match number {
-            0 => SmolStr::new_static("health"),
-            _ => format_smolstr!("health.{}", number + 1),
-        };
-        shared.add_component(label.clone());
-        tasks.spawn(check.watch(Arc::clone(shared), label));
-    }
-    tasks
-}
-
-/// How often the store is told to forget what has expired.
-const HOUSEKEEPING: Duration = Duration::from_secs(3_600);
-
-/// How long fired schedule slots are remembered.
-const SLOTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
-
-/// Forgets expired reservations and old schedule slots, now and then, for ever.
-async fn keep_house(store: &dyn Store) {
-    loop {
-        tokio::time::sleep(HOUSEKEEPING).await;
-        let forgotten = match store.reservations().expire().await {
-            Ok(reservations) => store
-                .slots()
-                .prune(SystemTime::now() - SLOTS_KEPT)
-                .await
-                .map(|slots| reservations + slots),
-            Err(error) => Err(error),
-        };
-        match forgotten {
-            Ok(rows) => tracing::debug!(rows, "expired rows forgotten"),
-            Err(error) => tracing::warn!(error = error.report(), "expired rows not forgotten"),
-        }
-    }
-}
-
-/// Opens the store; waits for one that is merely not there yet.
-async fn open_store(store: &dyn Store, shared: &Shared) -> Result<(), Error> {
-    let backoff = Backoff::exponential(Duration::from_millis(200), 2.0).max(Duration::from_secs(10));
-    for attempt in 1.. {
-        let error = match store.probe().await {
-            Ok(()) => break,
-            Err(error) => error,
-        };
-        shared.failed("store", error.report());
-        match error.class() {
-            Class::Permanent => return Err(error),
-            Class::Retry | Class::Throttled(_) | Class::Unavailable => {
-                tracing::warn!(pipeline = %shared.name, error = error.report(), "store is not there yet");
-                let wait = backoff.delay(attempt, Duration::ZERO, &mut rand::rng());
-                tokio::time::sleep(wait).await;
-            }
-        }
-    }
-    shared.connected("store");
-    Ok(())
-}
-
-fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
-    let stats = &shared.stats;
-    Summary {
-        name: shared.name.clone(),
-        received: stats.received.load(Relaxed),
-        delivered: stats.delivered.load(Relaxed),
-        failed: stats.failed.get().iter().map(|(_, count)| count).sum(),
-        parked: stats.parked.load(Relaxed),
-        nacked: stats.nacked.load(Relaxed),
-        released: stats.released.load(Relaxed),
-        dead_lettered: stats.dead_lettered.load(Relaxed),
-        seconds: took.as_secs_f64(),
-        finished,
-    }
-}
-
-/// A sink as a service whose future is no more than the sink's own.
-fn sink_service(
-    sink: Arc<dyn Sink>,
-) -> impl Service<Message, Response = Reply, Error = Error, Future: Send> + Clone + Send + Sync + 'static {
-    tower::service_fn(move |message: Message| {
-        let sink = Arc::clone(&sink);
-        // The sink's own `send`, not that of the `Arc`: one box less.
-        async move { Sink::send(&*sink, message).await }
-    })
 }

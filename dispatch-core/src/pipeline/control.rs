@@ -14,7 +14,7 @@ use crate::{
     layer::{BreakerHandle, BreakerState},
     lock::lock,
     source::Progress,
-    telemetry::Stats,
+    telemetry::{Meter, Stats},
 };
 
 /// What people and signals want of a pipeline.
@@ -47,6 +47,7 @@ pub(super) struct Shared {
     pub(super) name: SmolStr,
     pub(super) wanted: watch::Sender<Wanted>,
     pub(super) stats: Arc<Stats>,
+    meter: Meter,
     pub(super) breaker: Option<BreakerHandle>,
     pub(super) started_at: SystemTime,
     pub(super) concurrency: usize,
@@ -126,11 +127,18 @@ pub struct Status {
 }
 
 impl Shared {
-    pub(super) fn new(name: SmolStr, stats: Arc<Stats>, breaker: Option<BreakerHandle>, concurrency: usize) -> Self {
+    pub(super) fn new(
+        name: SmolStr,
+        stats: Arc<Stats>,
+        meter: Meter,
+        breaker: Option<BreakerHandle>,
+        concurrency: usize,
+    ) -> Self {
         Self {
             name,
             wanted: watch::Sender::new(Wanted::default()),
             stats,
+            meter,
             breaker,
             started_at: SystemTime::now(),
             concurrency,
@@ -237,6 +245,12 @@ impl Handle {
     #[must_use]
     pub fn stats(&self) -> &Arc<Stats> {
         &self.0.stats
+    }
+
+    /// What the components count for themselves.
+    #[must_use]
+    pub fn meter(&self) -> &Meter {
+        &self.0.meter
     }
 
     /// How the pipeline is now.

@@ -34,6 +34,7 @@ mod intake;
 mod keep;
 mod lanes;
 mod roll;
+mod run;
 mod slots;
 mod verdict;
 mod work;

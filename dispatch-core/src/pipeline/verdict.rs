@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{Attempt, Capabilities, Class, Disposition, Error, Later, Reply};
+use crate::{Attempt, Capabilities, Class, Disposition, Error, Later, Reply, layer::IN_PROGRESS};
 
 /// What the driver does with a message once the stack is through with it.
 #[derive(Debug, PartialEq)]
@@ -17,6 +17,9 @@ pub(super) enum Verdict {
     /// Keep it for a later attempt, then tell the source.
     Park { delay: Duration, attempts: Vec<Attempt> },
 }
+
+/// Codes of what a layer refused before anything was tried.
+const NOT_TRIED: [&str; 2] = ["breaker", IN_PROGRESS];
 
 /// The wait after an outcome that gives none: throttled without a time, unavailable without a breaker.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
@@ -34,8 +37,7 @@ pub(super) fn verdict(
         Err(error) => error,
     };
     let mut attempts = error.take_attempts();
-    // What the breaker refused was not tried.
-    if attempts.is_empty() && error.code().is_none_or(|code| code != "breaker") {
+    if attempts.is_empty() && error.code().is_none_or(|code| !NOT_TRIED.contains(&code.as_str())) {
         attempts.push(attempt_of(&error));
     }
     let bury = |reason, attempts| Verdict::Bury { reason, attempts };

@@ -2,20 +2,21 @@
 
 mod dead_letters;
 mod queue;
+mod reservations;
 
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
-use tokio::time::Instant;
 
-use super::{DeadLetter, DeadLetters, Positions, Queue, Reservation, Reservations, Slots, Store};
-use crate::{Error, clock};
+use super::{DeadLetter, DeadLetters, Positions, Queue, Reservations, Slots, Store};
+use crate::Error;
 use queue::Line;
+use reservations::Reserved;
 
 /// A [`Store`] that lives and dies with the process.
 ///
@@ -43,16 +44,9 @@ struct State {
     lines: HashMap<SmolStr, Line>,
     letters: Vec<DeadLetter>,
     last_letter: u64,
-    reservations: HashMap<SmolStr, Held>,
+    reserved: Reserved,
     slots: HashMap<SmolStr, BTreeSet<SystemTime>>,
     positions: HashMap<SmolStr, u64>,
-}
-
-/// One reserved key; done once nobody owns it.
-#[derive(Debug)]
-struct Held {
-    owner: Option<SmolStr>,
-    until: Instant,
 }
 
 impl MemoryStore {
@@ -60,6 +54,13 @@ impl MemoryStore {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Remembers at most so many finished reservations; the first to expire give way to new ones. One million by default.
+    #[must_use]
+    pub fn max_reservations(self, most: usize) -> Self {
+        self.state().reserved.limit(most);
+        self
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -93,64 +94,6 @@ impl Store for MemoryStore {
     }
     async fn probe(&self) -> Result<(), Error> {
         Ok(())
-    }
-}
-
-#[async_trait]
-impl Reservations for MemoryStore {
-    async fn reserve(&self, key: &str, owner: &str, lease: Duration) -> Result<Reservation, Error> {
-        let now = Instant::now();
-        let mut state = self.state();
-        if let Some(held) = state.reservations.get(key).filter(|held| held.until > now) {
-            let until = clock::system_time_at(held.until);
-            match &held.owner {
-                None => return Ok(Reservation::Done(until)),
-                Some(other) if other != owner => return Ok(Reservation::InProgress(until)),
-                Some(_) => {}
-            }
-        }
-        let held = Held {
-            owner: Some(owner.into()),
-            until: now + lease,
-        };
-        state.reservations.insert(key.into(), held);
-        Ok(Reservation::Reserved)
-    }
-
-    async fn commit(&self, key: &str, owner: &str, keep: Duration) -> Result<bool, Error> {
-        let mut state = self.state();
-        let Some(held) = state.reservations.get_mut(key) else {
-            return Ok(false);
-        };
-        // An owner whose lease ran out still holds the key until somebody else takes it.
-        let ours = held.owner.as_deref() == Some(owner);
-        if ours {
-            *held = Held {
-                owner: None,
-                until: Instant::now() + keep,
-            };
-        }
-        Ok(ours)
-    }
-
-    async fn cancel(&self, key: &str, owner: &str) -> Result<(), Error> {
-        let mut state = self.state();
-        if state
-            .reservations
-            .get(key)
-            .is_some_and(|held| held.owner.as_deref() == Some(owner))
-        {
-            state.reservations.remove(key);
-        }
-        Ok(())
-    }
-
-    async fn expire(&self) -> Result<u64, Error> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let before = state.reservations.len();
-        state.reservations.retain(|_, held| held.until > now);
-        Ok((before - state.reservations.len()) as u64)
     }
 }
 

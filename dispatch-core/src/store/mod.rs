@@ -4,6 +4,7 @@
 //! where entries can differ. Enqueues, dead letters, reservations, slots and positions have happened durably when it
 //! returns `Ok`; a claim or a completion may yet be undone by a crash, and then happens again.
 
+mod absent;
 mod dead_letters;
 mod memory;
 mod positions;
@@ -16,6 +17,7 @@ use std::fmt;
 
 use async_trait::async_trait;
 
+pub use absent::Absent;
 pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
 pub use memory::MemoryStore;
 pub use positions::Positions;

@@ -16,6 +16,8 @@ pub const NACKED: &str = "dispatch_nacked_total";
 pub const RELEASED: &str = "dispatch_released_total";
 /// Messages given up on and kept; counter.
 pub const DEAD_LETTERED: &str = "dispatch_dead_lettered_total";
+/// Deliveries of messages whose work was done already, acked without any; counted as delivered too; counter.
+pub const DUPLICATES: &str = "dispatch_duplicates_total";
 /// Settlements that did not reach the source; the message may come again; counter.
 pub const SETTLE_FAILED: &str = "dispatch_settle_failed_total";
 /// Leases made longer; counter.

@@ -23,6 +23,8 @@ pub struct Stats {
     pub released: AtomicU64,
     /// [`names::DEAD_LETTERED`](super::names::DEAD_LETTERED)
     pub dead_lettered: AtomicU64,
+    /// [`names::DUPLICATES`](super::names::DUPLICATES)
+    pub duplicates: AtomicU64,
     /// [`names::SETTLE_FAILED`](super::names::SETTLE_FAILED)
     pub settle_failed: AtomicU64,
     /// [`names::LEASE_EXTENDED`](super::names::LEASE_EXTENDED)

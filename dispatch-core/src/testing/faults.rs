@@ -11,7 +11,7 @@ use crate::{
     lock::lock,
     store::{
         Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Positions,
-        Queue, Reservations, Slots, Stale,
+        Queue, Reservation, Reservations, Slots, Stale,
     },
 };
 
@@ -117,7 +117,8 @@ impl Settler for FaultySettler {
     }
 }
 
-/// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `depth`, `probe`.
+/// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `depth`, `reserve`, `commit`,
+/// `cancel`, `probe`.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
@@ -138,7 +139,7 @@ impl Store for FaultyStore {
         self
     }
     fn reservations(&self) -> &dyn Reservations {
-        self.inner.reservations()
+        self
     }
     fn slots(&self) -> &dyn Slots {
         self.inner.slots()
@@ -172,6 +173,25 @@ impl DeadLetters for FaultyStore {
     }
     async fn purge(&self, filter: &DeadLetterFilter) -> Result<u64, Error> {
         self.inner.dead_letters().purge(filter).await
+    }
+}
+
+#[async_trait]
+impl Reservations for FaultyStore {
+    async fn reserve(&self, key: &str, owner: &str, lease: Duration) -> Result<Reservation, Error> {
+        self.faults.strike("reserve")?;
+        self.inner.reservations().reserve(key, owner, lease).await
+    }
+    async fn commit(&self, key: &str, owner: &str, keep: Duration) -> Result<bool, Error> {
+        self.faults.strike("commit")?;
+        self.inner.reservations().commit(key, owner, keep).await
+    }
+    async fn cancel(&self, key: &str, owner: &str) -> Result<(), Error> {
+        self.faults.strike("cancel")?;
+        self.inner.reservations().cancel(key, owner).await
+    }
+    async fn expire(&self) -> Result<u64, Error> {
+        self.inner.reservations().expire().await
     }
 }
 

@@ -50,6 +50,15 @@ pub async fn store_battery(store: Arc<dyn Store>) {
     roles::battery(&*store).await;
 }
 
+/// Runs the statements about reservations, schedule slots and positions alone, for a store that keeps nothing else.
+///
+/// # Panics
+/// As [`store_battery`].
+pub async fn part_battery(store: Arc<dyn Store>) {
+    store.probe().await.expect("a store that works answers its probe");
+    roles::battery(&*store).await;
+}
+
 /// A name that no other statement has.
 fn name(what: &str) -> SmolStr {
     format_smolstr!("battery-{what}-{}", random_id())

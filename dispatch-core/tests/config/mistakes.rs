@@ -63,6 +63,18 @@ fn each_mistake_says_what_is_right() {
             "here it is called `http`",
         ),
         (
+            format!("{good_source}{good_sink}store = {{ type = \"notes\" }}"),
+            "`notes` goes under [dedupe]",
+        ),
+        (
+            format!("{good_source}{good_sink}{store}dedupe = {{ keep = \"1ms\" }}"),
+            "at least \"10ms\"",
+        ),
+        (
+            format!("{good_source}{good_sink}{store}dedupe = {{ store = {{ type = \"note\" }} }}"),
+            "did you mean `notes`?",
+        ),
+        (
             format!("source = {{ type = \"words\" }}\n{good_sink}{store}"),
             "`text` is missing",
         ),

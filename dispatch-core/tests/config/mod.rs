@@ -124,12 +124,28 @@ impl StoreConfig for RamConfig {
     }
 }
 
+/// `type = "notes"`: a store that keeps reservations alone, as far as files are concerned.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NotesConfig {}
+
+impl StoreConfig for NotesConfig {
+    const TYPE: &'static str = "notes";
+    const SUMMARY: &'static str = "reservations only";
+    const WHOLE: bool = false;
+
+    fn build(self, context: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
+        RamConfig {}.build(context)
+    }
+}
+
 fn registry() -> Registry {
     let mut registry = Registry::new();
     registry
         .source::<WordsConfig>()
         .sink::<CollectConfig>()
         .store::<RamConfig>()
+        .store::<NotesConfig>()
         .layer::<ShoutConfig>();
     registry.absent("amqp", "build with `--features amqp`");
     registry

@@ -42,6 +42,24 @@ async fn a_source_a_sink_and_a_layer_from_outside_run_from_toml() {
 }
 
 #[tokio::test]
+async fn what_is_the_same_by_its_key_is_worked_on_once() {
+    let summary = run(r#"
+        name = "deduped"
+        source = { type = "words", text = "a b a a" }
+        layers = { concurrency = 1 }
+        dedupe = { key = "payload", keep = "1h", store = { type = "notes" } }
+        sink = { type = "collect", into = "deduped" }
+        store = { type = "ram" }
+        "#)
+    .await;
+
+    assert_eq!(
+        (collected("deduped"), summary.delivered),
+        (vec!["a".to_owned(), "b".to_owned()], 4)
+    );
+}
+
+#[tokio::test]
 async fn several_sources_a_chain_a_route_and_placeholders() {
     let summary = run(r#"
         store = { type = "ram" }

@@ -1,6 +1,7 @@
 //! The driver between a memory source, a memory sink and a memory store, on a paused clock.
 
 mod breaker;
+mod dedupe;
 mod drain;
 mod keeping;
 mod lanes;

@@ -23,6 +23,7 @@ fn context(base_dir: &Path, store: Arc<dyn Store>) -> BuildContext {
         store,
         base_dir: base_dir.to_owned(),
         concurrency: 8,
+        meter: dispatch_core::telemetry::Meter::default(),
     }
 }
 

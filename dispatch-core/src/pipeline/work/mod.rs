@@ -29,7 +29,7 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    Delivery, Disposition, Error, Message, Reply, SettleError,
+    Delivery, Disposition, Error, Message, Reply, SettleError, clock,
     layer::{BreakerHandle, expired},
 };
 
@@ -72,8 +72,6 @@ pub(super) struct Work<S: Service<Message>> {
     keeper_at: Option<Instant>,
     /// Tells entries of one slot apart.
     serial: u64,
-    /// The time, as of the last look at the clock: close enough for what is counted.
-    now: Instant,
     counts: Counts,
     /// Its number on the roll, and the last question that it answered.
     driver: u64,
@@ -127,7 +125,6 @@ where
             timer: None,
             keeper_at: None,
             serial: 0,
-            now: Instant::now(),
             counts: Counts::default(),
             driver,
             answered,
@@ -211,7 +208,7 @@ where
     /// Drives everything as far as it goes. `waiting`: nothing new will come before this is polled again, so what is
     /// finished need not wait for company.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
-        self.now = Instant::now();
+        let _turn = clock::Turn::begin();
         if self.shared.roll.question() != self.answered {
             self.tell();
         }
@@ -247,7 +244,7 @@ where
     /// Says what is at the sink.
     fn tell(&mut self) {
         self.answered = self.shared.roll.question();
-        let (now, wall) = (self.now, SystemTime::now());
+        let (now, wall) = (Instant::now(), SystemTime::now());
         let all: Vec<_> = self
             .slots
             .at_work()
@@ -275,13 +272,18 @@ where
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.started = true;
-        entry.waited = u32::try_from((self.now - entry.received).as_millis()).unwrap_or(u32::MAX);
+        entry.waited =
+            u32::try_from(clock::recent().saturating_duration_since(entry.received).as_millis()).unwrap_or(u32::MAX);
         entry.rests_until = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
             return self.release(slot);
         }
-        if entry.message.deadline.is_some_and(|deadline| deadline <= self.now) {
+        if entry
+            .message
+            .deadline
+            .is_some_and(|deadline| deadline <= clock::recent())
+        {
             return self.finished(slot, Err(expired()));
         }
         let message = entry.message.clone();
@@ -297,8 +299,7 @@ where
 
     /// Sends what is due to sources and Store.
     fn send(&mut self, waiting: bool) -> bool {
-        let now = Instant::now();
-        self.now = now;
+        let now = clock::look();
         let mut sent = false;
         if let Some(batch) = self.keep.take(now) {
             self.calls
@@ -451,5 +452,53 @@ impl<S: Service<Message>> Drop for Work<S> {
                 runtime.spawn(parcel.send());
             }
         }
+    }
+}
+#[cfg(test)]
+mod sizes {
+    #[test]
+    fn print_sizes() {
+        use crate::{layer::*, *};
+        use std::mem::size_of_val;
+        let sink: std::sync::Arc<dyn Sink> = std::sync::Arc::new(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }));
+        let svc = tower::service_fn(move |message: Message| {
+            let sink = std::sync::Arc::clone(&sink);
+            async move { Sink::send(&*sink, message).await }
+        });
+        use tower::{Layer, Service};
+        let m = || Message::new("x");
+        let mut s0 = svc.clone();
+        println!("sink {}", size_of_val(&s0.call(m())));
+        let mut s1 = CatchPanicLayer.layer(svc.clone());
+        println!("catch {}", size_of_val(&s1.call(m())));
+        let mut s2 = TimeoutLayer::new(Some(std::time::Duration::from_secs(1))).layer(s1.clone());
+        println!("timeout {}", size_of_val(&s2.call(m())));
+        let mut s3 = MeasureLayer::default().layer(s2.clone());
+        println!("measure {}", size_of_val(&s3.call(m())));
+        let mut s4 = AdaptiveConcurrencyLayer::off().layer(s3.clone());
+        println!("adaptive {}", size_of_val(&s4.call(m())));
+        let mut s5 = ConcurrencyLayer::new(9).layer(s4.clone());
+        println!("concurrency {}", size_of_val(&s5.call(m())));
+        let mut s6 = RateLimitLayer::unlimited().layer(s5.clone());
+        println!("rate {}", size_of_val(&s6.call(m())));
+        let mut s7 = BreakerLayer::off().layer(s6.clone());
+        println!("breaker {}", size_of_val(&s7.call(m())));
+        let mut s8 = RetryLayer::new(RetryPolicy::default()).layer(s7.clone());
+        println!("retry {}", size_of_val(&s8.call(m())));
+        let mut s9 = DeadlineLayer::new(None).layer(s8.clone());
+        println!("deadline {}", size_of_val(&s9.call(m())));
+        let mut s10 = TraceLayer.layer(s9.clone());
+        println!("trace {}", size_of_val(&s10.call(m())));
+        println!(
+            "entry {} opt {} envelope {} sleep {} token {} settlement {} disposition {} instant {}",
+            size_of::<super::Entry>(),
+            size_of::<Option<super::Entry>>(),
+            size_of::<crate::message::Envelope>(),
+            size_of::<tokio::time::Sleep>(),
+            size_of::<Token>(),
+            size_of::<crate::source::Settlement>(),
+            size_of::<Disposition>(),
+            size_of::<tokio::time::Instant>()
+        );
     }
 }

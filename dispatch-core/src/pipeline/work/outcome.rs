@@ -27,7 +27,7 @@ where
 {
     pub(super) fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let took = self.now - entry.received;
+        let took = clock::recent() - entry.received;
         self.counts.total.record(took);
         let source = &self.desks[entry.source].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
