@@ -61,7 +61,7 @@ mod tests {
             ("2500us", 3),
         ] {
             let read = parse(text).unwrap();
-            assert_eq!((read.as_secs_f64() * 1_000.0).round() as u64, millis, "{text}");
+            assert_eq!((read + Duration::from_micros(500)).as_millis(), millis, "{text}");
         }
     }
 

@@ -455,10 +455,7 @@ fn what_is_made_is_read_by_the_ordinary_loader_and_built() {
             ("sqsd_jobs", "off")
         );
         let store = loaded.build_store().unwrap();
-        let built = loaded.build(&store).and_then(|builder| {
-            let built = builder.build();
-            Ok(built.unwrap())
-        });
+        let built = loaded.build(&store).map(|builder| builder.build().unwrap());
         assert!(built.is_ok(), "{text}\n{:?}", built.err());
     }
 }
