@@ -37,11 +37,19 @@ pub struct Envelope {
     /// When all attempts must have ended; none means never.
     pub deadline: Option<Instant>,
     id: SmolStr,
+    /// What a bare message has none of.
+    details: Option<Box<Details>>,
+    created_at: SystemTime,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Details {
     key: Option<SmolStr>,
     headers: Headers,
     metadata: Headers,
-    created_at: SystemTime,
 }
+
+static NO_HEADERS: Headers = Headers::new();
 
 impl Deref for Message {
     type Target = Envelope;
@@ -74,9 +82,7 @@ impl Message {
             attempt: 1,
             deadline: None,
             id: id.into(),
-            key: None,
-            headers: Headers::new(),
-            metadata: Headers::new(),
+            details: None,
             created_at,
         }))
     }
@@ -90,19 +96,19 @@ impl Message {
     /// The partition key, if the source gave one; `key = "header:…"` selectors look further.
     #[must_use]
     pub fn key(&self) -> Option<&SmolStr> {
-        self.0.key.as_ref()
+        self.0.details.as_ref()?.key.as_ref()
     }
 
     /// What the sender said about the payload; handed on to the sink.
     #[must_use]
     pub fn headers(&self) -> &Headers {
-        &self.0.headers
+        self.0.details.as_ref().map_or(&NO_HEADERS, |details| &details.headers)
     }
 
     /// What the source knows, under the source's own names (`sqs_message_id`, `file_line`, …).
     #[must_use]
     pub fn metadata(&self) -> &Headers {
-        &self.0.metadata
+        self.0.details.as_ref().map_or(&NO_HEADERS, |details| &details.metadata)
     }
 
     /// When the message was first handed in, as far as its source knows.
@@ -113,12 +119,16 @@ impl Message {
 
     /// The headers, to change; copies them first if a clone of the message still lives.
     pub fn headers_mut(&mut self) -> &mut Headers {
-        &mut Arc::make_mut(&mut self.0).headers
+        &mut self.details_mut().headers
     }
 
     /// The metadata, to change; copies it first if a clone of the message still lives.
     pub fn metadata_mut(&mut self) -> &mut Headers {
-        &mut Arc::make_mut(&mut self.0).metadata
+        &mut self.details_mut().metadata
+    }
+
+    fn details_mut(&mut self) -> &mut Details {
+        Arc::make_mut(&mut self.0).details.get_or_insert_default()
     }
 
     /// Adds a header.
@@ -138,21 +148,25 @@ impl Message {
     /// Replaces all headers.
     #[must_use]
     pub fn with_headers(mut self, headers: Headers) -> Self {
-        *self.headers_mut() = headers;
+        if !(headers.is_empty() && self.headers().is_empty()) {
+            *self.headers_mut() = headers;
+        }
         self
     }
 
     /// Replaces all metadata.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Headers) -> Self {
-        *self.metadata_mut() = metadata;
+        if !(metadata.is_empty() && self.metadata().is_empty()) {
+            *self.metadata_mut() = metadata;
+        }
         self
     }
 
     /// Sets the partition key.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<SmolStr>) -> Self {
-        Arc::make_mut(&mut self.0).key = Some(key.into());
+        self.details_mut().key = Some(key.into());
         self
     }
 

@@ -4,13 +4,16 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     task::{Context, Poll},
 };
 
 use pin_project_lite::pin_project;
 use smol_str::SmolStr;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tower::{Layer, Service};
 
 use super::{
@@ -31,7 +34,7 @@ pub struct ConcurrencyLayer {
 #[derive(Debug)]
 enum Permits {
     Unlimited,
-    Global(Arc<Semaphore>),
+    Global(Places),
     Keyed(KeyedPermits),
 }
 
@@ -47,7 +50,7 @@ impl ConcurrencyLayer {
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
-            permits: Arc::new(Permits::Global(Arc::new(Semaphore::new(clamp(limit))))),
+            permits: Arc::new(Permits::Global(Places::new(clamp(limit)))),
         }
     }
 
@@ -72,6 +75,92 @@ impl ConcurrencyLayer {
                 limit,
                 limits,
             })),
+        }
+    }
+}
+
+/// Permits that cost no lock while nobody waits for one.
+///
+/// Free ones are `spare`. Whoever must wait says so first and moves them into the semaphore, which is fair; whoever gives
+/// one back looks for waiters before and after, so that none is missed: one of the two sees the other.
+#[derive(Debug)]
+struct Places {
+    spare: AtomicUsize,
+    waiting: AtomicUsize,
+    semaphore: Semaphore,
+}
+
+impl Places {
+    fn new(limit: usize) -> Self {
+        Self {
+            spare: AtomicUsize::new(limit),
+            waiting: AtomicUsize::new(0),
+            semaphore: Semaphore::new(0),
+        }
+    }
+
+    /// Takes one at once, unless others wait already.
+    fn try_take(&self) -> bool {
+        if self.waiting.load(SeqCst) > 0 {
+            return false;
+        }
+        let spare = self.spare.fetch_update(SeqCst, SeqCst, |spare| spare.checked_sub(1));
+        spare.is_ok() || self.semaphore.try_acquire().map(SemaphorePermit::forget).is_ok()
+    }
+
+    async fn take(&self) -> Result<(), Error> {
+        let _waits = Waits::new(&self.waiting);
+        self.move_spare();
+        let permit = self.semaphore.acquire().await;
+        permit
+            .map(SemaphorePermit::forget)
+            .map_err(|_| Error::retry("limit closed"))
+    }
+
+    fn give_back(&self) {
+        if self.waiting.load(SeqCst) > 0 {
+            self.semaphore.add_permits(1);
+            return;
+        }
+        self.spare.fetch_add(1, SeqCst);
+        if self.waiting.load(SeqCst) > 0 {
+            self.move_spare();
+        }
+    }
+
+    fn move_spare(&self) {
+        self.semaphore.add_permits(self.spare.swap(0, SeqCst));
+    }
+}
+
+/// Counts one as waiting for as long as it lives.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl<'a> Waits<'a> {
+    fn new(waiting: &'a AtomicUsize) -> Self {
+        waiting.fetch_add(1, SeqCst);
+        Self(waiting)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+/// The right to run one attempt.
+#[derive(Debug)]
+struct Permit {
+    permits: Arc<Permits>,
+    /// Where permits are by key; boxed, since most are not.
+    _of_key: Option<Box<OwnedSemaphorePermit>>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if let Permits::Global(places) = &*self.permits {
+            places.give_back();
         }
     }
 }
@@ -124,30 +213,43 @@ where
 
     #[inline]
     fn call(&mut self, message: Message) -> Self::Future {
-        let taken = match &*self.permits {
+        let permit = |of_key: Option<OwnedSemaphorePermit>| Permit {
+            permits: Arc::clone(&self.permits),
+            _of_key: of_key.map(Box::new),
+        };
+        let semaphore = match &*self.permits {
             Permits::Unlimited => return ConcurrencyFuture::direct(self.inner.call(message), None),
-            Permits::Global(semaphore) => Arc::clone(semaphore)
-                .try_acquire_owned()
-                .map_err(|_| Arc::clone(semaphore)),
+            Permits::Global(places) if places.try_take() => {
+                let permit = Some(permit(None));
+                return ConcurrencyFuture::direct(self.inner.call(message), permit);
+            }
+            Permits::Global(_) => None,
             Permits::Keyed(keyed) => {
                 let semaphore = keyed.semaphore(&message);
-                Arc::clone(&semaphore).try_acquire_owned().map_err(|_| semaphore)
+                if let Ok(of_key) = Arc::clone(&semaphore).try_acquire_owned() {
+                    let permit = Some(permit(Some(of_key)));
+                    return ConcurrencyFuture::direct(self.inner.call(message), permit);
+                }
+                Some(semaphore)
             }
         };
-        match taken {
-            Ok(permit) => ConcurrencyFuture::direct(self.inner.call(message), Some(permit)),
-            Err(semaphore) => {
-                let mut inner = self.inner.clone();
-                let call = Step::slow(async move {
-                    let _permit = semaphore
-                        .acquire_owned()
-                        .await
-                        .map_err(|_| Error::retry("limit closed"))?;
-                    super::step::ready_call(&mut inner, message).await
-                });
-                ConcurrencyFuture { call, permit: None }
-            }
-        }
+        let (mut inner, permits) = (self.inner.clone(), Arc::clone(&self.permits));
+        let call = Step::slow(async move {
+            let of_key = match (&*permits, semaphore) {
+                (Permits::Global(places), _) => places.take().await.map(|()| None)?,
+                (_, Some(semaphore)) => {
+                    let of_key = semaphore.acquire_owned().await;
+                    Some(of_key.map_err(|_| Error::retry("limit closed"))?)
+                }
+                (_, None) => None,
+            };
+            let _permit = Permit {
+                permits,
+                _of_key: of_key.map(Box::new),
+            };
+            super::step::ready_call(&mut inner, message).await
+        });
+        ConcurrencyFuture { call, permit: None }
     }
 }
 
@@ -157,12 +259,12 @@ pin_project! {
     pub struct ConcurrencyFuture<F, R> {
         #[pin]
         call: Step<F, R>,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<Permit>,
     }
 }
 
 impl<F, R> ConcurrencyFuture<F, R> {
-    const fn direct(call: F, permit: Option<OwnedSemaphorePermit>) -> Self {
+    const fn direct(call: F, permit: Option<Permit>) -> Self {
         Self {
             call: Step::direct(call),
             permit,
@@ -188,13 +290,13 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::Ordering;
 
     use super::*;
     use crate::Reply;
 
     /// A service that says how many of its calls ran at once, at most.
-    #[derive(Clone, Default)]
+    #[derive(Debug, Clone, Default)]
     struct Gauge {
         now: Arc<AtomicUsize>,
         most: Arc<AtomicUsize>,
@@ -223,6 +325,44 @@ mod tests {
         futures::future::join_all(calls.collect::<Vec<_>>()).await;
 
         assert_eq!(gauge.most.load(Ordering::SeqCst), 7);
+    }
+
+    /// E16: on two threads, some attempts dropped midway; no permit is lost, none is made.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn permits_are_neither_lost_nor_made_when_waits_are_dropped() {
+        let gauge = Gauge::default();
+        let inner = tower::service_fn({
+            let gauge = gauge.clone();
+            move |_: Message| gauge.clone().run()
+        });
+        let layer = ConcurrencyLayer::new(3);
+        let service = layer.layer(inner);
+
+        let workers = (0..16).map(|worker| {
+            let mut service = service.clone();
+            tokio::spawn(async move {
+                for number in 0..2_000 {
+                    let mut call = Box::pin(service.call(Message::new("x")));
+                    if (worker + number) % 5 == 0 {
+                        // Polled once, then dropped: running or waiting.
+                        let _ = futures::poll!(&mut call);
+                    } else {
+                        call.await.unwrap();
+                    }
+                }
+            })
+        });
+        futures::future::join_all(workers)
+            .await
+            .into_iter()
+            .for_each(Result::unwrap);
+
+        assert!(gauge.most.load(Ordering::SeqCst) >= 2, "{gauge:?}");
+        let Permits::Global(places) = &*layer.permits else {
+            unreachable!()
+        };
+        assert_eq!(places.spare.load(SeqCst) + places.semaphore.available_permits(), 3);
+        assert_eq!(places.waiting.load(SeqCst), 0);
     }
 
     #[tokio::test]

@@ -27,6 +27,7 @@
 //! deadline can see it and nothing is reserved for messages that have not come.
 
 mod adaptive;
+mod alarms;
 mod breaker;
 mod breaker_window;
 mod catch_panic;

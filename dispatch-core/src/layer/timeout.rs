@@ -3,20 +3,22 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
+use super::alarms::{Alarm, Alarms};
 use crate::{Error, Message};
 
 /// Ends an attempt after so long; the error is of class `Retry` with the code `timeout`.
 ///
 /// Goes inside [`RetryLayer`](super::RetryLayer), so that each attempt has the whole time, and inside the limits, so
-/// that waiting for them is not timed. Unlike tower's own, an attempt that ends at once sets no timer.
+/// that waiting for them is not timed. Unlike tower's own, an attempt that ends at once sets no timer, and all others of
+/// one service share one.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimeoutLayer {
     limit: Option<Duration>,
@@ -34,7 +36,7 @@ impl TimeoutLayer {
 #[derive(Debug, Clone)]
 pub struct Timeout<S> {
     inner: S,
-    limit: Option<Duration>,
+    alarms: Option<Arc<Alarms>>,
 }
 
 impl<S> Layer<S> for TimeoutLayer {
@@ -42,7 +44,7 @@ impl<S> Layer<S> for TimeoutLayer {
     fn layer(&self, inner: S) -> Timeout<S> {
         Timeout {
             inner,
-            limit: self.limit,
+            alarms: self.limit.map(|limit| Arc::new(Alarms::new(limit))),
         }
     }
 }
@@ -69,8 +71,7 @@ where
     fn call(&mut self, message: Message) -> Self::Future {
         TimeoutFuture {
             call: self.inner.call(message),
-            limit: self.limit,
-            timer: None,
+            alarm: self.alarms.as_ref().map(Alarms::alarm),
         }
     }
 }
@@ -81,8 +82,7 @@ pin_project! {
     pub struct TimeoutFuture<F> {
         #[pin]
         call: F,
-        limit: Option<Duration>,
-        timer: Option<Pin<Box<Sleep>>>,
+        alarm: Option<Alarm>,
     }
 }
 
@@ -98,20 +98,16 @@ where
         if let Poll::Ready(result) = this.call.poll(cx) {
             return Poll::Ready(result.map_err(Into::into));
         }
-        let Some(limit) = *this.limit else { return Poll::Pending };
-        let timer = this
-            .timer
-            .get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + limit)));
-        timer
-            .as_mut()
+        let Some(alarm) = this.alarm else { return Poll::Pending };
+        alarm
             .poll(cx)
-            .map(|()| Err(Error::retry(TimedOut(limit)).with_code("timeout")))
+            .map(|()| Err(Error::retry(TimedOut(alarm.limit())).with_code("timeout")))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use tokio::time::Instant;
 
     use super::*;
     use crate::{Class, Reply};

@@ -203,11 +203,18 @@ impl PipelineBuilder {
     /// Puts the pipeline together. Connects to nothing.
     ///
     /// # Errors
-    /// `Permanent` if there is no source or no sink, or lanes are ordered over several shards.
+    /// `Permanent` if there is no source or no sink, more than 65 535 sources, or lanes are ordered over several shards.
     pub fn build(self) -> Result<Pipeline, Error> {
         let missing = |what: &str| Error::permanent(format!("pipeline {}: no {what}", self.name));
         if self.sources.is_empty() {
             return Err(missing("source"));
+        }
+        if self.sources.len() > usize::from(u16::MAX) {
+            return Err(Error::permanent(format!(
+                "pipeline {}: more than {} sources",
+                self.name,
+                u16::MAX
+            )));
         }
         let sink = self.sink.clone().ok_or_else(|| missing("sink"))?;
         if self.shards > 1 && self.lanes.as_ref().is_some_and(|lanes| lanes.order) {

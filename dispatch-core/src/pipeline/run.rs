@@ -88,7 +88,11 @@ impl Pipeline {
             )
             .map(|store| keep_house(Arc::clone(store), parts.sweep))
             .collect();
-        let bare = sink_service(Arc::clone(&sink));
+        // One for each shard: they do not wait for each other to count references.
+        let bare = {
+            let sink = Arc::clone(&sink);
+            move || sink_service(Arc::new(Arc::clone(&sink)))
+        };
         let run: BoxFuture<'static, bool> = if parts.layers.is_empty() && dedupe.is_none() {
             Box::pin(runs.run(parts, bare, Identity::new()))
         } else {
@@ -96,9 +100,10 @@ impl Pipeline {
                 .layers
                 .iter()
                 .rev()
-                .fold(BoxCloneSyncService::new(bare), |service, layer| layer(service));
+                .fold(BoxCloneSyncService::new(bare()), |service, layer| layer(service));
             // A layer that makes one wait must not be asked before there is a message.
             let own = tower::service_fn(move |message: Message| own.clone().oneshot(message));
+            let own = move || own.clone();
             match dedupe {
                 None => Box::pin(runs.run(parts, own, Identity::new())),
                 Some(dedupe) => Box::pin(runs.run(parts, own, dedupe)),
@@ -142,7 +147,7 @@ struct Runs {
 
 impl Runs {
     /// Runs each shard to its end; says whether all finished in time.
-    async fn run<S, L>(self, mut parts: PipelineBuilder, service: S, outermost: L) -> bool
+    async fn run<S, L>(self, mut parts: PipelineBuilder, service: impl Fn() -> S + Send, outermost: L) -> bool
     where
         S: Service<Message, Response = Reply, Error = Error> + Clone + Send + 'static,
         S::Future: Send,
@@ -191,7 +196,7 @@ impl Runs {
                 let keep = Keep::new(Arc::clone(&self.store), Arc::clone(&self.parked));
                 Driver {
                     work: Work::new(
-                        outermost.layer(layers.layer(service.clone())),
+                        outermost.layer(layers.layer(service())),
                         plan,
                         desks,
                         keep,
@@ -293,11 +298,11 @@ fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
 
 /// A sink as a service whose future is no more than the sink's own.
 fn sink_service(
-    sink: Arc<dyn Sink>,
+    sink: Arc<Arc<dyn Sink>>,
 ) -> impl Service<Message, Response = Reply, Error = Error, Future: Send> + Clone + Send + Sync + 'static {
     tower::service_fn(move |message: Message| {
         let sink = Arc::clone(&sink);
         // The sink's own `send`, not that of the `Arc`: one box less.
-        async move { Sink::send(&*sink, message).await }
+        async move { Sink::send(&**sink, message).await }
     })
 }

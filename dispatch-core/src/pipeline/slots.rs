@@ -17,10 +17,10 @@ use crate::lock::lock;
 /// Numbered places that are used again: a future and an entry each.
 pub(super) struct Slots<F, E> {
     slots: Vec<Slot<F, E>>,
-    free: Vec<usize>,
+    free: Vec<u32>,
     ready: Arc<ReadyList>,
     /// Taken out of the ready list, to be polled one by one.
-    turn: Vec<usize>,
+    turn: Vec<u32>,
     /// Room for futures, used again: as much as ever ran at once.
     spare: Vec<Room<F>>,
     running: usize,
@@ -38,12 +38,12 @@ struct Slot<F, E> {
 
 /// Which slots want to be polled, and who polls them.
 struct ReadyList {
-    slots: Mutex<Vec<usize>>,
+    slots: Mutex<Vec<u32>>,
     driver: AtomicWaker,
 }
 
 struct SlotWake {
-    index: usize,
+    index: u32,
     listed: AtomicBool,
     ready: Arc<ReadyList>,
 }
@@ -104,13 +104,13 @@ impl<F: Future, E> Slots<F, E> {
 
     /// Puts an entry in; its future comes with [`start`](Self::start).
     pub(super) fn insert(&mut self, entry: E) -> usize {
-        if let Some(index) = self.free.pop() {
+        if let Some(index) = self.free.pop().map(|index| index as usize) {
             self.slots[index].entry = Some(entry);
             return index;
         }
         let index = self.slots.len();
         let wake = Arc::new(SlotWake {
-            index,
+            index: u32::try_from(index).expect("a window is smaller than that"),
             listed: AtomicBool::new(false),
             ready: Arc::clone(&self.ready),
         });
@@ -128,7 +128,7 @@ impl<F: Future, E> Slots<F, E> {
     pub(super) fn remove(&mut self, index: usize) -> Option<E> {
         let entry = self.slots[index].entry.take()?;
         self.cancel(index);
-        self.free.push(index);
+        self.free.push(self.slots[index].wake.index);
         Some(entry)
     }
 
@@ -188,7 +188,7 @@ impl<F: Future, E> Slots<F, E> {
                 *rounds -= 1;
                 std::mem::swap(&mut *woken, &mut self.turn);
             }
-            while let Some(index) = self.turn.pop() {
+            while let Some(index) = self.turn.pop().map(|index| index as usize) {
                 if let Poll::Ready(output) = self.poll_slot(index) {
                     return Poll::Ready((index, output));
                 }

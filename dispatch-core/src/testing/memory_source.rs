@@ -320,7 +320,8 @@ impl Source for MemorySource {
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
-        Arc::clone(&self.queue.0) as Arc<dyn Settler>
+        // Of its own for each batch: threads that settle need not wait for each other to count references.
+        Arc::new(Settling(Arc::clone(&self.queue.0)))
     }
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
@@ -354,21 +355,23 @@ impl Source for MemorySource {
     }
 }
 
+struct Settling(Arc<Inner>);
+
 #[async_trait]
-impl Settler for Inner {
+impl Settler for Settling {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0.state);
         let results = batch.into_iter().map(|settlement| state.settle(settlement)).collect();
         while let Some(released) = state.released.pop() {
             state.ready.push_front(released);
         }
         drop(state);
-        self.changed.notify_one();
+        self.0.changed.notify_one();
         results
     }
 
     async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
-        let mut state = lock(&self.state);
+        let mut state = lock(&self.0.state);
         let mut extend = |token: &Token| {
             let index = state.held(token)?;
             if let Some(out) = &mut state.out[index] {

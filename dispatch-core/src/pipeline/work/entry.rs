@@ -1,7 +1,7 @@
 //! One delivery on its way, and what is counted of all.
 
 use smol_str::SmolStr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
@@ -38,13 +38,14 @@ pub(super) struct Entry {
     #[expect(clippy::box_collection, reason = "one word in each entry, for what few entries have")]
     pub(super) history: Option<Box<Vec<Attempt>>>,
     pub(super) token: Token,
-    pub(super) source: usize,
+    pub(super) source: u16,
     pub(super) lane: Option<Box<SmolStr>>,
-    pub(super) serial: u64,
+    pub(super) serial: u32,
     pub(super) received: Instant,
-    pub(super) leased: Instant,
+    /// How many milliseconds after its receipt its lease last began.
+    pub(super) leased: u32,
     /// How many attempts of earlier deliveries its history begins with.
-    pub(super) prior: u32,
+    pub(super) prior: u16,
     /// Whether it has had its turn: from then on its lane is its own until it is settled.
     pub(super) started: bool,
     /// How long after its receipt that was, in milliseconds.
@@ -89,6 +90,20 @@ impl Final {
 }
 
 impl Entry {
+    /// The source's place among the desks and labels.
+    pub(super) const fn source(&self) -> usize {
+        self.source as usize
+    }
+
+    pub(super) fn leased_at(&self) -> Instant {
+        self.received + Duration::from_millis(self.leased.into())
+    }
+
+    pub(super) fn lease_began(&mut self, at: Instant) {
+        let after = at.saturating_duration_since(self.received);
+        self.leased = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
+    }
+
     /// Adds failed attempts to its history, and those that count to its number.
     pub(super) fn remember(&mut self, attempts: Vec<Attempt>) {
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();

@@ -24,10 +24,10 @@ where
             for (slot, entry) in self
                 .slots
                 .entries()
-                .filter(|(_, entry)| entry.source == source && !entry.lost)
+                .filter(|(_, entry)| entry.source() == source && !entry.lost)
             {
                 any = true;
-                if now + tick / 4 >= entry.leased + lease / 2 {
+                if now + tick / 4 >= entry.leased_at() + lease / 2 {
                     entries.push((slot, entry.serial));
                     tokens.push(entry.token.clone());
                 }
@@ -49,7 +49,7 @@ where
         }
     }
 
-    pub(super) fn extended(&mut self, entries: Vec<(usize, u64)>, results: Vec<Result<(), SettleError>>, at: Instant) {
+    pub(super) fn extended(&mut self, entries: Vec<(usize, u32)>, results: Vec<Result<(), SettleError>>, at: Instant) {
         let stats = &self.shared.stats;
         let mut lost = Vec::new();
         for ((slot, serial), result) in entries.into_iter().zip(results) {
@@ -58,7 +58,7 @@ where
             };
             match result {
                 Ok(()) => {
-                    entry.leased = at;
+                    entry.lease_began(at);
                     stats.lease_extended.fetch_add(1, Relaxed);
                 }
                 Err(SettleError::Stale) => {

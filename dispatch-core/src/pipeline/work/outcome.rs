@@ -29,7 +29,7 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         let took = clock::recent() - entry.received;
         self.counts.total.record(took);
-        let source = &self.desks[entry.source].capabilities;
+        let source = &self.desks[entry.source()].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
             Some(BreakerState::Open(until)) => Some(until - Instant::now()),
             _ => None,
@@ -53,7 +53,7 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         let ordered = self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order);
         if let (true, Some(lane)) = (ordered, entry.lane.as_deref().cloned()) {
-            if self.desks[entry.source].capabilities.order == Order::None {
+            if self.desks[entry.source()].capabilities.order == Order::None {
                 return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
             }
             for follower in self.backlog.take_followers(&lane) {
@@ -82,7 +82,7 @@ where
         item.deadline = entry.message.deadline.map(clock::system_time_at);
         item.history = entry.take_history();
         if item.metadata.get(ORIGIN).is_none() {
-            item.metadata.insert(ORIGIN, self.plan.labels[entry.source].as_str());
+            item.metadata.insert(ORIGIN, self.plan.labels[entry.source()].as_str());
         }
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
@@ -113,11 +113,11 @@ where
             let Some(entry) = self.slots.entry(slot) else { continue };
             entry.rests_until = None;
             let delay = until.saturating_duration_since(now);
-            let source = &self.desks[entry.source].capabilities;
+            let source = &self.desks[entry.source()].capabilities;
             if source.wants_reply
                 || (source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay))
             {
-                let attempts = entry.take_history().split_off(entry.prior as usize);
+                let attempts = entry.take_history().split_off(entry.prior.into());
                 self.shared.stats.nacked.fetch_add(1, Relaxed);
                 self.settle(
                     slot,
@@ -143,7 +143,7 @@ where
             source: message
                 .metadata()
                 .get(ORIGIN)
-                .map_or_else(|| self.plan.labels[entry.source].clone(), SmolStr::new),
+                .map_or_else(|| self.plan.labels[entry.source()].clone(), SmolStr::new),
             id: message.id().clone(),
             payload: message.payload.clone(),
             headers: message.headers().clone(),
@@ -179,7 +179,7 @@ where
             self.backlog.done(lane);
         }
         let token = entry.token.clone();
-        self.desks[entry.source].put(slot, token, disposition);
+        self.desks[entry.source()].put(slot, token, disposition);
     }
 
     pub(super) fn kept(&mut self, kept: Kept) {
@@ -232,12 +232,12 @@ where
     /// Not in the Store, so not acked: back to the source where it takes messages back, else held and tried again.
     pub(super) fn not_kept(&mut self, slot: usize, keepsake: Keepsake) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let source = &self.desks[entry.source].capabilities;
+        let source = &self.desks[entry.source()].capabilities;
         if source.redelivers || source.wants_reply {
             let delay = Duration::from_secs(5);
             let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
             // The source remembers what came before this delivery.
-            let attempts = keepsake.into_attempts().split_off(entry.prior as usize);
+            let attempts = keepsake.into_attempts().split_off(entry.prior.into());
             entry.keeping = false;
             self.nack(slot, delay, attempts);
         } else {
