@@ -77,8 +77,23 @@ fn with_twins(command: clap::Command) -> clap::Command {
 
 /// Reads the process's arguments.
 pub(crate) fn parse() -> Result<Cli, clap::Error> {
-    parse_from(std::env::args_os())
+    parse_from(under_its_name(std::env::args_os().collect()))
 }
+
+/// Started under the name of one that it stands in for, the binary takes that one's verb.
+fn under_its_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let name = arguments
+        .first()
+        .map(std::path::Path::new)
+        .and_then(std::path::Path::file_stem);
+    if let Some(preset) = PRESETS.iter().find(|preset| name.is_some_and(|name| name == **preset)) {
+        arguments.insert(1, preset.into());
+    }
+    arguments
+}
+
+/// The verbs that are originals' own front doors, each under the original's name.
+const PRESETS: [&str; 1] = ["sqsd"];
 
 fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
@@ -87,6 +102,23 @@ fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_originals_name_is_its_verb() {
+        for (arguments, expected) in [
+            (
+                &["/usr/bin/sqsd", "-e", ".env"][..],
+                &["/usr/bin/sqsd", "sqsd", "-e", ".env"][..],
+            ),
+            (&["sqsd"], &["sqsd", "sqsd"]),
+            (&["dispatch", "run"], &["dispatch", "run"]),
+            (&["/opt/sqsd/dispatch"], &["/opt/sqsd/dispatch"]),
+        ] {
+            let given = arguments.iter().map(OsString::from).collect();
+
+            assert_eq!(under_its_name(given), expected, "{arguments:?}");
+        }
+    }
 
     #[test]
     fn the_command_line_makes_sense() {

@@ -174,10 +174,14 @@ impl OverArgs {
 
 /// Reads every file, or says all that is wrong with all of them.
 pub(crate) fn load(args: &ConfigArgs, registry: &Registry, color: Color) -> Result<Vec<Loaded>> {
-    let loader = args.over.loader(registry)?;
+    load_texts(args.texts()?, &args.over.loader(registry)?, color)
+}
+
+/// Reads every text, or says all that is wrong with all of them.
+pub(crate) fn load_texts(texts: Vec<Text>, loader: &Loader<'_>, color: Color) -> Result<Vec<Loaded>> {
     let mut loaded = Vec::new();
     let mut mistakes = Vec::new();
-    for Text { name, text } in args.texts()? {
+    for Text { name, text } in texts {
         match loader.load(&name, &text) {
             Ok(pipeline) => {
                 if !pipeline.warnings.0.is_empty() {

@@ -27,7 +27,19 @@ macro_rules! features {
 }
 
 features!(
-    "command", "file", "http", "pg_notify", "postgres", "queue", "redis", "schedule", "sqlite", "startup", "stdin", "stdout"
+    "command",
+    "file",
+    "http",
+    "pg_notify",
+    "postgres",
+    "queue",
+    "redis",
+    "schedule",
+    "sqlite",
+    "sqsd_cron",
+    "startup",
+    "stdin",
+    "stdout"
 );
 
 /// What files may name in the hope of it, and this version does not have.

@@ -36,7 +36,7 @@ pub use headers::{HeaderValue, Headers};
 pub use id::{process_id, random_id};
 pub use layer::RetryPolicy;
 pub use message::{Envelope, Message};
-pub use pipeline::Pipeline;
+pub use pipeline::{HealthCheck, Pipeline};
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};
 pub use reply::Reply;

@@ -7,6 +7,7 @@
 //! | `pg_notify` | `pg_notify` | a notification of a PostgreSQL server: a named task |
 //! | `queue` | `queue` | an item of our own durable queue |
 //! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
+//! | `sqsd_cron` | `sqsd_cron` | a periodic task of a `cron.yaml`, as Elastic Beanstalk has them |
 //! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
 
@@ -26,6 +27,18 @@ pub mod pg_notify;
 pub mod queue;
 #[cfg(feature = "schedule")]
 pub mod schedule;
+#[cfg(any(feature = "schedule", feature = "sqsd_cron"))]
+#[cfg_attr(
+    not(feature = "schedule"),
+    allow(
+        dead_code,
+        unreachable_pub,
+        reason = "intervals and overlaps are of `schedule` alone"
+    )
+)]
+mod slots;
+#[cfg(feature = "sqsd_cron")]
+pub mod sqsd_cron;
 #[cfg(feature = "startup")]
 pub mod startup;
 #[cfg(feature = "stdin")]
@@ -43,6 +56,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<queue::QueueSourceConfig>();
     #[cfg(feature = "schedule")]
     registry.source::<schedule::ScheduleSourceConfig>();
+    #[cfg(feature = "sqsd_cron")]
+    registry.source::<sqsd_cron::SqsdCronSourceConfig>();
     #[cfg(feature = "startup")]
     registry.source::<startup::StartupSourceConfig>();
     #[cfg(feature = "stdin")]

@@ -55,7 +55,7 @@ fn in_order(value: Value) -> Value {
     for key in ["type", "name"] {
         ordered.extend(table.remove_entry(key));
     }
-    let parts = ["source", "layers", "sink", "then", "store", "admin"];
+    let parts = ["source", "layers", "sink", "then", "store", "admin", "monitoring"];
     let mut last: Vec<_> = parts.iter().filter_map(|key| table.remove_entry(*key)).collect();
     ordered.extend(table);
     ordered.extend(last.drain(..).map(|(key, value)| (key, in_order(value))));

@@ -11,6 +11,7 @@ mod list;
 mod run;
 mod schema;
 mod send;
+mod sqsd;
 mod steer;
 mod version;
 
@@ -59,6 +60,8 @@ pub(crate) enum Verb {
     Drain(steer::Steer),
     /// Exit 0 if running pipelines are ready, else 1
     Healthcheck(healthcheck::Healthcheck),
+    /// Take messages from SQS and POST them to a worker, as sqsd does
+    Sqsd(sqsd::Sqsd),
     /// Print completions for a shell
     Completions(completions::Completions),
     /// Print the manual page
@@ -88,6 +91,7 @@ pub(crate) fn execute(cli: Cli, registry: Registry) -> Result {
         Some(Verb::Resume(steer)) => work(&global, steer.execute(steer::Wish::Resume, &global)),
         Some(Verb::Drain(steer)) => work(&global, steer.execute(steer::Wish::Drain, &global)),
         Some(Verb::Healthcheck(healthcheck)) => work(&global, healthcheck.execute(&global)),
+        Some(Verb::Sqsd(sqsd)) => sqsd.execute(&global, &registry),
         Some(Verb::Completions(completions)) => completions.execute(),
         Some(Verb::Man) => completions::man(),
     }

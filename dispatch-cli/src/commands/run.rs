@@ -1,13 +1,13 @@
 //! `dispatch run`: pipelines until their input ends or a signal comes.
 
-use std::num::NonZeroUsize;
+use std::{future::Future, num::NonZeroUsize};
 
 use clap::Args;
-use dispatch_core::Registry;
+use dispatch_core::{Registry, config::Loader};
 
 use crate::{
     args::Global,
-    config::ConfigArgs,
+    config::{ConfigArgs, Text, load_texts},
     failure::{FAILED, Failure, Result},
     logs::{self, Screen},
     run::{Board, End, Generation, Plan, Process, Signals, Stores, Systemd, Wish},
@@ -32,62 +32,78 @@ pub(crate) struct Run {
 
 impl Run {
     pub(crate) fn execute(self, global: &Global, registry: &Registry) -> Result {
-        let mut builder = match self.threads.map(NonZeroUsize::get) {
-            Some(1) => tokio::runtime::Builder::new_current_thread(),
-            threads => {
-                let mut builder = tokio::runtime::Builder::new_multi_thread();
-                if let Some(threads) = threads {
-                    builder.worker_threads(threads);
-                }
-                builder
-            }
-        };
-        let runtime = builder
-            .enable_all()
-            .build()
-            .map_err(|error| Failure::run(format!("cannot start the runtime: {error}")))?;
-        let result = runtime.block_on(self.run(global, registry));
-        // Whatever is still under way was either told to end at once or cannot be ended (a read of standard input). Its
-        // futures are dropped first, so that no process that a sink has started outlives us.
-        runtime.shutdown_timeout(LAST_MOMENT);
-        result
+        blocking(self.threads, async {
+            let mut stores = Stores::default();
+            let plan = Plan::read(&self.config, registry, &mut stores, global.color)?;
+            run(plan, stores, Some(&self.config), global, registry).await
+        })
     }
+}
 
-    async fn run(&self, global: &Global, registry: &Registry) -> Result {
+/// Runs one pipeline that no file holds; SIGHUP drains it.
+pub(crate) fn pinned(text: Text, loader: &Loader<'_>, global: &Global, registry: &Registry) -> Result {
+    blocking(None, async {
         let mut stores = Stores::default();
-        let plan = Plan::read(&self.config, registry, &mut stores, global.color)?;
-        let screen = if plan.prints && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
-            Screen::default()
-        } else {
-            Screen::live(global)
-        };
-        logs::start(global, &screen)?;
-        let mut signals =
-            Signals::listen().map_err(|error| Failure::run(format!("cannot listen for signals: {error}")))?;
-        let board = Board::default();
-        let server = Server::start(&plan.admin, &board).await?;
-        let mut process = Process {
-            args: &self.config,
-            global,
-            registry,
-            screen,
-            systemd: Systemd::new(),
-            generation: Generation::start(plan, &board),
-            board,
-            stores,
-            server,
-        };
-        let ended = match process.supervise(&mut signals).await {
-            End::Ended(ended) => ended,
-            End::AtOnce(signal) => return Ok(at_once(signal)),
-        };
-        tokio::select! {
-            closed = process.close(&ended) => closed?,
-            signal = second(&mut signals) => return Ok(at_once(signal)),
+        let loaded = load_texts(vec![text], loader, global.color)?;
+        let plan = Plan::of(loaded, &mut stores, global.color)?;
+        run(plan, stores, None, global, registry).await
+    })
+}
+
+/// Runs `run` on a runtime of its own.
+fn blocking(threads: Option<NonZeroUsize>, run: impl Future<Output = Result>) -> Result {
+    let mut builder = match threads.map(NonZeroUsize::get) {
+        Some(1) => tokio::runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = tokio::runtime::Builder::new_multi_thread();
+            if let Some(threads) = threads {
+                builder.worker_threads(threads);
+            }
+            builder
         }
-        let finished = !ended.failed && ended.summaries.iter().all(|summary| summary.finished);
-        Ok(if finished { 0 } else { FAILED })
+    };
+    let runtime = builder
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::run(format!("cannot start the runtime: {error}")))?;
+    let result = runtime.block_on(run);
+    // Whatever is still under way was either told to end at once or cannot be ended (a read of standard input). Its
+    // futures are dropped first, so that no process that a sink has started outlives us.
+    runtime.shutdown_timeout(LAST_MOMENT);
+    result
+}
+
+async fn run(plan: Plan, stores: Stores, args: Option<&ConfigArgs>, global: &Global, registry: &Registry) -> Result {
+    let screen = if plan.prints && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
+        Screen::default()
+    } else {
+        Screen::live(global)
+    };
+    logs::start(global, &screen)?;
+    let mut signals = Signals::listen().map_err(|error| Failure::run(format!("cannot listen for signals: {error}")))?;
+    let board = Board::default();
+    let server = Server::start(&plan.admin, &board).await?;
+    let mut process = Process {
+        args,
+        global,
+        registry,
+        screen,
+        systemd: Systemd::new(),
+        generation: Generation::start(plan, &board)?,
+        board,
+        stores,
+        server,
+    };
+    let ended = match process.supervise(&mut signals).await {
+        End::Ended(ended) => ended,
+        End::AtOnce(signal) => return Ok(at_once(signal)),
+    };
+    tokio::select! {
+        closed = process.close(&ended) => closed?,
+        signal = second(&mut signals) => return Ok(at_once(signal)),
     }
+    let finished = !ended.failed && ended.summaries.iter().all(|summary| summary.finished);
+    Ok(if finished { 0 } else { FAILED })
 }
 
 /// How long the runtime has to drop what is under way.

@@ -8,7 +8,7 @@ use dispatch_core::{
 };
 use tokio::task::JoinSet;
 
-use super::Plan;
+use super::{Monitors, Plan};
 
 /// One running pipeline, as others see it.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ impl Board {
 pub(crate) struct Generation {
     pub(crate) members: Arc<[Member]>,
     tasks: JoinSet<Result<Summary, Error>>,
+    /// Open until everything has ended.
+    monitors: Monitors,
     ended: Ended,
 }
 
@@ -56,8 +58,23 @@ pub(crate) struct Ended {
 }
 
 impl Generation {
-    /// Starts every pipeline of the plan, and shows them on the board.
-    pub(crate) fn start(plan: Plan, board: &Board) -> Self {
+    /// Opens the scoreboards, starts every pipeline of the plan, and shows them on the board.
+    pub(crate) fn start(plan: Plan, board: &Board) -> crate::failure::Result<Self> {
+        let mut monitors = Monitors::of(&plan);
+        monitors.open()?;
+        Ok(Self::begin(plan, monitors, board))
+    }
+
+    /// As [`start`](Self::start), but nothing stands in the way of the pipelines: what ran before has ended.
+    pub(crate) fn follow(plan: Plan, board: &Board) -> Self {
+        let mut monitors = Monitors::of(&plan);
+        if let Err(failure) = monitors.open() {
+            tracing::error!(error = failure.text, "no scoreboard");
+        }
+        Self::begin(plan, monitors, board)
+    }
+
+    fn begin(plan: Plan, monitors: Monitors, board: &Board) -> Self {
         let mut tasks = JoinSet::new();
         let mut members = Vec::new();
         // What an operator has paused stays so over a reload, until it is resumed.
@@ -84,6 +101,7 @@ impl Generation {
         Self {
             members,
             tasks,
+            monitors,
             ended: Ended::default(),
         }
     }
@@ -106,6 +124,7 @@ impl Generation {
                 }
             }
         }
+        self.monitors.stop().await;
         std::mem::take(&mut self.ended)
     }
 

@@ -2,6 +2,7 @@
 
 mod generation;
 mod live;
+mod monitors;
 mod plan;
 mod process;
 mod signals;
@@ -10,6 +11,7 @@ mod systemd;
 
 pub(crate) use generation::{Board, Ended, Generation, Member};
 pub(crate) use live::{Live, TICK};
+pub(crate) use monitors::Monitors;
 pub(crate) use plan::{Plan, Stores};
 pub(crate) use process::{End, Process};
 pub(crate) use signals::{Signals, Wish};

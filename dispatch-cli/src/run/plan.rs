@@ -1,10 +1,10 @@
 //! What files make together: pipelines, the stores they share, one admin server.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use dispatch_core::{
     Pipeline, Registry, Store,
-    config::{AdminConfig, Diagnostics},
+    config::{AdminConfig, ConfigError, Diagnostics, LoadedPipeline},
 };
 use serde_json::Value;
 
@@ -29,6 +29,8 @@ pub(crate) struct Planned {
     pub(crate) file: String,
     pub(crate) pipeline: Pipeline,
     pub(crate) store: Arc<dyn Store>,
+    /// Where its scoreboard listens.
+    pub(crate) monitoring: Option<SocketAddr>,
 }
 
 /// The stores in use, each under the settings that made it; kept over a reload, since one may hold what is parked.
@@ -56,12 +58,17 @@ impl Stores {
 impl Plan {
     /// Reads the files and builds everything. Connects to nothing.
     pub(crate) fn read(args: &ConfigArgs, registry: &Registry, stores: &mut Stores, color: Color) -> Result<Self> {
-        let loaded = load(args, registry, color)?;
+        Self::of(load(args, registry, color)?, stores, color)
+    }
+
+    /// Builds everything. Connects to nothing.
+    pub(crate) fn of(loaded: Vec<Loaded>, stores: &mut Stores, color: Color) -> Result<Self> {
         let admin = one_admin(&loaded)?;
         let prints = loaded.iter().any(|loaded| prints(&loaded.pipeline.settings));
         let mut pipelines = Vec::new();
         let mut mistakes: Vec<Diagnostics> = Vec::new();
         for Loaded { file, mut pipeline } in loaded {
+            let monitoring = monitoring(&file, &pipeline)?;
             let store = match stores.0.get(&pipeline.store_key) {
                 Some(store) => Arc::clone(store),
                 None => match pipeline.build_store() {
@@ -77,7 +84,12 @@ impl Plan {
                     let pipeline = builder
                         .build()
                         .map_err(|error| Failure::config(format!("{file}: {}", error.report())))?;
-                    pipelines.push(Planned { file, pipeline, store });
+                    pipelines.push(Planned {
+                        file,
+                        pipeline,
+                        store,
+                        monitoring,
+                    });
                 }
                 Err(diagnostics) => mistakes.push(diagnostics),
             }
@@ -92,6 +104,28 @@ impl Plan {
             Err(mistaken(mistakes, color))
         }
     }
+}
+
+/// Where a file wants its scoreboard.
+fn monitoring(file: &str, pipeline: &LoadedPipeline) -> Result<Option<SocketAddr>> {
+    let Some(config) = &pipeline.monitoring else {
+        return Ok(None);
+    };
+    let wrong = |error: ConfigError| {
+        let help = error
+            .help
+            .as_ref()
+            .map(|help| format!("\n  help: {help}"))
+            .unwrap_or_default();
+        Failure::config(format!("{file}: monitoring.listen: {error}{help}"))
+    };
+    let address = config.address().map_err(wrong)?;
+    if address.is_some() && !cfg!(feature = "monitoring") {
+        return Err(Failure::config(format!(
+            "{file}: [monitoring] is not compiled in: build dispatch-cli with `--features monitoring`, or with `--features full`"
+        )));
+    }
+    Ok(address)
 }
 
 /// The one admin server of several files; a file that says nothing of it agrees with all.

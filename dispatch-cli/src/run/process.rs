@@ -15,7 +15,8 @@ pub(crate) enum End {
 
 /// A process that runs pipelines.
 pub(crate) struct Process<'a> {
-    pub(crate) args: &'a ConfigArgs,
+    /// The files to read again; none where there are none: SIGHUP drains then.
+    pub(crate) args: Option<&'a ConfigArgs>,
     pub(crate) global: &'a Global,
     pub(crate) registry: &'a Registry,
     pub(crate) screen: Screen,
@@ -58,6 +59,12 @@ impl Process<'_> {
                         self.generation.drain();
                         self.systemd.stopping();
                     }
+                    Wish::Reload if self.args.is_none() && !stopping => {
+                        tracing::info!("draining; once more to end at once");
+                        stopping = true;
+                        self.generation.drain();
+                        self.systemd.stopping();
+                    }
                     Wish::Reload if stopping => tracing::info!("ending already, not reloading"),
                     Wish::Reload => next = self.reload().await.or(next),
                     Wish::Pause => {
@@ -70,7 +77,7 @@ impl Process<'_> {
                     live.clear();
                     match next.take() {
                         Some(plan) if !stopping && !ended.failed => {
-                            self.generation = Generation::start(plan, &self.board);
+                            self.generation = Generation::follow(plan, &self.board);
                             self.stores.keep(&self.generation.stores()).await;
                             live = Live::new(&self.screen, &self.generation.members);
                             tracing::info!("reloaded");
@@ -88,7 +95,7 @@ impl Process<'_> {
 
     /// Reads the files again; if they are right, drains what runs, to be followed by what they say now.
     async fn reload(&mut self) -> Option<Plan> {
-        let plan = Plan::read(self.args, self.registry, &mut self.stores, self.global.color);
+        let plan = Plan::read(self.args?, self.registry, &mut self.stores, self.global.color);
         let plan = match plan {
             Ok(plan) => plan,
             Err(failure) => {

@@ -12,5 +12,6 @@ mod kill;
 mod mutants;
 mod secrets;
 mod signals;
+mod sqsd;
 mod support;
 mod verbs;

@@ -11,7 +11,8 @@ use smol_str::SmolStr;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AdminConfig, BuildContext, ConfigError, Diagnostics, LayersConfig, Override, Period, StoreContext,
+    AdminConfig, BuildContext, ConfigError, Diagnostics, LayersConfig, MonitoringConfig, Override, Period,
+    StoreContext,
     component_table::{Places, component, no_type},
     dedupe::DedupePlan,
     document,
@@ -54,6 +55,8 @@ pub struct LoadedPipeline {
     pub name: SmolStr,
     /// Where its admin server listens.
     pub admin: AdminConfig,
+    /// Where its scoreboard listens, if it has one.
+    pub monitoring: Option<MonitoringConfig>,
     /// The store's table as it was read; equal ones are one store.
     pub store_key: String,
     /// Everything as it was read, filled in and laid over, secrets included; not to be printed.
@@ -235,6 +238,7 @@ impl<'a> Loader<'a> {
         Some(LoadedPipeline {
             name: name?,
             admin: top.admin.clone(),
+            monitoring: top.monitoring.clone(),
             store_key,
             settings,
             warnings: Diagnostics::default(),

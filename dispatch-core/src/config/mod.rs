@@ -25,7 +25,7 @@ pub use document::Override;
 pub use echo::echo;
 pub use layers::{BackoffConfig, BreakerConfig, ConcurrencyConfig, LayersConfig, RateLimitConfig, RetryConfig};
 pub use load::{LoadedPipeline, Loader};
-pub use model::AdminConfig;
+pub use model::{AdminConfig, MonitoringConfig};
 pub use schema::schema;
 pub use shape::{Percent, Switch};
 pub use template::{Template, TemplateError};

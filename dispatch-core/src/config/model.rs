@@ -29,6 +29,8 @@ pub(super) struct TopConfig {
     pub(super) on_lost_lease: OnLostLease,
     /// Health, metrics and control.
     pub(super) admin: AdminConfig,
+    /// What is being worked on, over gRPC and as JSON; none by default.
+    pub(super) monitoring: Option<MonitoringConfig>,
 }
 
 /// `[lanes]`.
@@ -63,6 +65,41 @@ pub struct AdminConfig {
     pub token: Option<Secret>,
 }
 
+/// `[monitoring]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MonitoringConfig {
+    /// Where the scoreboard of sqsd is: an address and port, or `"off"`. Nobody is asked for a password.
+    pub listen: String,
+}
+
+impl MonitoringConfig {
+    /// The address and port to listen on; none where it is off.
+    ///
+    /// # Errors
+    /// No address.
+    pub fn address(&self) -> Result<Option<SocketAddr>, ConfigError> {
+        match self.listen.as_str() {
+            "off" => Ok(None),
+            listen => address_of("monitoring.listen", listen, 6969).map(Some),
+        }
+    }
+}
+
+/// Reads an address and port; `localhost` is the loopback address.
+fn address_of(field: &str, listen: &str, example: u16) -> Result<SocketAddr, ConfigError> {
+    let local = listen.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+    match (local, listen.parse::<SocketAddr>()) {
+        (Some(port), _) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        (None, Ok(address)) => Ok(address),
+        (None, Err(_)) => Err(
+            ConfigError::at(field, format!("\"{listen}\" is not an address and port")).help(format!(
+                "write one such as \"127.0.0.1:{example}\" or \"[::1]:{example}\", or \"off\" for none"
+            )),
+        ),
+    }
+}
+
 impl Default for AdminConfig {
     fn default() -> Self {
         Self {
@@ -84,19 +121,7 @@ impl AdminConfig {
         if self.listen == "off" {
             return Ok(None);
         }
-        let local = self
-            .listen
-            .strip_prefix("localhost:")
-            .and_then(|port| port.parse().ok());
-        let address = match (local, self.listen.parse::<SocketAddr>()) {
-            (Some(port), _) => SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
-            (None, Ok(address)) => address,
-            (None, Err(_)) => {
-                let message = format!("\"{}\" is not an address and port", self.listen);
-                return Err(ConfigError::at("admin.listen", message)
-                    .help("write one such as \"127.0.0.1:9090\" or \"[::1]:9090\", or \"off\" for none"));
-            }
-        };
+        let address = address_of("admin.listen", &self.listen, 9090)?;
         if !address.ip().is_loopback() && self.token.is_none() {
             return Err(ConfigError::at(
                 "admin.listen",

@@ -237,6 +237,7 @@ impl PipelineBuilder {
             self.meter.clone(),
             self.commands.clone(),
             self.stack.breaker.clone(),
+            self.stack.concurrency.most(),
         ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
         for label in self

@@ -9,6 +9,7 @@ use serde::Serialize;
 use smol_str::SmolStr;
 use tokio::sync::watch;
 
+use super::roll::{InProgress, Roll};
 use crate::{
     Commands,
     layer::{BreakerHandle, BreakerState},
@@ -21,6 +22,8 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) paused: bool,
+    /// How many health checks say that the far side is not well.
+    pub(super) ill: usize,
     pub(super) stop: Stop,
 }
 
@@ -49,6 +52,8 @@ pub(super) struct Shared {
     pub(super) commands: Commands,
     pub(super) breaker: Option<BreakerHandle>,
     pub(super) started_at: SystemTime,
+    pub(super) concurrency: usize,
+    pub(super) roll: Roll,
     state: Mutex<State>,
 }
 
@@ -130,6 +135,7 @@ impl Shared {
         meter: Meter,
         commands: Commands,
         breaker: Option<BreakerHandle>,
+        concurrency: usize,
     ) -> Self {
         Self {
             name,
@@ -139,6 +145,8 @@ impl Shared {
             commands,
             breaker,
             started_at: SystemTime::now(),
+            concurrency,
+            roll: Roll::default(),
             state: Mutex::default(),
         }
     }
@@ -223,6 +231,18 @@ impl Handle {
 
     fn stop(&self, stop: Stop) {
         self.0.wanted.send_modify(|wanted| wanted.stop = wanted.stop.max(stop));
+    }
+
+    /// How many messages may be at the sink at once.
+    #[must_use]
+    pub fn concurrency(&self) -> usize {
+        self.0.concurrency
+    }
+
+    /// What the sink is working on now, the oldest first. The drivers are asked, and do nothing for it until then; one
+    /// that does not answer within a second is left out.
+    pub async fn in_progress(&self) -> Vec<InProgress> {
+        self.0.roll.call().await
     }
 
     /// The counters.

@@ -18,7 +18,7 @@ pub(super) enum Gate {
 
 impl Gate {
     pub(super) fn of(wanted: Wanted, breaker: Option<&BreakerHandle>) -> Self {
-        if wanted.paused || wanted.stop != Stop::No {
+        if wanted.paused || wanted.ill > 0 || wanted.stop != Stop::No {
             return Self::Closed(None);
         }
         match breaker.map(BreakerHandle::state) {
@@ -50,14 +50,19 @@ mod tests {
     fn operators_and_drains_close_it() {
         let paused = Wanted {
             paused: true,
-            stop: Stop::No,
+            ..Wanted::default()
+        };
+        let ill = Wanted {
+            ill: 1,
+            ..Wanted::default()
         };
         let draining = Wanted {
-            paused: false,
             stop: Stop::Drain,
+            ..Wanted::default()
         };
 
         assert_eq!(Gate::of(paused, None), Gate::Closed(None));
+        assert_eq!(Gate::of(ill, None), Gate::Closed(None));
         assert_eq!(Gate::of(draining, None), Gate::Closed(None));
     }
 

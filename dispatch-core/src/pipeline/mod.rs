@@ -29,9 +29,11 @@ mod control;
 mod desk;
 mod driver;
 mod gate;
+mod health;
 mod intake;
 mod keep;
 mod lanes;
+mod roll;
 mod run;
 mod slots;
 mod verdict;
@@ -39,4 +41,6 @@ mod work;
 
 pub use builder::{Pipeline, PipelineBuilder, Summary, parked_queue};
 pub use control::{ComponentStatus, Handle, Phase, Status};
+pub use health::HealthCheck;
 pub use lanes::Lanes;
+pub use roll::InProgress;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use futures::future::{BoxFuture, join_all};
+use smol_str::{SmolStr, format_smolstr};
 use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 
@@ -54,6 +55,8 @@ impl Pipeline {
         }
         shared.set_phase(Phase::Running);
 
+        // They end with this run: dropped, the set aborts its tasks.
+        let _checks = watch_health(&*sink, &shared);
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts
             .sources
@@ -118,6 +121,22 @@ impl Pipeline {
         shared.set_phase(Phase::Ended);
         Ok(summary(&shared, began.elapsed(), finished))
     }
+}
+
+/// Starts the sink's health checks; until the first good answers the gate is closed.
+fn watch_health(sink: &dyn Sink, shared: &Arc<Shared>) -> tokio::task::JoinSet<()> {
+    let checks = sink.health();
+    shared.wanted.send_modify(|wanted| wanted.ill = checks.len());
+    let mut tasks = tokio::task::JoinSet::new();
+    for (number, check) in checks.into_iter().enumerate() {
+        let label = match number {
+            0 => SmolStr::new_static("health"),
+            _ => format_smolstr!("health.{}", number + 1),
+        };
+        shared.add_component(label.clone());
+        tasks.spawn(check.watch(Arc::clone(shared), label));
+    }
+    tasks
 }
 
 /// What all shards share.

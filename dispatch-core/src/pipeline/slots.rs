@@ -48,6 +48,12 @@ struct SlotWake {
     ready: Arc<ReadyList>,
 }
 
+impl Wake for ReadyList {
+    fn wake(self: Arc<Self>) {
+        self.driver.wake();
+    }
+}
+
 impl Wake for SlotWake {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
@@ -76,6 +82,19 @@ impl<F: Future, E> Slots<F, E> {
             spare: Vec::new(),
             running: 0,
         }
+    }
+
+    /// What wakes whoever polls these.
+    pub(super) fn bell(&self) -> Waker {
+        Waker::from(Arc::clone(&self.ready))
+    }
+
+    /// The entries that have a future.
+    pub(super) fn at_work(&self) -> impl Iterator<Item = &E> {
+        self.slots
+            .iter()
+            .filter(|slot| slot.future.is_some())
+            .filter_map(|slot| slot.entry.as_ref())
     }
 
     /// How many entries there are.

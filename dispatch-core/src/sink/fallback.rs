@@ -5,7 +5,8 @@ use async_trait::async_trait;
 use super::Sink;
 use crate::{Error, Message, Reply};
 
-/// The first of several sinks that takes the message, asked in order; the last one's error if none does.
+/// The first of several sinks that takes the message, asked in order; the last one's error if none does. Health checks
+/// of these sinks are not made: one that is ill is what the others are there for.
 #[derive(Debug)]
 pub struct Fallback(Vec<Arc<dyn Sink>>);
 

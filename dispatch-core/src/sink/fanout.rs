@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::Sink;
-use crate::{Class, Error, Message, Reply};
+use crate::{Class, Error, HealthCheck, Message, Reply};
 
 /// All of several sinks at once; done when every one has taken the message.
 ///
@@ -40,6 +40,10 @@ impl Sink for Fanout {
 
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(&self.0).await
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        self.0.iter().flat_map(|sink| sink.health()).collect()
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -15,7 +15,7 @@ pub use fanout::Fanout;
 pub use route::Route;
 pub use then::Then;
 
-use crate::{Error, Message, Reply};
+use crate::{Error, HealthCheck, Message, Reply};
 
 /// Something that does the work.
 ///
@@ -44,6 +44,12 @@ pub trait Sink: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Checks of the far side, each asked for as long as a pipeline runs; nothing is received while one fails. None by
+    /// default.
+    fn health(&self) -> Vec<HealthCheck> {
+        Vec::new()
+    }
+
     /// Ends what the sink keeps running, after the last message.
     ///
     /// # Errors
@@ -63,6 +69,9 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
     }
     async fn probe(&self) -> Result<(), Error> {
         (**self).probe().await
+    }
+    fn health(&self) -> Vec<HealthCheck> {
+        (**self).health()
     }
     async fn close(&self) -> Result<(), Error> {
         (**self).close().await

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use smol_str::SmolStr;
 
 use super::Sink;
-use crate::{Error, Message, Reply, Selector};
+use crate::{Error, HealthCheck, Message, Reply, Selector};
 
 /// One of several sinks, chosen by a field of the message.
 ///
@@ -51,6 +51,10 @@ impl Sink for Route {
 
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(self.all()).await
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        self.all().flat_map(|sink| sink.health()).collect()
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::Sink;
-use crate::{Error, Message, Reply};
+use crate::{Error, HealthCheck, Message, Reply};
 
 /// Several sinks in a row: each reply is the next one's payload, its headers are added, and only the last one's answer
 /// counts as done.
@@ -52,6 +52,10 @@ impl Sink for Then {
 
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(&self.0).await
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        self.0.iter().flat_map(|sink| sink.health()).collect()
     }
 
     async fn close(&self) -> Result<(), Error> {

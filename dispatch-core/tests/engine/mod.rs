@@ -7,6 +7,7 @@ mod keeping;
 mod lanes;
 mod leases;
 mod sources;
+mod watched;
 mod window;
 
 use std::{sync::Arc, time::Duration};

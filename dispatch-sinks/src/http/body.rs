@@ -1,8 +1,11 @@
 //! Reading answers to their end, within bounds.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use tokio::time::timeout;
 
 /// An answer's body, as far as it was kept.
 #[derive(Debug)]
@@ -14,18 +17,33 @@ pub(super) struct Answer {
     pub(super) ended: bool,
 }
 
-/// Keeps `max` bytes and reads past at most as many again; a longer body costs the connection.
-pub(super) async fn read(mut body: Incoming, max: usize) -> Result<Answer, hyper::Error> {
+/// Why a body was not read to its end.
+#[derive(Debug)]
+pub(super) enum Broken {
+    Transport(hyper::Error),
+    /// Nothing came for so long.
+    Inactive(Duration),
+}
+
+/// Keeps `max` bytes and reads past at most as many again; a longer body costs the connection. Each part must come
+/// within `inactivity`.
+pub(super) async fn read(mut body: Incoming, max: usize, inactivity: Option<Duration>) -> Result<Answer, Broken> {
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut seen = 0usize;
     let mut ended = body.is_end_stream();
     while !ended {
-        let Some(frame) = body.frame().await else {
+        let frame = match inactivity {
+            None => body.frame().await,
+            Some(limit) => timeout(limit, body.frame())
+                .await
+                .map_err(|_| Broken::Inactive(limit))?,
+        };
+        let Some(frame) = frame else {
             ended = true;
             break;
         };
-        let Ok(data) = frame?.into_data() else {
+        let Ok(data) = frame.map_err(Broken::Transport)?.into_data() else {
             continue;
         };
         let room = max.saturating_sub(seen).min(data.len());

@@ -10,7 +10,7 @@ use serde::{
     de::{SeqAccess, Visitor, value::SeqAccessDeserializer},
 };
 
-use super::HttpSink;
+use super::{HealthConfig, HmacConfig, HttpSink, SqsdConfig};
 
 /// Where and how to send.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub struct HttpSinkConfig {
     /// How long the whole attempt may take, connecting and the answer's body included; unlimited by default, since the
     /// `timeout` layer ends attempts of any sink.
     pub timeout: Option<Period>,
+    /// How long no byte of the answer may come, before its first and between any two parts; unlimited by default.
+    pub inactivity_timeout: Option<Period>,
     /// How long an unused connection is kept.
     #[serde(default = "defaults::keep_alive")]
     pub keep_alive: Period,
@@ -52,6 +54,10 @@ pub struct HttpSinkConfig {
     /// What a status means, by status (`"404"`) or hundred (`"5xx"`), over the defaults; the narrower one wins.
     #[serde(default)]
     pub statuses: BTreeMap<String, Verdict>,
+    /// Follow 307 and 308, which keep method and body, within the same scheme, host and port, five times at most. Other
+    /// redirects are answers like any.
+    #[serde(default)]
+    pub follow_redirects: bool,
     /// The longest `Retry-After` that is obeyed; longer ones count as this.
     #[serde(default = "defaults::retry_after_max")]
     pub retry_after_max: Period,
@@ -64,6 +70,12 @@ pub struct HttpSinkConfig {
     pub max_response: ByteSize,
     /// Sign requests as Standard Webhooks does.
     pub signing: Option<SigningConfig>,
+    /// Prove requests by a shared secret in a header of your own.
+    pub hmac: Option<HmacConfig>,
+    /// Speak to the worker as sqsd and Elastic Beanstalk do.
+    pub sqsd: Option<SqsdConfig>,
+    /// Receive nothing while the worker is not well.
+    pub health: Option<HealthConfig>,
     /// Let a host that is made of fields of the message lead to loopback, private and link-local addresses.
     #[serde(default)]
     pub allow_private: bool,
@@ -103,16 +115,21 @@ impl HttpSinkConfig {
             forward_headers: ForwardHeaders::default(),
             connect_timeout: defaults::connect_timeout(),
             timeout: None,
+            inactivity_timeout: None,
             keep_alive: defaults::keep_alive(),
             http_version: HttpVersion::default(),
             unix_socket: None,
             tls: TlsConfig::default(),
             auth: None,
             statuses: BTreeMap::new(),
+            follow_redirects: false,
             retry_after_max: defaults::retry_after_max(),
             idempotency_header: defaults::idempotency_header(),
             max_response: defaults::max_response(),
             signing: None,
+            hmac: None,
+            sqsd: None,
+            health: None,
             allow_private: false,
         }
     }

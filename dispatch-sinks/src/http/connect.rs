@@ -15,7 +15,12 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::{HttpSinkError, HttpVersion, guard, wire::Address};
+use super::{
+    HttpSinkError, HttpVersion,
+    counted::{Counted, Received},
+    guard,
+    wire::Address,
+};
 
 /// How often a shared HTTP/2 connection is asked for a sign of life, and how long it has for it.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -45,6 +50,8 @@ pub(super) enum Connection {
 #[derive(Debug)]
 pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Full<Bytes>>,
+    /// How much has come over it.
+    pub(super) received: Received,
     task: AbortHandle,
 }
 
@@ -168,6 +175,7 @@ impl Connector {
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let (stream, received) = Counted::new(stream);
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream))
                 .await
@@ -177,7 +185,7 @@ impl Connector {
                 })?;
         // hyper drives a connection from a task of its own; what fails in it is told to the request under way.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
-        Ok(Connection::Http1(Http1 { sender, task }))
+        Ok(Connection::Http1(Http1 { sender, received, task }))
     }
 
     async fn http2<T>(&self, stream: T, address: &Address) -> Result<Connection, HttpSinkError>

@@ -73,6 +73,14 @@ pub enum HttpSinkError {
         #[source]
         source: hyper::Error,
     },
+    /// No byte of the answer came for `inactivity_timeout`.
+    #[error("{url}: nothing came for {after:?}")]
+    Inactive {
+        /// Where it was sent.
+        url: String,
+        /// The limit.
+        after: Duration,
+    },
     /// The attempt took longer than `timeout`.
     #[error("{url}: no whole answer within {after:?}")]
     Timeout {
@@ -114,7 +122,7 @@ impl Classify for HttpSinkError {
             | Self::Resolve { .. }
             | Self::Tls { .. }
             | Self::Handshake { .. } => Class::Unavailable,
-            Self::Transport { .. } | Self::Timeout { .. } => Class::Retry,
+            Self::Transport { .. } | Self::Inactive { .. } | Self::Timeout { .. } => Class::Retry,
             Self::PrivateAddress { .. } | Self::Url { .. } | Self::Header { .. } => Class::Permanent,
         }
     }
@@ -126,6 +134,7 @@ impl Classify for HttpSinkError {
             Self::Resolve { .. } => "dns".into(),
             Self::Tls { .. } => "tls".into(),
             Self::Transport { .. } => "transport".into(),
+            Self::Inactive { .. } => "inactive".into(),
             Self::Timeout { .. } => "timeout".into(),
             Self::PrivateAddress { .. } => "private_address".into(),
             Self::Url { .. } => "url".into(),

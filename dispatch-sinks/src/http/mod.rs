@@ -16,7 +16,8 @@
 //! # Guarantees
 //! A message counts as done when the whole answer was read. A kept connection that turns out closed before a byte of
 //! the request was written is replaced once, silently; anything later is a failed attempt, because the worker may
-//! have begun. Dropping a send closes its connection (HTTP/2: resets its stream), so the worker can notice.
+//! have begun. With `sqsd` the request is also repeated once, at once, when a kept connection was closed before a byte of the
+//! answer. Dropping a send closes its connection (HTTP/2: resets its stream), so the worker can notice.
 //!
 //! # Connections
 //! HTTP/1 keeps one connection per concurrent call, last used first; HTTP/2 shares one. Idle ones are closed after
@@ -32,6 +33,10 @@
 //! # timeout = "30s"                    # whole attempt; [layers] timeout is the usual place
 //! # auth = { bearer = "${file:/run/secrets/token}" }
 //! # statuses = { "409" = "success" }
+//! # inactivity_timeout = "5m"         # no byte for so long
+//! # hmac = { header = "x-signature", secret = "${WEBHOOK_SECRET}" }
+//! # sqsd = { compat = "beanstalk" }   # X-Aws-Sqsd-* headers, periodic tasks
+//! # health = { url = "http://127.0.0.1:8080/health" }
 //! # signing = { secret = "${WEBHOOK_SECRET}" }   # Standard Webhooks
 //! ```
 //!
@@ -46,14 +51,19 @@
 //! # Ok::<_, Box<dyn std::error::Error>>(())
 //! ```
 
+mod batch;
 mod body;
 mod config;
 mod connect;
+mod counted;
 mod error;
 mod guard;
+mod health;
+mod hmac;
 mod pool;
 mod signing;
 mod sink;
+mod sqsd;
 mod statuses;
 #[cfg(test)]
 mod tests;
@@ -63,4 +73,7 @@ mod wire;
 pub use config::{Auth, ForwardHeaders, HttpSinkConfig, HttpVersion, SigningConfig, TlsConfig};
 pub use dispatch_core::config::Verdict;
 pub use error::HttpSinkError;
+pub use health::HealthConfig;
+pub use hmac::HmacConfig;
 pub use sink::HttpSink;
+pub use sqsd::{BatchConfig, BinaryAttributes, Compat, SqsdConfig};

@@ -77,6 +77,11 @@ impl Origin {
         if let Some(loan) = self.share() {
             return Ok(loan);
         }
+        self.connect(connector).await
+    }
+
+    /// Lends a new connection.
+    pub(super) async fn connect(&self, connector: &Connector) -> Result<Loan, HttpSinkError> {
         let connection = connector.connect(&self.address).await?;
         if let Connection::Http2(sender) = &connection {
             *lock(&self.shared) = Some(sender.clone());

@@ -34,10 +34,11 @@ impl Signer {
         &self,
         headers: &mut HeaderMap,
         message: &Message,
+        body: &[u8],
         now: SystemTime,
     ) -> Result<(), HttpSinkError> {
         let seconds = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-        let signature = self.signature(message.id(), seconds, &message.payload);
+        let signature = self.signature(message.id(), seconds, body);
         let text = |name: HeaderName, value: &str| match HeaderValue::from_str(value) {
             Ok(value) => Ok((name, value)),
             Err(_) => Err(HttpSinkError::Header { name: name.to_string() }),
@@ -100,7 +101,10 @@ mod tests {
         let mut headers = HeaderMap::new();
 
         let now = UNIX_EPOCH + Duration::from_millis(1_614_265_330_999);
-        signer(SECRET, None).unwrap().sign(&mut headers, &message, now).unwrap();
+        signer(SECRET, None)
+            .unwrap()
+            .sign(&mut headers, &message, &message.payload, now)
+            .unwrap();
 
         assert_eq!(headers[ID], "msg_p5jXN8AQM9LWM0D4loKWxJek");
         assert_eq!(headers[TIMESTAMP], "1614265330");

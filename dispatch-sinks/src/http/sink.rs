@@ -7,16 +7,19 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use dispatch_core::{
-    Error, Headers, Message, Reply, Sink,
+    Class, Error, Headers, HealthCheck, Message, Reply, Sink,
     config::{ConfigError, Template},
 };
-use http::{HeaderMap, Version, response::Parts};
+use http::{HeaderMap, StatusCode, Version, header::LOCATION, response::Parts};
 use hyper::body::Incoming;
 
 use super::{
-    HttpSinkConfig, HttpSinkError, body,
+    HttpSinkConfig, HttpSinkError,
+    batch::Batcher,
+    body::{self, Broken},
     connect::{Connection, Connector, Request},
     pool::{Loan, Origin, Origins},
+    sqsd,
     statuses::Statuses,
     tls,
     wire::{self, Requests, Url},
@@ -25,9 +28,20 @@ use super::{
 /// How much of a refusing answer's body goes into the error's text, in bytes.
 const EXCERPT: usize = 256;
 
+/// How many redirects of one request are followed.
+const REDIRECTS: usize = 5;
+
 /// Sends each message to a URL and reads the answer's status. The module's page says what each answer means.
 #[derive(Debug)]
 pub struct HttpSink {
+    caller: Arc<Caller>,
+    batcher: Option<Batcher>,
+    health: Option<HealthCheck>,
+}
+
+/// Makes the calls.
+#[derive(Debug)]
+pub(super) struct Caller {
     target: Target,
     requests: Requests,
     connector: Connector,
@@ -36,6 +50,10 @@ pub struct HttpSink {
     keep_alive: Duration,
     retry_after_max: Duration,
     max_response: usize,
+    inactivity: Option<Duration>,
+    follow_redirects: bool,
+    /// Whether sqsd's convention is spoken, and whether it hands out receipt handles.
+    sqsd: Option<bool>,
 }
 
 /// Where to: known from the start, or said by each message.
@@ -78,7 +96,15 @@ impl HttpSink {
             Ok(url) if !url.address.https && config.url.to_string().trim_start().starts_with("http://") => None,
             _ => Some(tls::client(&config.tls, config.http_version, base_dir)?),
         };
-        Ok(Self {
+        let batch = config.sqsd.as_ref().and_then(|sqsd| sqsd.batch);
+        if batch.is_some() && !matches!(target, Target::Fixed(..)) {
+            return Err(ConfigError::at(
+                "url",
+                "a batch goes to one URL, and this one differs from message to message",
+            )
+            .help("write a URL without fields, or take `batch` out of `sqsd`"));
+        }
+        let caller = Arc::new(Caller {
             target,
             requests: Requests::new(config)?,
             connector: Connector {
@@ -88,37 +114,154 @@ impl HttpSink {
                 connect_timeout: config.connect_timeout.0,
                 guarded: templated_host && !config.allow_private && config.unix_socket.is_none(),
             },
-            statuses: Statuses::new(&config.statuses)?,
+            statuses: Statuses::new(&config.statuses, config.sqsd.as_ref())?,
             timeout: config.timeout.map(|timeout| timeout.0),
             keep_alive: config.keep_alive.0,
             retry_after_max: config.retry_after_max.0,
             max_response: config.max_response.as_usize(),
+            inactivity: config.inactivity_timeout.map(|limit| limit.0),
+            follow_redirects: config.follow_redirects,
+            sqsd: config.sqsd.as_ref().map(|sqsd| sqsd.receipt_handle),
+        });
+        let health = config.health.as_ref().map(|health| health.check(config, base_dir));
+        Ok(Self {
+            batcher: batch.map(|batch| Batcher::new(caller.clone(), batch)),
+            caller,
+            health: health.transpose()?,
         })
     }
+}
 
-    async fn exchange(&self, origin: &Origin, url: &Url, request: Request) -> Result<Reply, HttpSinkError> {
-        let transport = |source| HttpSinkError::Transport {
-            url: url.shown.to_string(),
-            source,
+impl Caller {
+    /// Whether workers are handed receipt handles.
+    pub(super) fn tells_receipts(&self) -> bool {
+        self.sqsd == Some(true)
+    }
+
+    /// Sends one message.
+    async fn call_one(&self, message: &Message) -> Result<Reply, Error> {
+        let rendered;
+        let made;
+        let (mut url, origin) = match &self.target {
+            Target::Fixed(url, origin) => (url, origin),
+            Target::FixedHost(template, origin) => {
+                rendered = Url::render(template, message)?;
+                (&rendered, origin)
+            }
+            Target::PerMessage(template, origins) => {
+                rendered = Url::render(template, message)?;
+                made = origins.at(rendered.address.clone(), self.keep_alive);
+                (&rendered, &made)
+            }
         };
-        let (response, connection) = self.call(origin, url, request).await?;
+        let task = self.requests.task_url(url, message)?;
+        if let Some(task) = &task {
+            url = task;
+        }
+        self.within(origin, url, &|url| self.requests.of(url, message)).await
+    }
+
+    /// Sends the body of a batch.
+    pub(super) async fn call_batch(&self, batch: &Message) -> Result<Reply, Error> {
+        match &self.target {
+            Target::Fixed(url, origin) => {
+                self.within(origin, url, &|url| self.requests.of_batch(url, batch))
+                    .await
+            }
+            Target::FixedHost(..) | Target::PerMessage(..) => Err(Error::permanent("a batch goes to one URL")),
+        }
+        .map_err(|error| self.left_to_the_queue(error))
+    }
+
+    /// By sqsd's convention the queue's redrive policy decides what never works: nothing is given up on here.
+    fn left_to_the_queue(&self, error: Error) -> Error {
+        if self.sqsd.is_some() && error.class() == Class::Permanent {
+            error.with_class(Class::Retry)
+        } else {
+            error
+        }
+    }
+
+    /// The exchange, within `timeout`.
+    async fn within(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Reply, Error> {
+        let exchange = self.exchange(origin, url, make);
+        match self.timeout {
+            None => exchange.await,
+            Some(after) => tokio::time::timeout(after, exchange).await.unwrap_or_else(|_| {
+                Err(HttpSinkError::Timeout {
+                    url: url.shown.to_string(),
+                    after,
+                }
+                .into())
+            }),
+        }
+    }
+
+    /// One request and its answer; with `follow_redirects`, up to those that lead no further.
+    async fn exchange(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Reply, Error> {
+        let (parts, answer) = self.round_trip(origin, url, make(url)?).await?;
+        if !self.follow_redirects {
+            return Ok(self.judge(url, &parts, answer)?);
+        }
+        let (mut url, mut parts, mut answer) = (url.clone(), parts, answer);
+        for _ in 0..REDIRECTS {
+            let Some(next) = redirect(&url, &parts) else { break };
+            url = next;
+            (parts, answer) = self.round_trip(origin, &url, make(&url)?).await?;
+        }
+        Ok(self.judge(&url, &parts, answer)?)
+    }
+
+    async fn round_trip(
+        &self,
+        origin: &Origin,
+        url: &Url,
+        request: Request,
+    ) -> Result<(Parts, body::Answer), HttpSinkError> {
+        let inactive = |after| HttpSinkError::Inactive {
+            url: url.shown.to_string(),
+            after,
+        };
+        let call = self.call(origin, url, request);
+        let (response, connection) = match self.inactivity {
+            None => call.await?,
+            Some(limit) => tokio::time::timeout(limit, call)
+                .await
+                .unwrap_or_else(|_| Err(inactive(limit)))?,
+        };
         let (parts, body) = response.into_parts();
-        let answer = body::read(body, self.max_response).await.map_err(transport)?;
+        let answer = body::read(body, self.max_response, self.inactivity)
+            .await
+            .map_err(|broken| match broken {
+                Broken::Inactive(limit) => inactive(limit),
+                Broken::Transport(source) => HttpSinkError::Transport {
+                    url: url.shown.to_string(),
+                    source,
+                },
+            })?;
         if answer.ended {
             origin.keep(connection);
         }
-        self.judge(url, &parts, answer)
+        Ok((parts, answer))
     }
 
-    /// Writes the request on a kept connection, or on a new one if those turn out closed before a byte is sent.
+    /// Writes the request on a kept connection, or on a new one if those turn out closed before a byte is sent. By sqsd's
+    /// convention it is also written once more, on a new connection, where a kept one was closed before a byte came.
     async fn call(
         &self,
         origin: &Origin,
         url: &Url,
         mut request: Request,
     ) -> Result<(http::Response<Incoming>, Connection), HttpSinkError> {
+        let mut loan = origin.acquire(&self.connector, self.keep_alive).await?;
         loop {
-            let Loan { mut connection, reused } = origin.acquire(&self.connector, self.keep_alive).await?;
+            let Loan { mut connection, reused } = loan;
+            let again = match &connection {
+                Connection::Http1(kept) if reused && self.sqsd.is_some() => {
+                    Some((request.clone(), kept.received.bytes()))
+                }
+                _ => None,
+            };
             let sent = match &mut connection {
                 Connection::Http1(kept) => {
                     if request.version() == Version::HTTP_2 {
@@ -133,10 +276,16 @@ impl HttpSink {
             };
             match sent {
                 Ok(response) => return Ok((response, connection)),
-                Err(mut error) => match error.take_message() {
-                    Some(unsent) if reused => {
+                Err(mut error) => match (error.take_message(), again) {
+                    (Some(unsent), _) if reused => {
                         origin.forget_shared();
                         request = unsent;
+                        loan = origin.acquire(&self.connector, self.keep_alive).await?;
+                    }
+                    (None, Some((whole, before))) if is_unanswered(&connection, before) => {
+                        tracing::debug!(url = %url.shown, "kept connection was closed without an answer, posting once more");
+                        request = whole;
+                        loan = origin.connect(&self.connector).await?;
                     }
                     _ => {
                         return Err(HttpSinkError::Transport {
@@ -151,7 +300,7 @@ impl HttpSink {
 
     fn judge(&self, url: &Url, parts: &Parts, answer: body::Answer) -> Result<Reply, HttpSinkError> {
         let after = wire::retry_after(&parts.headers, SystemTime::now(), self.retry_after_max);
-        let Some(class) = self.statuses.verdict(parts.status).class(after) else {
+        let Some(class) = self.statuses.verdict(parts.status, after.is_some()).class(after) else {
             let mut headers = reply_headers(&parts.headers);
             if answer.cut {
                 tracing::warn!(url = %url.shown, max = self.max_response, "answer is longer than max_response and was cut");
@@ -174,45 +323,51 @@ impl HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let rendered;
-        let made;
-        let (url, origin) = match &self.target {
-            Target::Fixed(url, origin) => (url, origin),
-            Target::FixedHost(template, origin) => {
-                rendered = Url::render(template, &message)?;
-                (&rendered, origin)
+        match &self.batcher {
+            // A periodic task has a place and a form of its own.
+            Some(batcher) if sqsd::task(&message).is_none() => batcher.send(message).await,
+            _ => {
+                let called = self.caller.call_one(&message).await;
+                called.map_err(|error| self.caller.left_to_the_queue(error))
             }
-            Target::PerMessage(template, origins) => {
-                rendered = Url::render(template, &message)?;
-                made = origins.at(rendered.address.clone(), self.keep_alive);
-                (&rendered, &made)
-            }
-        };
-        let request = self.requests.of(url, &message)?;
-        let exchange = self.exchange(origin, url, request);
-        let outcome = match self.timeout {
-            None => exchange.await,
-            Some(after) => tokio::time::timeout(after, exchange).await.unwrap_or_else(|_| {
-                Err(HttpSinkError::Timeout {
-                    url: url.shown.to_string(),
-                    after,
-                })
-            }),
-        };
-        Ok(outcome?)
+        }
+    }
+
+    fn health(&self) -> Vec<HealthCheck> {
+        self.health.iter().cloned().collect()
     }
 
     /// Connects, with TLS where the URL says so. A host that each message names cannot be probed.
     async fn probe(&self) -> Result<(), Error> {
-        match &self.target {
+        let caller = &self.caller;
+        match &caller.target {
             Target::Fixed(_, origin) | Target::FixedHost(_, origin) => {
-                let connection = self.connector.connect(&origin.address).await?;
+                let connection = caller.connector.connect(&origin.address).await?;
                 origin.keep(connection);
                 Ok(())
             }
             Target::PerMessage(..) => Ok(()),
         }
     }
+}
+
+/// Makes the request to a URL.
+type Make<'a> = &'a (dyn Fn(&Url) -> Result<Request, Error> + Sync);
+
+/// Where an answer sends the same request, if it does and may.
+fn redirect(url: &Url, parts: &Parts) -> Option<Url> {
+    if !matches!(
+        parts.status,
+        StatusCode::TEMPORARY_REDIRECT | StatusCode::PERMANENT_REDIRECT
+    ) {
+        return None;
+    }
+    url.redirected(parts.headers.get(LOCATION)?.to_str().ok()?)
+}
+
+/// Whether nothing has come since there were `before` bytes.
+fn is_unanswered(connection: &Connection, before: u64) -> bool {
+    matches!(connection, Connection::Http1(kept) if kept.received.bytes() == before)
 }
 
 fn reply_headers(headers: &HeaderMap) -> Headers {

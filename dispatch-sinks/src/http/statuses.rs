@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use dispatch_core::config::{ConfigError, Verdict};
 use http::StatusCode;
 
+use super::{Compat, SqsdConfig, sqsd};
+
 /// What a status means unless somebody says otherwise.
 fn by_default(status: StatusCode) -> Verdict {
     match status.as_u16() {
@@ -23,14 +25,19 @@ fn by_default(status: StatusCode) -> Verdict {
 /// The defaults with the user's table over them.
 #[derive(Debug, Default)]
 pub(super) struct Statuses {
+    /// The defaults of sqsd's convention, where it is spoken.
+    convention: Option<Option<Compat>>,
     exact: BTreeMap<u16, Verdict>,
     hundreds: [Option<Verdict>; 10],
 }
 
 impl Statuses {
     /// Reads the user's table.
-    pub(super) fn new(table: &BTreeMap<String, Verdict>) -> Result<Self, ConfigError> {
-        let mut statuses = Self::default();
+    pub(super) fn new(table: &BTreeMap<String, Verdict>, sqsd: Option<&SqsdConfig>) -> Result<Self, ConfigError> {
+        let mut statuses = Self {
+            convention: sqsd.map(|sqsd| sqsd.compat),
+            ..Self::default()
+        };
         for (name, verdict) in table {
             let wrong = || {
                 ConfigError::at(format!("statuses.{name}"), format!("\"{name}\" is not a status"))
@@ -51,13 +58,16 @@ impl Statuses {
         Ok(statuses)
     }
 
-    /// What `status` means.
-    pub(super) fn verdict(&self, status: StatusCode) -> Verdict {
+    /// What `status` means. `asked`: the answer says when to come again.
+    pub(super) fn verdict(&self, status: StatusCode, asked: bool) -> Verdict {
         let number = status.as_u16();
         self.exact
             .get(&number)
             .copied()
             .or(self.hundreds[usize::from(number / 100)])
-            .unwrap_or_else(|| by_default(status))
+            .unwrap_or_else(|| match self.convention {
+                Some(compat) => sqsd::verdict(compat, status, asked),
+                None => by_default(status),
+            })
     }
 }

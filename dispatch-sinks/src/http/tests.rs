@@ -27,7 +27,7 @@ fn every_status_has_a_verdict() {
             _ => Verdict::Retry,
         };
         assert_eq!(
-            statuses.verdict(StatusCode::from_u16(number).unwrap()),
+            statuses.verdict(StatusCode::from_u16(number).unwrap(), false),
             expected,
             "{number}"
         );
@@ -44,7 +44,7 @@ fn the_users_table_stands_over_the_defaults_and_the_narrower_entry_wins() {
         ("2xx", Verdict::Throttled),
     ];
     let table: BTreeMap<String, Verdict> = table.map(|(name, verdict)| (name.to_owned(), verdict)).into();
-    let statuses = Statuses::new(&table).unwrap();
+    let statuses = Statuses::new(&table, None).unwrap();
 
     for number in 100..=599 {
         let expected = match number {
@@ -56,7 +56,7 @@ fn the_users_table_stands_over_the_defaults_and_the_narrower_entry_wins() {
             _ => Verdict::Permanent,
         };
         assert_eq!(
-            statuses.verdict(StatusCode::from_u16(number).unwrap()),
+            statuses.verdict(StatusCode::from_u16(number).unwrap(), false),
             expected,
             "{number}"
         );
@@ -68,7 +68,7 @@ fn names_that_are_no_status_are_refused() {
     for name in ["40x", "xx", "0xx", "4XX", "99", "1000", "ok", "10xx"] {
         let table = BTreeMap::from([(name.to_owned(), Verdict::Retry)]);
 
-        let error = Statuses::new(&table).unwrap_err();
+        let error = Statuses::new(&table, None).unwrap_err();
 
         assert_eq!(error.field, Some(format!("statuses.{name}")));
     }

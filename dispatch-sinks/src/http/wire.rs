@@ -8,6 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use dispatch_core::{
     Message,
     config::{ConfigError, Template},
@@ -21,7 +22,13 @@ use http_body_util::Full;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use smol_str::{SmolStr, ToSmolStr};
 
-use super::{Auth, ForwardHeaders, HttpSinkConfig, HttpSinkError, connect::Request, signing::Signer};
+use super::{
+    Auth, ForwardHeaders, HttpSinkConfig, HttpSinkError,
+    connect::Request,
+    hmac::Prover,
+    signing::Signer,
+    sqsd::{self, Convention},
+};
 
 const ATTEMPT: HeaderName = HeaderName::from_static("dispatch-attempt");
 const OURSELVES: HeaderValue = HeaderValue::from_static(concat!("dispatch/", env!("CARGO_PKG_VERSION")));
@@ -68,6 +75,8 @@ impl fmt::Display for Address {
 #[derive(Debug, Clone)]
 pub(super) struct Url {
     pub(super) address: Address,
+    /// The whole as it was written.
+    pub(super) text: Arc<str>,
     /// Scheme, host and path, for people: a query may hold secrets.
     pub(super) shown: Arc<str>,
     /// HTTP/2 sends the whole.
@@ -114,6 +123,7 @@ impl Url {
             .cloned()
             .unwrap_or_else(|| PathAndQuery::from_static("/"));
         Ok(Self {
+            text: text.into(),
             shown: format!("{}://{authority}{}", if https { "https" } else { "http" }, path.path()).into(),
             host: HeaderValue::from_str(authority.as_str()).map_err(|error| error.to_string())?,
             path: path.into(),
@@ -132,6 +142,24 @@ impl Url {
             }
         })?;
         Self::parse(&text).map_err(|reason| HttpSinkError::Url { reason }.into())
+    }
+}
+
+impl Url {
+    /// Another path, query included, at the same place; none where it is no path.
+    pub(super) fn with_path(&self, path: &str) -> Option<Self> {
+        let slash = if path.starts_with('/') { "" } else { "/" };
+        let path: PathAndQuery = format!("{slash}{path}").parse().ok()?;
+        let authority = self.absolute.authority()?;
+        Self::parse(&format!("{}://{authority}{path}", self.absolute.scheme_str()?)).ok()
+    }
+
+    /// Where an answer's `Location` leads, if that is at the same place.
+    pub(super) fn redirected(&self, location: &str) -> Option<Self> {
+        if location.starts_with('/') && !location.starts_with("//") {
+            return self.with_path(location);
+        }
+        Self::parse(location).ok().filter(|url| url.address == self.address)
     }
 }
 
@@ -161,6 +189,8 @@ pub(super) struct Requests {
     forward: Forward,
     idempotency: Option<HeaderName>,
     signer: Option<Signer>,
+    prover: Option<Prover>,
+    convention: Option<Convention>,
 }
 
 #[derive(Debug)]
@@ -183,6 +213,10 @@ impl Requests {
             })?;
         let mut fixed = HeaderMap::new();
         fixed.insert(USER_AGENT, OURSELVES);
+        let convention = config.sqsd.as_ref().map(Convention::new).transpose()?;
+        if let Some(convention) = &convention {
+            convention.defaults(&mut fixed);
+        }
         if let Some(auth) = &config.auth {
             fixed.insert(AUTHORIZATION, credentials(auth)?);
         }
@@ -210,6 +244,8 @@ impl Requests {
             name => Some(header_name("idempotency_header", name)?),
         };
         let forward = match &config.forward_headers {
+            // Attributes have headers of their own then.
+            ForwardHeaders::All if convention.is_some() => Forward::None,
             ForwardHeaders::All => Forward::All,
             ForwardHeaders::None => Forward::None,
             ForwardHeaders::Listed(names) => Forward::Listed(
@@ -227,11 +263,41 @@ impl Requests {
             forward,
             idempotency,
             signer: config.signing.as_ref().map(Signer::new).transpose()?,
+            prover: config.hmac.as_ref().map(Prover::new).transpose()?,
+            convention,
         })
+    }
+
+    /// Where `message` goes instead of to `url`, where the convention has periodic tasks.
+    pub(super) fn task_url(&self, url: &Url, message: &Message) -> Result<Option<Url>, HttpSinkError> {
+        let task = self.convention.as_ref().and_then(|_| sqsd::task(message));
+        let Some(path) = task.and_then(|task| task.path) else {
+            return Ok(None);
+        };
+        match url.with_path(path) {
+            Some(url) => Ok(Some(url)),
+            None => Err(HttpSinkError::Url {
+                reason: format!("the task's path {path:?} is none"),
+            }),
+        }
     }
 
     /// The request that carries `message`, in HTTP/1's form.
     pub(super) fn of(&self, url: &Url, message: &Message) -> Result<Request, dispatch_core::Error> {
+        self.make(url, message, self.convention.as_ref())
+    }
+
+    /// The request whose body is a batch; it has nothing to say of any one message.
+    pub(super) fn of_batch(&self, url: &Url, batch: &Message) -> Result<Request, dispatch_core::Error> {
+        self.make(url, batch, None)
+    }
+
+    fn make(
+        &self,
+        url: &Url,
+        message: &Message,
+        convention: Option<&Convention>,
+    ) -> Result<Request, dispatch_core::Error> {
         let mut headers = HeaderMap::with_capacity(self.fixed.len() + message.headers().len() + 6);
         headers.insert(HOST, url.host.clone());
         self.forward(&mut headers, message);
@@ -240,7 +306,9 @@ impl Requests {
             let content_type = content_type.and_then(|value| HeaderValue::from_maybe_shared(value).ok());
             headers.insert(CONTENT_TYPE, content_type.unwrap_or(BYTES));
         }
-        headers.insert(ATTEMPT, HeaderValue::from(message.attempt));
+        if self.convention.is_none() {
+            headers.insert(ATTEMPT, HeaderValue::from(message.attempt));
+        }
         if let Some(name) = &self.idempotency {
             headers.insert(name, value(name, message.id())?);
         }
@@ -250,16 +318,24 @@ impl Requests {
         for (name, template) in &self.templated {
             headers.insert(name, value(name, &template.render(message)?)?);
         }
+        let body = match convention {
+            _ if self.bodiless => Bytes::new(),
+            Some(convention) => convention.body(message),
+            None => message.payload.clone(),
+        };
         if let Some(signer) = &self.signer {
-            signer.sign(&mut headers, message, SystemTime::now())?;
+            signer.sign(&mut headers, message, &body, SystemTime::now())?;
+        }
+        if let Some(prover) = &self.prover
+            && let Some(proof) = prover.prove(&self.method, &url.text, &body)
+        {
+            headers.insert(&prover.header, proof);
+        }
+        if let Some(convention) = convention {
+            convention.describe(&mut headers, message);
         }
 
-        let body = if self.bodiless {
-            Full::default()
-        } else {
-            Full::new(message.payload.clone())
-        };
-        let mut request = Request::new(body);
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = self.method.clone();
         *request.uri_mut() = url.path.clone();
         *request.headers_mut() = headers;

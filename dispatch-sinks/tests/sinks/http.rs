@@ -23,17 +23,17 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 
-fn sink(url: &str, change: impl FnOnce(&mut HttpSinkConfig)) -> HttpSink {
+pub(crate) fn sink(url: &str, change: impl FnOnce(&mut HttpSinkConfig)) -> HttpSink {
     let mut config = HttpSinkConfig::new(url.parse().unwrap());
     change(&mut config);
     HttpSink::new(&config, ".".as_ref()).unwrap()
 }
 
-fn code(error: &Error) -> &str {
+pub(crate) fn code(error: &Error) -> &str {
     error.code().unwrap()
 }
 
-type Answer = Response<Full<Bytes>>;
+pub(crate) type Answer = Response<Full<Bytes>>;
 
 /// Serves `answer` on one connection until it ends.
 async fn serve<T, F, Fut>(stream: T, answer: F)
@@ -53,7 +53,7 @@ where
 }
 
 /// A worker on a free port; counts its connections.
-async fn worker<F, Fut>(answer: F) -> (String, Arc<AtomicUsize>)
+pub(crate) async fn worker<F, Fut>(answer: F) -> (String, Arc<AtomicUsize>)
 where
     F: Fn(Request<Incoming>) -> Fut + Clone + Send + 'static,
     Fut: Future<Output = Answer> + Send + 'static,
@@ -72,7 +72,7 @@ where
 }
 
 /// A server that is no HTTP server: hands each connection to `behave`.
-async fn raw<F, Fut>(behave: F) -> String
+pub(crate) async fn raw<F, Fut>(behave: F) -> String
 where
     F: Fn(TcpStream) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + Send + 'static,
@@ -87,7 +87,7 @@ where
     address.to_string()
 }
 
-async fn read_request(stream: &mut TcpStream) {
+pub(crate) async fn read_request(stream: &mut TcpStream) {
     let mut seen = Vec::new();
     while !seen.windows(4).any(|window| window == b"\r\n\r\n") {
         if stream.read_buf(&mut seen).await.unwrap() == 0 {
@@ -96,7 +96,7 @@ async fn read_request(stream: &mut TcpStream) {
     }
 }
 
-async fn echo(request: Request<Incoming>) -> Answer {
+pub(crate) async fn echo(request: Request<Incoming>) -> Answer {
     let (parts, body) = request.into_parts();
     let mut response = Response::new(Full::new(body.collect().await.unwrap().to_bytes()));
     *response.headers_mut() = parts.headers;

@@ -7,7 +7,8 @@ use dispatch_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{ScheduleSource, plan::Plan};
+use super::ScheduleSource;
+use crate::slots::{Misfire, Overlap, Plan};
 
 /// When to fire, and what.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -48,32 +49,6 @@ impl Default for ScheduleSourceConfig {
             overlap: Overlap::default(),
         }
     }
-}
-
-/// What becomes of slots that nobody could fire in time.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Misfire {
-    /// The latest fires.
-    #[default]
-    Once,
-    /// None fires.
-    Skip,
-    /// All fire in order, the latest 1000 at most.
-    All,
-}
-
-/// What becomes of a slot that comes while an earlier one's message is not done.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Overlap {
-    /// It does not fire.
-    #[default]
-    Skip,
-    /// It waits for its turn.
-    Queue,
-    /// Both are worked on at once.
-    Allow,
 }
 
 impl ScheduleSourceConfig {

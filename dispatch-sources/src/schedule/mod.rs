@@ -51,9 +51,8 @@
 //! ```
 
 mod config;
-mod plan;
 mod source;
-mod ticker;
 
-pub use config::{Misfire, Overlap, ScheduleSourceConfig};
+pub use crate::slots::{Misfire, Overlap};
+pub use config::ScheduleSourceConfig;
 pub use source::ScheduleSource;

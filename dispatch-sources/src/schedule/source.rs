@@ -6,17 +6,15 @@ use std::{
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Error, Received, Settler, Source,
+    Capabilities, Error, Headers, Message, Received, Settler, Source,
     config::{BuildContext, ConfigError},
     store::QueueSource,
 };
 use smol_str::format_smolstr;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::{
-    Overlap, ScheduleSourceConfig,
-    ticker::{Clock, Ticker},
-};
+use super::ScheduleSourceConfig;
+use crate::slots::{Clock, Overlap, Ticker};
 
 /// How long the slot that is being fired may take once the source closes.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -58,6 +56,12 @@ impl ScheduleSource {
         let clock: Clock = clock;
         let schedule = format_smolstr!("{}:{}", context.pipeline, context.component);
         let queue = format_smolstr!("schedule:{schedule}");
+        let headers: Headers = config
+            .headers
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let payload = config.payload.clone();
         Ok(Self {
             fired: QueueSource::new(context.store.clone(), queue.as_str()).ordered(config.overlap == Overlap::Queue),
             ticker: Some(Ticker {
@@ -69,12 +73,10 @@ impl ScheduleSource {
                 misfire: config.misfire,
                 overlap: config.overlap,
                 jitter: config.jitter.unwrap_or_default().0,
-                payload: config.payload.clone(),
-                headers: config
-                    .headers
-                    .iter()
-                    .map(|(name, value)| (name.as_str(), value.as_str()))
-                    .collect(),
+                since: None,
+                make: Box::new(move |id, slot| {
+                    Message::with_id_at(id, payload.clone(), slot).with_headers(headers.clone())
+                }),
             }),
             ticking: None,
         })

@@ -7,6 +7,7 @@ mod file;
 mod http;
 mod pg_notify;
 mod schedule;
+mod sqsd_cron;
 mod stdin;
 
 use std::{path::Path, sync::Arc};

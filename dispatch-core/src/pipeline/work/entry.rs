@@ -48,6 +48,8 @@ pub(super) struct Entry {
     pub(super) prior: u16,
     /// Whether it has had its turn: from then on its lane is its own until it is settled.
     pub(super) started: bool,
+    /// How long after its receipt that was, in milliseconds.
+    pub(super) waited: u32,
     /// When the head of an ordered lane is tried again, while it waits for that.
     pub(super) rests_until: Option<Box<Instant>>,
     pub(super) lost: bool,

@@ -25,6 +25,7 @@ use super::{
     desk::Desk,
     keep::{Keep, Kept},
     lanes::{Backlog, Lanes},
+    roll::InProgress,
     slots::Slots,
 };
 use crate::{
@@ -72,6 +73,9 @@ pub(super) struct Work<S: Service<Message>> {
     /// Tells entries of one slot apart.
     serial: u32,
     counts: Counts,
+    /// Its number on the roll, and the last question that it answered.
+    driver: u64,
+    answered: u64,
 }
 
 /// A call of the driver's own that has come back.
@@ -107,11 +111,13 @@ where
         // More than this is seldom held, and then grown into.
         let expected = plan.window.min(100_000);
         let backlog = Backlog::new(plan.lanes.as_ref().map(|lanes| lanes.order));
+        let slots = Slots::with_capacity(expected);
+        let (answered, driver) = (shared.roll.question(), shared.roll.enter(slots.bell()));
         Self {
             service,
             plan,
             shared,
-            slots: Slots::with_capacity(expected),
+            slots,
             backlog,
             desks,
             keep,
@@ -120,6 +126,8 @@ where
             keeper_at: None,
             serial: 0,
             counts: Counts::default(),
+            driver,
+            answered,
         }
     }
 
@@ -184,6 +192,7 @@ where
                 leased: 0,
                 prior,
                 started: false,
+                waited: 0,
                 rests_until: None,
                 lost: false,
                 keeping: false,
@@ -201,6 +210,9 @@ where
     /// finished need not wait for company.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
         let _turn = clock::Turn::begin();
+        if self.shared.roll.question() != self.answered {
+            self.tell();
+        }
         let mut rounds = ROUNDS;
         loop {
             let mut moved = false;
@@ -230,6 +242,25 @@ where
         }
     }
 
+    /// Says what is at the sink.
+    fn tell(&mut self) {
+        self.answered = self.shared.roll.question();
+        let (now, wall) = (Instant::now(), SystemTime::now());
+        let all: Vec<_> = self
+            .slots
+            .at_work()
+            .map(|entry| {
+                let began = entry.received + Duration::from_millis(entry.waited.into());
+                InProgress {
+                    message: entry.message.clone(),
+                    token: entry.token.clone(),
+                    started_at: wall - now.saturating_duration_since(began),
+                }
+            })
+            .collect();
+        self.shared.roll.answer(self.driver, &all);
+    }
+
     fn resting(&self) -> usize {
         self.plan.resting.load(Relaxed)
     }
@@ -242,6 +273,8 @@ where
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.started = true;
+        entry.waited =
+            u32::try_from(clock::recent().saturating_duration_since(entry.received).as_millis()).unwrap_or(u32::MAX);
         entry.rests_until = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
@@ -407,6 +440,7 @@ where
 impl<S: Service<Message>> Drop for Work<S> {
     /// A driver that is dropped (its future cancelled, or a panic) gives back what it holds, and tells what it knows.
     fn drop(&mut self) {
+        self.shared.roll.leave(self.driver);
         for (_, entry) in self.slots.entries().filter(|(_, entry)| entry.open) {
             self.desks[entry.source()].put(0, entry.token.clone(), Disposition::Release);
         }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dispatch_core::{
-    Error, Headers, Message, Store, process_id, random_id,
+    Error, Message, Store, process_id, random_id,
     store::{Item, Reservation},
 };
 use smol_str::{SmolStr, format_smolstr};
@@ -27,26 +27,31 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(30);
 
 /// What time it is; tests have a clock of their own.
-pub(super) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+/// Makes the message of a slot.
+pub(crate) type Make = Box<dyn Fn(SmolStr, SystemTime) -> Message + Send + Sync>;
 
 /// Fires the slots of one schedule.
-pub(super) struct Ticker {
-    pub(super) plan: Plan,
+pub(crate) struct Ticker {
+    pub(crate) plan: Plan,
     /// `<pipeline>:<source>`.
-    pub(super) schedule: SmolStr,
-    pub(super) queue: SmolStr,
-    pub(super) store: Arc<dyn Store>,
-    pub(super) clock: Clock,
-    pub(super) misfire: Misfire,
-    pub(super) overlap: Overlap,
-    pub(super) jitter: Duration,
-    pub(super) payload: String,
-    pub(super) headers: Headers,
+    pub(crate) schedule: SmolStr,
+    pub(crate) queue: SmolStr,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) clock: Clock,
+    pub(crate) misfire: Misfire,
+    pub(crate) overlap: Overlap,
+    pub(crate) jitter: Duration,
+    /// Up to where nothing was missed, whatever is remembered: a schedule that was changed begins anew.
+    pub(crate) since: Option<SystemTime>,
+    /// Makes the message of a slot under an id.
+    pub(crate) make: Make,
 }
 
 impl Ticker {
     /// Fires slot after slot until `stop` is dropped; a slot that is being fired is finished first.
-    pub(super) async fn run(self, mut stop: oneshot::Receiver<()>) {
+    pub(crate) async fn run(self, mut stop: oneshot::Receiver<()>) {
         let owner = format!("{}:{}", process_id(), random_id());
         let mut handled = None;
         loop {
@@ -72,7 +77,8 @@ impl Ticker {
         let now = (self.clock)();
         let before = now.checked_sub(REMEMBER).unwrap_or(SystemTime::UNIX_EPOCH);
         self.store.slots().prune(before).await?;
-        Ok(Some(self.store.slots().last(&self.schedule).await?.unwrap_or(now)))
+        let last = self.store.slots().last(&self.schedule).await?.unwrap_or(now);
+        Ok(Some(self.since.map_or(last, |since| last.max(since))))
     }
 
     /// Fires what is due and waits for the next slot; says up to where all is handled, or nothing once it shall stop.
@@ -134,9 +140,7 @@ impl Ticker {
     }
 
     fn item(&self, id: &SmolStr, slot: SystemTime) -> Item {
-        let message = Message::with_id_at(id.clone(), self.payload.clone(), slot)
-            .with_headers(self.headers.clone())
-            .meta("schedule_slot", plan::name(slot));
+        let message = (self.make)(id.clone(), slot).meta("schedule_slot", plan::name(slot));
         let mut item = Item::of(&message);
         item.dedupe = Some(id.clone());
         if self.overlap == Overlap::Queue {

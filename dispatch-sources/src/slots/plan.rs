@@ -19,18 +19,18 @@ const CATCH_UP: usize = 1000;
 
 /// An interval, or a pattern on some place's clock.
 #[derive(Debug, Clone)]
-pub(super) enum Plan {
+pub(crate) enum Plan {
     Every(Duration),
     Cron(Box<Cron>, TimeZone),
 }
 
 impl Plan {
     /// Multiples of `interval`, which is not zero, since the Unix epoch.
-    pub(super) fn every(interval: Duration) -> Self {
+    pub(crate) fn every(interval: Duration) -> Self {
         Self::Every(interval)
     }
 
-    pub(super) fn cron(pattern: &str, timezone: &str) -> Result<Self, ConfigError> {
+    pub(crate) fn cron(pattern: &str, timezone: &str) -> Result<Self, ConfigError> {
         let cron = Cron::from_str(pattern).map_err(|error| {
             ConfigError::at("cron", format!("\"{pattern}\" is no cron pattern: {error}"))
                 .help("write five fields (minute hour day month weekday), such as \"30 2 * * MON-FRI\"")
@@ -47,7 +47,7 @@ impl Plan {
     }
 
     /// The first slot after `time`.
-    pub(super) fn after(&self, time: SystemTime) -> Option<SystemTime> {
+    pub(crate) fn after(&self, time: SystemTime) -> Option<SystemTime> {
         match self {
             Self::Every(interval) => {
                 let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -71,7 +71,7 @@ impl Plan {
     }
 
     /// Which of the slots after `handled` are to fire now, oldest first, and up to where all are handled then.
-    pub(super) fn due(&self, handled: SystemTime, now: SystemTime, misfire: Misfire) -> (Vec<SystemTime>, SystemTime) {
+    pub(crate) fn due(&self, handled: SystemTime, now: SystemTime, misfire: Misfire) -> (Vec<SystemTime>, SystemTime) {
         let Some(latest) = self.until(now).filter(|latest| *latest > handled) else {
             return (Vec::new(), handled);
         };
@@ -97,7 +97,7 @@ impl Plan {
 }
 
 /// How much later than `slot` it fires: the same in every process.
-pub(super) fn jitter(schedule: &str, slot: SystemTime, most: Duration) -> Duration {
+pub(crate) fn jitter(schedule: &str, slot: SystemTime, most: Duration) -> Duration {
     // Fixed keys, so the same everywhere; a version of Rust that hashes otherwise fires once at another moment.
     let mut hasher = DefaultHasher::new();
     (schedule, slot).hash(&mut hasher);
@@ -106,7 +106,7 @@ pub(super) fn jitter(schedule: &str, slot: SystemTime, most: Duration) -> Durati
 }
 
 /// A slot as people read it.
-pub(super) fn name(slot: SystemTime) -> String {
+pub(crate) fn name(slot: SystemTime) -> String {
     match Timestamp::try_from(slot) {
         Ok(time) => time.to_string(),
         Err(_) => format!("{slot:?}"),

@@ -1,0 +1,166 @@
+//! The variables: those of a file where one is named, under those of the process.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use crate::failure::{Failure, Result};
+
+/// All variables, and which of them the file gave.
+#[derive(Debug, Default)]
+pub(super) struct Environment {
+    variables: BTreeMap<String, String>,
+    from_file: BTreeSet<String>,
+}
+
+/// Reads the process's variables, and those of `file`.
+pub(super) fn read(file: Option<&Path>) -> Result<Environment> {
+    let process =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let file = file.map(|path| read_file(&find(path))).transpose()?.unwrap_or_default();
+    Ok(Environment::of(file, process))
+}
+
+/// The file in the working directory, if there is one; else as it is named.
+fn find(path: &Path) -> PathBuf {
+    let below: PathBuf = path
+        .components()
+        .filter(|part| !matches!(part, std::path::Component::RootDir))
+        .collect();
+    if path.is_absolute() && below.is_file() {
+        below
+    } else {
+        path.to_owned()
+    }
+}
+
+/// Reads a file's lines, or says all that is wrong with them; never what they say, which may be a secret.
+fn read_file(path: &Path) -> Result<Vec<(String, String)>> {
+    let failed = |what: String| Failure::config(format!("the environment file {}: {what}", path.display()));
+    let lines = dotenvy::from_path_iter(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
+    let (mut read, mut problems) = (Vec::<(String, String)>::new(), Vec::new());
+    for line in lines {
+        match line {
+            Ok(pair) => read.push(pair),
+            Err(dotenvy::Error::Io(error)) => return Err(failed(format!("cannot be read: {error}"))),
+            Err(_) => problems.push(match read.last() {
+                Some((name, _)) => format!("after {name}, a line is not NAME=VALUE"),
+                None => "its first line is not NAME=VALUE".to_owned(),
+            }),
+        }
+    }
+    if problems.is_empty() {
+        Ok(read)
+    } else {
+        problems.dedup();
+        Err(failed(format!("{}; quote values with spaces", problems.join("; "))))
+    }
+}
+
+impl Environment {
+    pub(super) fn of(
+        file: impl IntoIterator<Item = (String, String)>,
+        process: impl IntoIterator<Item = (String, String)>,
+    ) -> Self {
+        let mut variables: BTreeMap<_, _> = file.into_iter().collect();
+        let mut from_file: BTreeSet<_> = variables.keys().cloned().collect();
+        for (name, value) in process {
+            from_file.remove(&name);
+            variables.insert(name, value);
+        }
+        Self { variables, from_file }
+    }
+
+    /// A variable's value; an empty one is none.
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
+        self.variables
+            .get(name)
+            .map(|value| value.trim())
+            .filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn is_from_file(&self, name: &str) -> bool {
+        self.from_file.contains(name)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
+    pub(super) fn into_variables(self) -> BTreeMap<String, String> {
+        self.variables
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".env");
+        std::fs::write(&path, text).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_file_has_comments_quotes_and_exports() {
+        let (_directory, path) = written(
+            "# words\nexport A=1\nB='x y'\nC=\"q\" # more\nD=${A}2\n\nE=https://queue.amazonaws.com/80398EXAMPLE/MyQueue\n",
+        );
+
+        let read = read_file(&path).unwrap();
+
+        let pairs: Vec<_> = read
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let url = "https://queue.amazonaws.com/80398EXAMPLE/MyQueue";
+        assert_eq!(pairs, [("A", "1"), ("B", "x y"), ("C", "q"), ("D", "12"), ("E", url)]);
+    }
+
+    #[test]
+    fn a_malformed_file_is_told_of_without_its_secrets() {
+        let (_directory, path) = written("A=1\nthe canary sings\nB=2\nC=canary sings\n");
+
+        let failure = read_file(&path).unwrap_err();
+
+        assert!(
+            failure.text.contains("after A, a line") && failure.text.contains("after B, a line"),
+            "{}",
+            failure.text
+        );
+        assert!(!failure.text.contains("canary"), "{}", failure.text);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_a_failure() {
+        let failure = read_file(Path::new("no/such/.env")).unwrap_err();
+
+        assert!(
+            failure.text.contains("no/such/.env: cannot be read"),
+            "{}",
+            failure.text
+        );
+    }
+
+    #[test]
+    fn the_process_goes_before_the_file() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let environment = Environment::of(
+            [pair("A", "file"), pair("B", "file"), pair("C", " ")],
+            [pair("A", "process")],
+        );
+
+        assert_eq!(
+            (environment.get("A"), environment.is_from_file("A")),
+            (Some("process"), false)
+        );
+        assert_eq!(
+            (environment.get("B"), environment.is_from_file("B")),
+            (Some("file"), true)
+        );
+        assert_eq!(environment.get("C"), None);
+    }
+}

@@ -1,0 +1,99 @@
+//! Who is asked what is being worked on. The drivers look at one number in each turn, and only that until somebody asks.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Waker,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    time::{Instant, timeout_at},
+};
+
+use crate::{Message, Token, lock::lock};
+
+/// How long a driver may take to answer: it answers between two turns, unless a sink blocks its thread.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A message that is being worked on.
+#[derive(Debug, Clone)]
+pub struct InProgress {
+    /// The message.
+    pub message: Message,
+    /// What its source knows the delivery by.
+    pub token: Token,
+    /// When the work on it began.
+    pub started_at: SystemTime,
+}
+
+type Answer = (u64, Vec<InProgress>);
+
+/// Who asks, and who can answer.
+#[derive(Debug, Default)]
+pub(super) struct Roll {
+    /// Which question is the latest.
+    question: AtomicU64,
+    askers: Mutex<Vec<UnboundedSender<Answer>>>,
+    /// What wakes each driver.
+    drivers: Mutex<BTreeMap<u64, Waker>>,
+    numbers: AtomicU64,
+}
+
+impl Roll {
+    /// Adds a driver; what comes back is its number.
+    pub(super) fn enter(&self, waker: Waker) -> u64 {
+        let number = self.numbers.fetch_add(1, Ordering::Relaxed);
+        lock(&self.drivers).insert(number, waker);
+        number
+    }
+
+    pub(super) fn leave(&self, driver: u64) {
+        lock(&self.drivers).remove(&driver);
+    }
+
+    /// The latest question; a driver that has not answered it does.
+    pub(super) fn question(&self) -> u64 {
+        self.question.load(Ordering::Acquire)
+    }
+
+    pub(super) fn answer(&self, driver: u64, all: &[InProgress]) {
+        lock(&self.askers).retain(|asker| asker.send((driver, all.to_vec())).is_ok());
+    }
+
+    /// Asks every driver.
+    pub(super) async fn call(&self) -> Vec<InProgress> {
+        let (asker, mut answers) = unbounded_channel();
+        lock(&self.askers).push(asker);
+        self.question.fetch_add(1, Ordering::AcqRel);
+        let asked: BTreeMap<u64, Waker> = lock(&self.drivers).clone();
+        asked.values().for_each(Waker::wake_by_ref);
+        let until = Instant::now() + PATIENCE;
+        // Another asker's question may be answered to us as well: the latest answer of each driver counts.
+        let mut all = BTreeMap::new();
+        while asked.keys().any(|driver| !all.contains_key(driver)) {
+            match timeout_at(until, answers.recv()).await {
+                Ok(Some((driver, list))) => drop(all.insert(driver, list)),
+                Ok(None) | Err(_) => break,
+            }
+            let left = lock(&self.drivers);
+            // A driver that has ended since works on nothing.
+            let gone: Vec<_> = asked
+                .keys()
+                .filter(|driver| !left.contains_key(driver))
+                .copied()
+                .collect();
+            drop(left);
+            for driver in gone {
+                all.entry(driver).or_insert_with(Vec::new);
+            }
+        }
+        let mut all: Vec<_> = all.into_values().flatten().collect();
+        all.sort_by_key(|one: &InProgress| one.started_at);
+        all
+    }
+}
