@@ -201,7 +201,10 @@ impl PipelineBuilder {
             return Err(missing("source"));
         }
         let sink = self.sink.clone().ok_or_else(|| missing("sink"))?;
-        if self.shards > 1 && self.lanes.as_ref().is_some_and(|lanes| lanes.order) {
+        let needs_lanes = |(_, source): &(_, Box<dyn Source>)| source.capabilities().needs_lanes;
+        if self.shards > 1
+            && (self.lanes.as_ref().is_some_and(|lanes| lanes.order) || self.sources.iter().any(needs_lanes))
+        {
             return Err(Error::permanent(format!(
                 "pipeline {}: order by key needs one shard, {} are set",
                 self.name, self.shards
@@ -331,7 +334,7 @@ impl Pipeline {
     /// Runs until the input has ended, with everything parked done too, or until [`Handle::drain`].
     ///
     /// # Errors
-    /// `Permanent` if the store cannot be used, before anything is received. Nothing later ends a run: what fails is
+    /// `Permanent` if the store cannot be used, and what [`Source::open`] says, before anything is received. Nothing later ends a run: what fails is
     /// tried again, for ever, and shows in [`Handle::status`].
     ///
     /// # Cancel safety
@@ -353,6 +356,16 @@ impl Pipeline {
             // Nothing was received, so nothing is left undone.
             shared.set_phase(Phase::Ended);
             return Ok(summary(&shared, began.elapsed(), true));
+        }
+        for (label, source) in &mut parts.sources {
+            let opened = tokio::select! {
+                opened = source.open() => opened,
+                _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => Ok(()),
+            };
+            if let Err(error) = opened {
+                shared.failed(label, error.report());
+                return Err(Error::new(error.class(), format!("{label}: {}", error.report())));
+            }
         }
         shared.set_phase(Phase::Running);
 

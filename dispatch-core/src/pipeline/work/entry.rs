@@ -87,6 +87,11 @@ impl Final {
 }
 
 impl Entry {
+    /// Whether it is settled as not done.
+    pub(super) const fn goes_back(&self) -> bool {
+        matches!(self.settling, Some((None, _)))
+    }
+
     /// Adds failed attempts to its history, and those that count to its number.
     pub(super) fn remember(&mut self, attempts: Vec<Attempt>) {
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();

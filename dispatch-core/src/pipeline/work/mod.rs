@@ -108,7 +108,10 @@ where
     pub(super) fn new(service: S, plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
         // More than this is seldom held, and then grown into.
         let expected = plan.window.min(100_000);
-        let backlog = Backlog::new(plan.lanes.as_ref().map(|lanes| lanes.order));
+        let backlog = Backlog::new(match &plan.lanes {
+            _ if desks.iter().any(|desk| desk.capabilities.needs_lanes) => Some(true),
+            lanes => lanes.as_ref().map(|lanes| lanes.order),
+        });
         Self {
             service,
             plan,
@@ -165,12 +168,12 @@ where
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
                 message.deadline = Some(now + total);
             }
-            let lane = self
-                .plan
-                .lanes
-                .as_ref()
-                .and_then(|lanes| (lanes.key)(&message))
-                .map(Box::new);
+            let lane = match &self.plan.lanes {
+                // The source's own order is not the pipeline's to choose.
+                _ if self.desks[source].capabilities.needs_lanes => message.key().cloned(),
+                lanes => lanes.as_ref().and_then(|lanes| (lanes.key)(&message)),
+            };
+            let lane = lane.map(Box::new);
             self.serial += 1;
             let prior = u32::try_from(history.len()).unwrap_or(u32::MAX);
             let entry = Entry {
