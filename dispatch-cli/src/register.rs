@@ -27,11 +27,11 @@ macro_rules! features {
 }
 
 features!(
-    "command", "file", "http", "postgres", "queue", "schedule", "sqlite", "startup", "stdin", "stdout"
+    "command", "file", "http", "postgres", "queue", "schedule", "sqlite", "sqs", "startup", "stdin", "stdout"
 );
 
 /// What files may name in the hope of it, and this version does not have.
-const LATER: [(&str, &str); 8] = [
+const LATER: [(&str, &str); 7] = [
     ("amqp", "this version of dispatch has no `amqp`"),
     ("bigquery", "this version of dispatch has no `bigquery`"),
     ("lambda", "this version of dispatch has no `lambda`"),
@@ -39,7 +39,6 @@ const LATER: [(&str, &str); 8] = [
     ("nsq", "this version of dispatch has no `nsq`"),
     ("objects", "this version of dispatch has no `objects`"),
     ("pg_notify", "this version of dispatch has no `pg_notify`"),
-    ("sqs", "this version of dispatch has no `sqs`"),
 ];
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! | `http` | `http` | a request, or a line of one |
 //! | `queue` | `queue` | an item of our own durable queue |
 //! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
+//! | `sqs` | `sqs` | a message of Amazon SQS |
 //! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
 
@@ -23,6 +24,8 @@ mod loans;
 pub mod queue;
 #[cfg(feature = "schedule")]
 pub mod schedule;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 #[cfg(feature = "startup")]
 pub mod startup;
 #[cfg(feature = "stdin")]
@@ -38,6 +41,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<queue::QueueSourceConfig>();
     #[cfg(feature = "schedule")]
     registry.source::<schedule::ScheduleSourceConfig>();
+    #[cfg(feature = "sqs")]
+    registry.source::<sqs::SqsSourceConfig>();
     #[cfg(feature = "startup")]
     registry.source::<startup::StartupSourceConfig>();
     #[cfg(feature = "stdin")]

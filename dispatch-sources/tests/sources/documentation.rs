@@ -65,6 +65,7 @@ fn the_pages_show_what_the_loader_reads() {
         ("file", include_str!("../../src/file/mod.rs")),
         ("http", include_str!("../../src/http/mod.rs")),
         ("schedule", include_str!("../../src/schedule/mod.rs")),
+        ("sqs", include_str!("../../src/sqs/mod.rs")),
         ("startup", include_str!("../../src/startup.rs")),
         ("stdin", include_str!("../../src/stdin.rs")),
     ] {

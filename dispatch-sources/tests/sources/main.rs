@@ -6,6 +6,7 @@ mod documentation;
 mod file;
 mod http;
 mod schedule;
+mod sqs;
 mod stdin;
 
 use std::{path::Path, sync::Arc};
