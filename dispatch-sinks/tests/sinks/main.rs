@@ -6,3 +6,4 @@
 mod command;
 mod documentation;
 mod http;
+mod sqs;
