@@ -12,5 +12,7 @@ mod kill;
 mod mutants;
 mod secrets;
 mod signals;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod support;
 mod verbs;

@@ -58,6 +58,7 @@ mod error;
 pub mod fake;
 mod pace;
 mod poll;
+pub mod redrive;
 mod settler;
 mod source;
 mod wire;

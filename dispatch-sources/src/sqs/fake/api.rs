@@ -349,7 +349,7 @@ impl Fake {
                     .find(|task| task.handle == cancel.task_handle && task.status == "RUNNING");
                 let task = task.ok_or_else(|| Refusal::new("ResourceNotFoundException", "The task does not exist."))?;
                 task.status = "CANCELLED";
-                Ok(json!({ "ApproximateNumberOfMessagesMoved": 0 }))
+                Ok(json!({ "ApproximateNumberOfMessagesMoved": task.moved }))
             }
             other => Err(Refusal::new("InvalidAction", format!("this has no {other}"))),
         };

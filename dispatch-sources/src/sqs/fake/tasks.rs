@@ -16,7 +16,7 @@ pub(super) struct MoveTask {
     /// A second; all at once without.
     rate: Option<u32>,
     started: Instant,
-    moved: u64,
+    pub(super) moved: u64,
     to_move: usize,
     pub(super) status: &'static str,
 }
