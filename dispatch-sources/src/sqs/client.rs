@@ -24,6 +24,9 @@ pub(super) struct Client {
     busy: aws_sdk_sqs::Client,
     idle: aws_sdk_sqs::Client,
     pub(super) url: String,
+    /// Credentials and region, for what else of Amazon's is asked.
+    #[cfg(feature = "sqs-s3")]
+    pub(super) sdk: SdkConfig,
 }
 
 impl Client {
@@ -79,6 +82,8 @@ impl Client {
             busy: receiver(config.wait_time.0),
             idle: receiver(IDLE_WAIT),
             url,
+            #[cfg(feature = "sqs-s3")]
+            sdk,
         })
     }
 }

@@ -48,6 +48,9 @@ pub struct SqsSourceConfig {
     pub wait_for_aws: bool,
     /// Whether the body is checked against the MD5 that came with it.
     pub verify_md5: bool,
+    /// How to get payloads that lie in S3; by default a pointer is the payload.
+    #[cfg(feature = "sqs-s3")]
+    pub s3_payload: Option<super::S3PayloadConfig>,
 }
 
 impl Default for SqsSourceConfig {
@@ -69,6 +72,8 @@ impl Default for SqsSourceConfig {
             retention: None,
             wait_for_aws: false,
             verify_md5: false,
+            #[cfg(feature = "sqs-s3")]
+            s3_payload: None,
         }
     }
 }
@@ -136,6 +141,10 @@ impl SqsSourceConfig {
                 ));
             }
             _ => {}
+        }
+        #[cfg(feature = "sqs-s3")]
+        if let Some(url) = self.s3_payload.as_ref().and_then(|s3| s3.endpoint_url.as_ref()) {
+            check_url("s3_payload.endpoint_url", url)?;
         }
         let second = Duration::from_secs(1);
         seconds("wait_time", Some(self.wait_time), Duration::ZERO, IDLE_WAIT)?;

@@ -59,10 +59,14 @@ pub mod fake;
 mod pace;
 mod poll;
 pub mod redrive;
+#[cfg(feature = "sqs-s3")]
+mod s3;
 mod settler;
 mod source;
 mod wire;
 
 pub use config::SqsSourceConfig;
 pub use error::SqsSourceError;
+#[cfg(feature = "sqs-s3")]
+pub use s3::S3PayloadConfig;
 pub use source::SqsSource;

@@ -9,6 +9,8 @@ use aws_sdk_sqs::types::MessageSystemAttributeName;
 use dispatch_core::{Delivery, Settler, random_id};
 use tokio::time::Instant;
 
+#[cfg(feature = "sqs-s3")]
+use super::source::nack;
 use super::{
     SqsSourceError,
     error::judge,
@@ -114,5 +116,12 @@ async fn receive(
         delete(settler, old).await;
     }
     release(settler, broken).await;
+    #[cfg(feature = "sqs-s3")]
+    if let Some(payloads) = &shared.payloads {
+        let limit = shared.config.visibility_timeout.0 / 2;
+        let (fetched, missing) = payloads.fetch_all(client, deliveries, limit).await;
+        nack(settler, missing).await;
+        deliveries = fetched;
+    }
     Ok((count, deliveries))
 }

@@ -450,6 +450,17 @@ impl Settler for SqsSettler {
         for ((index, _), answer) in changes.zip(changed) {
             answers[index] = Some(answer);
         }
+        #[cfg(feature = "sqs-s3")]
+        if let Some(payloads) = &self.shared.payloads {
+            for (settlement, answer) in batch.iter().zip(&answers) {
+                let is_final = settlement.disposition.is_final();
+                // What could not be deleted is told again.
+                if !(is_final && matches!(answer, Some(Err(SettleError::Failed(_))))) {
+                    let done = is_final && matches!(answer, Some(Ok(())));
+                    payloads.settled(&settlement.token.handle, done).await;
+                }
+            }
+        }
         answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Shared {
     offsets: Mutex<Offsets>,
     /// The beginning of the source's own clock.
     epoch: Instant,
+    #[cfg(feature = "sqs-s3")]
+    pub(super) payloads: Option<super::s3::Payloads>,
 }
 
 impl fmt::Debug for Shared {
@@ -134,6 +136,16 @@ pub(super) async fn release(settler: &SqsSettler, deliveries: Vec<Delivery>) {
     settle_all(settler, deliveries, &Disposition::Release).await;
 }
 
+/// Leaves messages to their visibility, or to `error_visibility_timeout`.
+#[cfg(feature = "sqs-s3")]
+pub(super) async fn nack(settler: &SqsSettler, deliveries: Vec<Delivery>) {
+    let nack = Disposition::Nack {
+        delay: None,
+        attempts: Vec::new(),
+    };
+    settle_all(settler, deliveries, &nack).await;
+}
+
 pub(super) async fn delete(settler: &SqsSettler, deliveries: Vec<Delivery>) {
     settle_all(settler, deliveries, &Disposition::Ack(Reply::default())).await;
 }
@@ -183,6 +195,8 @@ impl SqsSource {
             client: OnceCell::new(),
             offsets: Mutex::default(),
             epoch: Instant::now(),
+            #[cfg(feature = "sqs-s3")]
+            payloads: config.s3_payload.clone().map(super::s3::Payloads::new),
             config,
         });
         Ok(Self {

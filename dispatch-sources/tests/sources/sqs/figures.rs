@@ -139,3 +139,51 @@ async fn messages_that_fail_die_in_the_queues_own_dead_letter_queue() {
     handle.drain();
     run.await.unwrap().unwrap();
 }
+
+/// Prints what the fake does over loopback; `--release` says how fast it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fake_is_not_what_holds_a_bench_up() {
+    use http_body_util::{BodyExt as _, Full};
+    let fake = fake();
+    const COUNT: usize = 20_000;
+    (0..COUNT).for_each(|n| drop(fake.send("q", format!("{n:0200}"))));
+    let server = fake.serve().await;
+    let address = server.address();
+    let began = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        tasks.spawn(async move {
+            let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let stream = hyper_util::rt::TokioIo::new(stream);
+            let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let mut ask = async |operation: &str, body: serde_json::Value| -> serde_json::Value {
+                let request = hyper::Request::post("/")
+                    .header("host", "fake")
+                    .header("x-amz-target", format!("AmazonSQS.{operation}"))
+                    .body(Full::new(bytes::Bytes::from(body.to_string())))
+                    .unwrap();
+                let answer = client.send_request(request).await.unwrap();
+                serde_json::from_slice(&answer.collect().await.unwrap().to_bytes()).unwrap()
+            };
+            loop {
+                let receive = serde_json::json!({ "QueueUrl": "http://x/q", "MaxNumberOfMessages": 10, "MessageSystemAttributeNames": ["All"] });
+                let received = ask("ReceiveMessage", receive).await;
+                let Some(messages) = received["Messages"].as_array() else { return };
+                let entries: Vec<_> = messages
+                    .iter()
+                    .enumerate()
+                    .map(|(id, message)| serde_json::json!({ "Id": id.to_string(), "ReceiptHandle": message["ReceiptHandle"] }))
+                    .collect();
+                ask("DeleteMessageBatch", serde_json::json!({ "QueueUrl": "http://x/q", "Entries": entries })).await;
+            }
+        });
+    }
+    tasks.join_all().await;
+
+    let rate = COUNT as f64 / began.elapsed().as_secs_f64();
+    println!("received and deleted over loopback: {rate:.0} messages a second");
+    assert_eq!(fake.deleted("q"), COUNT);
+    assert!(rate > 1_000.0, "{rate:.0} messages a second");
+}

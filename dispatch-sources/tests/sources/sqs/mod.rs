@@ -4,6 +4,7 @@ mod errors;
 mod fifo;
 mod figures;
 mod receiving;
+mod s3;
 mod servers;
 mod settling;
 mod wire;

@@ -15,7 +15,7 @@ use dispatch_core::{
 use super::*;
 
 /// The server under this variable; none where it is not set, which in CI is a failure.
-fn server(test: &str, variable: &str) -> Option<String> {
+pub(super) fn server(test: &str, variable: &str) -> Option<String> {
     let url = std::env::var(variable).ok();
     if url.is_none() {
         assert_ne!(
