@@ -50,7 +50,10 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
                 poll.result = Ok(deliveries);
             }
         }
-        Err(error) => poll.result = Err(error),
+        Err(error) => {
+            shared.heard(&error).await;
+            poll.result = Err(error);
+        }
     }
     poll
 }
@@ -74,10 +77,13 @@ async fn receive(
         .message_attribute_names("All")
         // The SDK's own repetition of a receive whose answer was lost then brings the same messages.
         .set_receive_request_attempt_id(shared.fifo.then(random_id).map(|id| id.to_string()));
-    let answer = request
-        .send()
-        .await
-        .map_err(|error| judge("ReceiveMessage", client.name(), error))?;
+    let mut cut = shared.cut.subscribe();
+    let answer = tokio::select! {
+        biased;
+        answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.name(), error))?,
+        // SQS gives nothing to a connection that has ended.
+        _ = cut.wait_for(|cut| *cut) => return Ok((0, Vec::new())),
+    };
     let received = shared.millis(Instant::now());
     let origin = Origin {
         url: &client.url,
@@ -119,7 +125,7 @@ async fn receive(
     #[cfg(feature = "sqs-s3")]
     if let Some(payloads) = &shared.payloads {
         let limit = shared.config.visibility_timeout.0 / 2;
-        let (fetched, missing) = payloads.fetch_all(client, deliveries, limit).await;
+        let (fetched, missing) = payloads.fetch_all(&client, deliveries, limit).await;
         nack(settler, missing).await;
         deliveries = fetched;
     }

@@ -235,7 +235,10 @@ impl SqsSettler {
                     }
                     words.map_or_else(|| self.silent(), |entry| self.failing(&entry))
                 }
-                Err(error) => error,
+                Err(error) => {
+                    self.shared.heard(&error).await;
+                    error
+                }
             };
             open.retain(|index| answers[*index].is_none());
             if open.is_empty() {

@@ -15,7 +15,7 @@ use dispatch_core::{
     config::ConfigError,
 };
 use tokio::{
-    sync::OnceCell,
+    sync::watch,
     task::JoinSet,
     time::{Instant, sleep_until, timeout},
 };
@@ -61,7 +61,9 @@ pub(super) struct Shared {
     /// How many messages were too old to be worked on.
     pub(super) expired: AtomicU64,
     http: Option<SharedHttpClient>,
-    client: OnceCell<Client>,
+    client: tokio::sync::Mutex<Option<Arc<Client>>>,
+    /// Cuts receives off that have brought nothing.
+    pub(super) cut: watch::Sender<bool>,
     offsets: Mutex<Offsets>,
     /// The beginning of the source's own clock.
     epoch: Instant,
@@ -97,13 +99,25 @@ impl Shared {
     }
 
     /// The client, connected at the first call; a call that fails leaves it to the next.
-    pub(super) async fn client(&self) -> Result<&Client, SqsSourceError> {
-        self.client
-            .get_or_try_init(|| async {
-                // Loading asks the disk or the network; its future is a large one.
-                Box::pin(Client::connect(&self.config, self.http.clone())).await
-            })
-            .await
+    pub(super) async fn client(&self) -> Result<Arc<Client>, SqsSourceError> {
+        let mut client = self.client.lock().await;
+        if let Some(client) = &*client {
+            return Ok(Arc::clone(client));
+        }
+        // Loading asks the disk or the network; its future is a large one.
+        let fresh = Arc::new(Box::pin(Client::connect(&self.config, self.http.clone())).await?);
+        *client = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// After credentials were refused the next call loads them anew: they may have been changed.
+    pub(super) async fn heard(&self, error: &SqsSourceError) {
+        if matches!(
+            error,
+            SqsSourceError::Denied { .. } | SqsSourceError::NoCredentials { .. }
+        ) {
+            self.client.lock().await.take();
+        }
     }
 
     pub(super) fn offsets(&self) -> MutexGuard<'_, Offsets> {
@@ -192,7 +206,8 @@ impl SqsSource {
             held: AtomicBool::new(false),
             expired: AtomicU64::new(0),
             http,
-            client: OnceCell::new(),
+            client: tokio::sync::Mutex::default(),
+            cut: watch::Sender::new(false),
             offsets: Mutex::default(),
             epoch: Instant::now(),
             #[cfg(feature = "sqs-s3")]
@@ -235,7 +250,10 @@ impl SqsSource {
                 tracing::debug!(queue = client.name(), "attributes may not be read; receives may");
                 Ok(())
             }
-            Err(error) => Err(error),
+            Err(error) => {
+                self.shared.heard(&error).await;
+                Err(error)
+            }
             Ok(_) => Ok(()),
         }
     }
@@ -395,7 +413,9 @@ impl Source for SqsSource {
         if timeout(GRACE, polls).await.is_err() {
             // SQS gives nothing to a connection that has ended.
             tracing::debug!(receives = self.polls.len(), "receives that brought nothing are cut off");
-            self.polls.abort_all();
+            self.shared.cut.send_replace(true);
+            // What has brought something is given back; the driver bounds how long that may take.
+            while self.polls.join_next().await.is_some() {}
         }
         // What came between the last receive and the close.
         self.hold().await

@@ -199,3 +199,22 @@ async fn no_secret_is_printed() {
     assert!(!format!("{shown} {error} {error:?} {} {source:?}", error.report()).contains("canary-7"));
     assert_eq!(error.class(), Class::Unavailable);
 }
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_are_refused_are_loaded_anew() {
+    for (code, loaded) in [("ExpiredToken", 2), ("OverLimit", 1)] {
+        let fake = fake();
+        fake.send("q", "x");
+        // Each load asks for the queue of this name.
+        let mut source = source(&fake, |config| {
+            config.queue_url = None;
+            config.queue_name = Some("q".to_owned());
+        });
+        fake.fail("ReceiveMessage", 1, Fault::error(code));
+
+        source.receive(1).await.unwrap_err();
+        source.receive(1).await.unwrap();
+
+        assert_eq!(fake.requests("GetQueueUrl"), loaded, "{code}");
+    }
+}

@@ -252,3 +252,19 @@ async fn a_body_that_is_not_what_its_md5_says_is_given_back() {
         assert_eq!(fake.requests("ReceiveMessage"), if verify { 2 } else { 1 });
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_stop_is_given_back_however_slowly() {
+    let fake = fake();
+    let mut source = source(&fake, |_| ());
+    assert!(timeout(SECOND, source.receive(10)).await.is_err());
+    fake.fail("ChangeMessageVisibilityBatch", 1, Fault::Slow(3 * SECOND));
+
+    let (closed, ()) = tokio::join!(source.close(), async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        fake.send("q", "x");
+    });
+
+    closed.unwrap();
+    assert_eq!((fake.visible("q"), fake.in_flight("q")), (1, 0));
+}
