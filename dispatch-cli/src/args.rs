@@ -50,9 +50,9 @@ pub(crate) struct Global {
 /// Flags without an environment variable: those that choose what is acted on or allow it, which a variable left over
 /// from elsewhere must not do (the `command` sink sets DISPATCH_ID and DISPATCH_KEY for its processes), and those whose
 /// variable is read elsewhere.
-const NO_TWIN: [&str; 22] = [
+const NO_TWIN: [&str; 25] = [
     "all", "class", "code", "config", "dedupe", "delay", "dry-run", "header", "help", "id", "key", "ndjson", "payload",
-    "pipeline", "priority", "quiet", "reason", "set", "since", "until", "verbose", "yes",
+    "pipeline", "priority", "queue", "quiet", "reason", "set", "since", "task", "to", "until", "verbose", "yes",
 ];
 
 /// The whole command line, each setting with its variable `DISPATCH_<FLAG>`.

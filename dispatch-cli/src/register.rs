@@ -36,6 +36,7 @@ features!(
     "redis",
     "schedule",
     "sqlite",
+    "sqs",
     "sqsd_cron",
     "startup",
     "stdin",
@@ -43,14 +44,13 @@ features!(
 );
 
 /// What files may name in the hope of it, and this version does not have.
-const LATER: [(&str, &str); 7] = [
+const LATER: [(&str, &str); 6] = [
     ("amqp", "this version of dispatch has no `amqp`"),
     ("bigquery", "this version of dispatch has no `bigquery`"),
     ("lambda", "this version of dispatch has no `lambda`"),
     ("nats", "this version of dispatch has no `nats`"),
     ("nsq", "this version of dispatch has no `nsq`"),
     ("objects", "this version of dispatch has no `objects`"),
-    ("sqs", "this version of dispatch has no `sqs`"),
 ];
 
 #[cfg(test)]

@@ -22,6 +22,9 @@ pub struct Capabilities {
     pub settle_linger: Duration,
     /// What order deliveries come in.
     pub order: Order,
+    /// Whether, under [`Order::Key`], deliveries of one key may come before the last one is settled: the driver then
+    /// works on one of a key at a time, and gives those behind a failed one back after it.
+    pub needs_lanes: bool,
     /// Whether `Message::attempt` counts earlier deliveries. Where it does not, failures that leave the process are parked in the Store, which counts.
     pub counts_redeliveries: bool,
     /// Whether [`Received::End`](crate::Received::End) will come.
@@ -42,6 +45,7 @@ impl Default for Capabilities {
             settle_batch: 256,
             settle_linger: Duration::from_millis(1),
             order: Order::None,
+            needs_lanes: false,
             counts_redeliveries: false,
             bounded: false,
             wants_reply: false,

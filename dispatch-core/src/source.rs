@@ -18,6 +18,15 @@ pub trait Source: Send + 'static {
     /// Who settles this source's deliveries; it works on after [`close`](Self::close).
     fn settler(&self) -> Arc<dyn Settler>;
 
+    /// Called once when a run begins, before anything else: what no waiting can mend, such as a queue that does not
+    /// exist, is said here and ends the run. What may pass is not an error here; the run goes on and tries for ever.
+    ///
+    /// # Errors
+    /// In words for a person; the run ends with them.
+    async fn open(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Waits for at least one delivery and returns at most `max`.
     ///
     /// A lost broker is an `Err`; the driver waits (jittered, growing backoff) and calls again, for ever. The source

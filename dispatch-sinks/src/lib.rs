@@ -5,6 +5,7 @@
 //! | `http` | `http` | sends it to a URL and reads the status |
 //! | `command` | `command` | runs a process that gets it on standard input |
 //! | `queue` | `queue` | puts it into our own durable queue |
+//! | `sqs` | `sqs` | sends it to Amazon SQS |
 //! | `stdout` | `stdout` | prints it |
 
 #[cfg(feature = "command")]
@@ -13,6 +14,8 @@ pub mod command;
 pub mod http;
 #[cfg(feature = "queue")]
 pub mod queue;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 #[cfg(feature = "stdout")]
 pub mod stdout;
 
@@ -24,6 +27,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.sink::<http::HttpSinkConfig>();
     #[cfg(feature = "queue")]
     registry.sink::<queue::QueueSinkConfig>();
+    #[cfg(feature = "sqs")]
+    registry.sink::<sqs::SqsSinkConfig>();
     #[cfg(feature = "stdout")]
     registry.sink::<stdout::StdoutSinkConfig>();
     let _ = registry;

@@ -8,6 +8,7 @@
 //! | `queue` | `queue` | an item of our own durable queue |
 //! | `schedule` | `schedule` | a slot of an interval or a cron pattern |
 //! | `sqsd_cron` | `sqsd_cron` | a periodic task of a `cron.yaml`, as Elastic Beanstalk has them |
+//! | `sqs` | `sqs` | a message of Amazon SQS |
 //! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
 
@@ -37,6 +38,8 @@ pub mod schedule;
     )
 )]
 mod slots;
+#[cfg(feature = "sqs")]
+pub mod sqs;
 #[cfg(feature = "sqsd_cron")]
 pub mod sqsd_cron;
 #[cfg(feature = "startup")]
@@ -58,6 +61,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.source::<schedule::ScheduleSourceConfig>();
     #[cfg(feature = "sqsd_cron")]
     registry.source::<sqsd_cron::SqsdCronSourceConfig>();
+    #[cfg(feature = "sqs")]
+    registry.source::<sqs::SqsSourceConfig>();
     #[cfg(feature = "startup")]
     registry.source::<startup::StartupSourceConfig>();
     #[cfg(feature = "stdin")]

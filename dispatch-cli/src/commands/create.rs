@@ -24,11 +24,15 @@ pub(crate) struct Create {
 }
 
 /// Values that make sense to begin with, where the type of a field says too little.
-const EXAMPLES: [(&str, &str); 8] = [
+const EXAMPLES: [(&str, &str); 9] = [
     ("paths", r#"["in/*.ndjson"]"#),
     ("url", r#""http://127.0.0.1:8080/work""#),
     ("command", r#"["cat"]"#),
     ("queue", r#""jobs""#),
+    (
+        "queue_url",
+        r#""https://sqs.eu-west-1.amazonaws.com/123456789012/jobs""#,
+    ),
     ("every", r#""1m""#),
     ("by", r#""header:kind""#),
     ("routes", r#"{ a = { type = "stdout" } }"#),
@@ -36,7 +40,7 @@ const EXAMPLES: [(&str, &str); 8] = [
 ];
 
 /// Fields that a component cannot do without though each could be replaced by another.
-const ONE_OF: [(&str, &str); 1] = [("schedule", "every")];
+const ONE_OF: [(&str, &str); 2] = [("schedule", "every"), ("sqs", "queue_url")];
 
 /// Layers as they are usually wanted, where they have no default.
 const LAYERS: [(&str, &str); 8] = [

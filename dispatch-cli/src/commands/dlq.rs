@@ -29,6 +29,12 @@ pub(crate) enum Dlq {
     Purge(Purge),
     /// Print dead letters as JSON lines, payloads byte for byte
     Export(Export),
+    /// Move what is in a dead-letter queue of SQS back to where it came from
+    #[cfg(feature = "sqs")]
+    Redrive(super::redrive::Redrive),
+    /// End such a move
+    #[cfg(feature = "sqs")]
+    Cancel(super::redrive::Cancel),
 }
 
 #[derive(Debug, Args)]
@@ -40,6 +46,9 @@ pub(crate) struct List {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: usize,
+    #[cfg(feature = "sqs")]
+    #[command(flatten)]
+    letters: super::redrive::Maybe,
 }
 
 #[derive(Debug, Args)]
@@ -89,7 +98,21 @@ pub(crate) struct Export {
 
 impl Dlq {
     pub(super) async fn execute(self, global: &Global, registry: &Registry) -> Result {
+        #[cfg(feature = "sqs")]
+        match self {
+            Self::Redrive(redrive) => return redrive.execute(global).await,
+            Self::Cancel(cancel) => return cancel.execute(global).await,
+            Self::List(List { letters, .. }) if letters.is_some() => return letters.execute(global).await,
+            of_ours => of_ours.execute_in_store(global, registry).await,
+        }
+        #[cfg(not(feature = "sqs"))]
+        self.execute_in_store(global, registry).await
+    }
+
+    async fn execute_in_store(self, global: &Global, registry: &Registry) -> Result {
         let place = match &self {
+            #[cfg(feature = "sqs")]
+            Self::Redrive(_) | Self::Cancel(_) => return Ok(0),
             Self::List(List { place, .. })
             | Self::Show(Show { place, .. })
             | Self::Replay(Replay { place, .. })
@@ -113,6 +136,8 @@ impl Dlq {
             Self::Replay(replay) => replay.execute(&store, global).await,
             Self::Purge(purge) => purge.execute(&store, global).await,
             Self::Export(export) => export.execute(&store).await,
+            #[cfg(feature = "sqs")]
+            Self::Redrive(_) | Self::Cancel(_) => Ok(0),
         };
         store.close().await?;
         done

@@ -8,6 +8,8 @@ mod echo;
 mod healthcheck;
 mod lint;
 mod list;
+#[cfg(feature = "sqs")]
+mod redrive;
 mod run;
 mod schema;
 mod send;

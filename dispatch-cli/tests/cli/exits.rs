@@ -19,7 +19,7 @@ fn each_mistake_has_its_exit_code_and_its_words() {
             "key.toml",
             "[source]\ntype = \"stdin\"\n[layers]\nratelimit = \"1/s\"\n[sink]\ntype = \"stdout\"\n",
         ),
-        ("later.toml", "[source]\ntype = \"sqs\"\n[sink]\ntype = \"stdout\"\n"),
+        ("later.toml", "[source]\ntype = \"nats\"\n[sink]\ntype = \"stdout\"\n"),
         ("open.toml", &EMPTY.replace("off", "0.0.0.0:0")),
         ("one.toml", &EMPTY.replace("off", "127.0.0.1:1111")),
         ("two.toml", &EMPTY.replace("off", "127.0.0.1:2222")),
@@ -59,7 +59,7 @@ fn each_mistake_has_its_exit_code_and_its_words() {
         (vec!["run", "syntax.toml"], 78, "syntax.toml:1:8"),
         (vec!["run", "key.toml"], 78, "key.toml:4:1"),
         (vec!["run", "key.toml"], 78, "did you mean `rate_limit`"),
-        (vec!["run", "later.toml"], 78, "this version of dispatch has no `sqs`"),
+        (vec!["run", "later.toml"], 78, "this version of dispatch has no `nats`"),
         (vec!["run", "open.toml"], 78, "no token is set"),
         (
             vec!["run", "ok.toml", "same.toml"],

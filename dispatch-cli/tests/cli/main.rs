@@ -12,6 +12,8 @@ mod kill;
 mod mutants;
 mod secrets;
 mod signals;
+#[cfg(feature = "sqs")]
+mod sqs;
 mod sqsd;
 mod support;
 mod verbs;

@@ -224,7 +224,10 @@ impl PipelineBuilder {
             )));
         }
         let sink = self.sink.clone().ok_or_else(|| missing("sink"))?;
-        if self.shards > 1 && self.lanes.as_ref().is_some_and(|lanes| lanes.order) {
+        let needs_lanes = |(_, source): &(_, Box<dyn Source>)| source.capabilities().needs_lanes;
+        if self.shards > 1
+            && (self.lanes.as_ref().is_some_and(|lanes| lanes.order) || self.sources.iter().any(needs_lanes))
+        {
             return Err(Error::permanent(format!(
                 "pipeline {}: order by key needs one shard, {} are set",
                 self.name, self.shards

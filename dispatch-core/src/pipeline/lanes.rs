@@ -56,6 +56,11 @@ impl<T> Backlog<T> {
         }
     }
 
+    /// Whether one of a key goes at a time.
+    pub(super) fn is_ordered(&self) -> bool {
+        self.lanes == Some(true)
+    }
+
     /// Puts one in, behind its likes.
     pub(super) fn push(&mut self, item: T, key: Option<&SmolStr>) {
         let Some(key) = key.filter(|key| self.lanes.is_some() && !key.is_empty()) else {

@@ -30,8 +30,8 @@ impl Pipeline {
     /// Runs until the input has ended, with everything parked done too, or until [`Handle::drain`].
     ///
     /// # Errors
-    /// `Permanent` if the store cannot be used, before anything is received. Nothing later ends a run: what fails is
-    /// tried again, for ever, and shows in [`Handle::status`].
+    /// `Permanent` if the store cannot be used, and what [`Source::open`](crate::Source::open) says, before anything is
+    /// received. Nothing later ends a run: what fails is tried again, for ever, and shows in [`Handle::status`].
     ///
     /// # Cancel safety
     /// Dropping it cancels what is started and releases it; better drain.

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 
 use dispatch_core::{
-    Class,
+    Class, Disposition, Order,
     layer::KeyFn,
     pipeline::Lanes,
     testing::{Faults, FaultyStore},
@@ -169,4 +169,46 @@ async fn a_rest_that_a_drain_ended_starts_nothing_while_the_store_is_slow() {
     assert!(summary.finished && faults.are_spent());
     assert_eq!((sink.calls()["a"], summary.parked), (1, 1));
     assert_eq!(memory.queue().depth("parked:test").await.unwrap().delayed, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_needs_lanes_has_them_without_being_asked() {
+    let messages = ["a-1", "a-2", "a-3", "b-1"].map(|text| Message::with_id(text, text).with_key(&text[..1]));
+    let source = MemorySource::ending(messages).with(|capabilities| {
+        capabilities.order = Order::Key;
+        capabilities.needs_lanes = true;
+        capabilities.settle_batch = 1;
+    });
+    let queue = source.queue();
+    let sink = MemorySink::slow(Duration::from_secs(1), |message| {
+        if message.payload == "a-1" && message.attempt == 1 {
+            no("head")
+        } else {
+            Ok(())
+        }
+    });
+
+    pipeline(source, &sink)
+        .retry(every(Duration::from_secs(60)))
+        .run()
+        .await
+        .unwrap();
+
+    let given_back: Vec<_> = queue
+        .settled()
+        .into_iter()
+        .filter(|(_, disposition)| !disposition.is_final())
+        .map(|(id, disposition)| (id.to_string(), matches!(disposition, Disposition::Nack { .. })))
+        .collect();
+    let expected = [("a-1", true), ("a-2", false), ("a-3", false)].map(|(id, nacked)| (id.to_owned(), nacked));
+    assert_eq!(given_back, expected, "the head first, then those behind it");
+}
+
+#[test]
+fn a_source_that_needs_lanes_has_one_shard() {
+    let source = MemorySource::new().with(|capabilities| capabilities.needs_lanes = true);
+
+    let error = pipeline(source, &MemorySink::new()).shards(2).build().unwrap_err();
+
+    assert!(error.to_string().contains("one shard"), "{error}");
 }

@@ -1,7 +1,7 @@
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use dispatch_core::{
-    Class,
+    Capabilities, Class, Received, SettleError, Settlement, Settler, Source, Token,
     testing::{Faults, FaultySource},
 };
 
@@ -90,5 +90,64 @@ async fn an_ack_that_keeps_failing_is_counted_and_the_message_comes_again() {
             handle.stats().settle_failed.load(Relaxed)
         ),
         (2, 2, 1)
+    );
+}
+
+/// A source whose nacks take a while, and which notes when it is told to extend.
+struct SlowNacks(MemorySource, Arc<AtomicBool>);
+
+struct SlowSettler(Arc<dyn Settler>, Arc<AtomicBool>, AtomicBool);
+
+#[async_trait::async_trait]
+impl Source for SlowNacks {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(SlowSettler(
+            self.0.settler(),
+            Arc::clone(&self.1),
+            AtomicBool::new(false),
+        ))
+    }
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        self.0.receive(max).await
+    }
+}
+
+#[async_trait::async_trait]
+impl Settler for SlowSettler {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        if batch.iter().any(|settlement| !settlement.disposition.is_final()) {
+            self.2.store(true, Relaxed);
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            self.2.store(false, Relaxed);
+        }
+        self.0.settle(batch).await
+    }
+    async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
+        self.1.fetch_or(self.2.load(Relaxed), Relaxed);
+        self.0.extend(batch, by).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_back_is_not_made_to_stay() {
+    let source = MemorySource::ending(numbered(1)).leasing(Duration::from_secs(4));
+    let late = Arc::new(AtomicBool::new(false));
+    let sink = MemorySink::answering(|message| if message.attempt == 1 { no("first") } else { Ok(()) });
+
+    let summary = Pipeline::builder("test")
+        .source(SlowNacks(source, Arc::clone(&late)))
+        .sink(sink.clone())
+        .retry(every(Duration::from_secs(60)))
+        .run()
+        .await
+        .unwrap();
+
+    assert_eq!((summary.nacked, summary.delivered), (1, 1));
+    assert!(
+        !late.load(Relaxed),
+        "a lease was extended while its message was given back"
     );
 }

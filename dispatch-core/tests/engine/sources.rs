@@ -1,5 +1,5 @@
 use dispatch_core::{
-    Class,
+    Capabilities, Class, Received, Settler, Source,
     testing::{Faults, FaultySource},
 };
 
@@ -137,4 +137,38 @@ async fn a_run_goes_on_until_the_last_of_its_sources_has_ended() {
     queue.end();
 
     assert_eq!(run.await.unwrap().unwrap().delivered, 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_source_says_when_it_is_opened_ends_the_run_before_anything_is_received() {
+    struct Nowhere(MemorySource);
+
+    #[async_trait::async_trait]
+    impl Source for Nowhere {
+        fn capabilities(&self) -> Capabilities {
+            self.0.capabilities()
+        }
+        fn settler(&self) -> Arc<dyn Settler> {
+            self.0.settler()
+        }
+        async fn open(&mut self) -> Result<(), Error> {
+            Err(Error::unavailable("no such queue"))
+        }
+        async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+            self.0.receive(max).await
+        }
+    }
+    let source = MemorySource::ending(numbered(1));
+    let queue = source.queue();
+
+    let run = Pipeline::builder("test")
+        .source(Nowhere(source))
+        .sink(MemorySink::new())
+        .run();
+    let error = run.await.unwrap_err();
+
+    assert_eq!(
+        (error.to_string().as_str(), queue.received()),
+        ("source: no such queue", 0)
+    );
 }

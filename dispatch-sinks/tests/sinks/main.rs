@@ -6,4 +6,5 @@
 mod command;
 mod documentation;
 mod http;
+mod sqs;
 mod sqsd;

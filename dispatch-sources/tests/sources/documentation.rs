@@ -66,6 +66,7 @@ fn the_pages_show_what_the_loader_reads() {
         ("http", include_str!("../../src/http/mod.rs")),
         ("schedule", include_str!("../../src/schedule/mod.rs")),
         ("sqsd_cron", include_str!("../../src/sqsd_cron/mod.rs")),
+        ("sqs", include_str!("../../src/sqs/mod.rs")),
         ("startup", include_str!("../../src/startup.rs")),
         ("stdin", include_str!("../../src/stdin.rs")),
     ] {

@@ -7,6 +7,7 @@ mod file;
 mod http;
 mod pg_notify;
 mod schedule;
+mod sqs;
 mod sqsd_cron;
 mod stdin;
 

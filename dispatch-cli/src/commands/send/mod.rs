@@ -33,7 +33,8 @@ use crate::{
 /// Hand messages to a pipeline's source
 ///
 /// The payload is --payload, or standard input as one message, or one a line with --ndjson. A `queue` source gets it
-/// through its store, whether or not the pipeline runs; an `http` source by a request, so it must be running.
+/// through its store, and an `sqs` source through its queue, whether or not the pipeline runs; an `http` source by a
+/// request, so it must be running.
 #[derive(Debug, Args)]
 pub(crate) struct Send {
     /// The pipeline file whose source is meant; by default the one that `run` would take
@@ -117,6 +118,8 @@ impl Send {
                 sent
             }
             Target::Http { url, token } => self.post(url, token.as_deref(), &headers).await?,
+            #[cfg(feature = "sqs")]
+            Target::Sqs(config) => self.send_to_sqs((**config).clone(), &headers).await?,
         };
         if global.json {
             print_json(&json!({ "sent": sent.sent, "duplicates": sent.duplicates }))?;
@@ -128,6 +131,48 @@ impl Send {
             print(&format!("sent {}{duplicates}", plural(sent.sent, "message")))?;
         }
         Ok(0)
+    }
+
+    /// Sends each message to the queue of an sqs source.
+    #[cfg(feature = "sqs")]
+    async fn send_to_sqs(
+        &self,
+        mut config: dispatch_sinks::sqs::SqsSinkConfig,
+        headers: &[(String, String)],
+    ) -> Result<Sent> {
+        use dispatch_core::{Sink as _, config::Template};
+        if self.priority != 0 {
+            return Err(Failure::usage("--priority is for `queue` sources"));
+        }
+        let queue = config.queue_url.as_deref().or(config.queue_name.as_deref());
+        if self.key.is_none() && queue.is_some_and(|queue| queue.ends_with(".fifo")) {
+            return Err(Failure::usage(
+                "a FIFO queue wants each message in a group: name it with --key",
+            ));
+        }
+        config.group_id = self.key.as_ref().map(Template::literal);
+        config.deduplication_id = self.dedupe.as_ref().map(Template::literal);
+        config.delay = self.delay;
+        let sink = dispatch_sinks::sqs::SqsSink::new(config).map_err(|mistake| {
+            let help = mistake
+                .help
+                .as_ref()
+                .map(|help| format!("; {help}"))
+                .unwrap_or_default();
+            Failure::usage(format!("{mistake}{help}"))
+        })?;
+        let mut sent = Sent::default();
+        for batch in self.payloads()?.chunks(BATCH) {
+            let messages = batch.iter().map(|payload| self.item(payload, headers).into_message().0);
+            for result in sink.send_batch(messages.collect()).await {
+                result.map_err(|error| {
+                    let went = plural(sent.sent, "message");
+                    Failure::run(format!("{}\n  {went} went before", error.report()))
+                })?;
+                sent.sent += 1;
+            }
+        }
+        Ok(sent)
     }
 
     fn headers(&self) -> Result<Vec<(String, String)>> {

@@ -19,6 +19,8 @@ pub(super) enum Target {
         url: String,
         token: Option<String>,
     },
+    #[cfg(feature = "sqs")]
+    Sqs(Box<dispatch_sinks::sqs::SqsSinkConfig>),
 }
 
 impl Send {
@@ -40,9 +42,11 @@ impl Send {
                 None => return Err(Failure::config(format!("{}: the source names no queue", text.name))),
             },
             "http" => http_target(source)?,
+            #[cfg(feature = "sqs")]
+            "sqs" => Target::Sqs(Box::new(sqs_target(source)?)),
             _ => {
                 return Err(Failure::usage(format!(
-                    "{}: a `{kind}` source takes no messages from here; `queue` and `http` sources do",
+                    "{}: a `{kind}` source takes no messages from here; `queue`, `http` and `sqs` sources do",
                     text.name
                 )));
             }
@@ -103,6 +107,25 @@ fn http_target(source: &Value) -> Result<Target> {
         url: format!("http://{address}{}", config.path),
         token: config.token.map(|token| token.expose().to_owned()),
     })
+}
+
+/// The sink for the queue that an `sqs` source reads.
+#[cfg(feature = "sqs")]
+fn sqs_target(source: &Value) -> Result<dispatch_sinks::sqs::SqsSinkConfig> {
+    let mut table = source.clone();
+    if let Value::Object(table) = &mut table {
+        table.remove("type");
+    }
+    let from: dispatch_sources::sqs::SqsSourceConfig =
+        serde_json::from_value(table).map_err(|error| Failure::config(format!("[source]: {error}")))?;
+    let mut to = dispatch_sinks::sqs::SqsSinkConfig::default();
+    to.queue_url = from.queue_url;
+    to.queue_name = from.queue_name;
+    to.region = from.region;
+    to.endpoint_url = from.endpoint_url;
+    to.access_key_id = from.access_key_id;
+    to.secret_access_key = from.secret_access_key;
+    Ok(to)
 }
 
 #[cfg(not(feature = "http"))]

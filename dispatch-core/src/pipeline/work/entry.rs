@@ -104,6 +104,11 @@ impl Entry {
         self.leased = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
     }
 
+    /// Whether it is settled as not done.
+    pub(super) const fn goes_back(&self) -> bool {
+        matches!(self.settling, Some((None, _)))
+    }
+
     /// Adds failed attempts to its history, and those that count to its number.
     pub(super) fn remember(&mut self, attempts: Vec<Attempt>) {
         let counted = attempts.iter().filter(|attempt| attempt.counts()).count();

@@ -24,7 +24,8 @@ where
             for (slot, entry) in self
                 .slots
                 .entries()
-                .filter(|(_, entry)| entry.source() == source && !entry.lost)
+                // What is on its way back must not be made to stay: the source has been told when it comes again.
+                .filter(|(_, entry)| entry.source() == source && !entry.lost && !entry.goes_back())
             {
                 any = true;
                 if now + tick / 4 >= entry.leased_at() + lease / 2 {

@@ -110,7 +110,10 @@ where
     pub(super) fn new(service: S, plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
         // More than this is seldom held, and then grown into.
         let expected = plan.window.min(100_000);
-        let backlog = Backlog::new(plan.lanes.as_ref().map(|lanes| lanes.order));
+        let backlog = Backlog::new(match &plan.lanes {
+            _ if desks.iter().any(|desk| desk.capabilities.needs_lanes) => Some(true),
+            lanes => lanes.as_ref().map(|lanes| lanes.order),
+        });
         let slots = Slots::with_capacity(expected);
         let (answered, driver) = (shared.roll.question(), shared.roll.enter(slots.bell()));
         Self {
@@ -171,12 +174,12 @@ where
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
                 message.deadline = Some(now + total);
             }
-            let lane = self
-                .plan
-                .lanes
-                .as_ref()
-                .and_then(|lanes| (lanes.key)(&message))
-                .map(Box::new);
+            let lane = match &self.plan.lanes {
+                // The source's own order is not the pipeline's to choose.
+                _ if self.desks[source].capabilities.needs_lanes => message.key().cloned(),
+                lanes => lanes.as_ref().and_then(|lanes| (lanes.key)(&message)),
+            };
+            let lane = lane.map(Box::new);
             self.serial = self.serial.wrapping_add(1);
             let prior = u16::try_from(history.len()).unwrap_or(u16::MAX);
             let entry = Entry {

@@ -1,6 +1,9 @@
 //! From an outcome to the source's desk or the Store's.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::VecDeque,
+    time::{Duration, SystemTime},
+};
 
 use smol_str::SmolStr;
 use tokio::time::{Instant, sleep};
@@ -51,22 +54,24 @@ where
     /// their order; else it waits here and its lane with it.
     pub(super) fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let ordered = self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order);
-        if let (true, Some(lane)) = (ordered, entry.lane.as_deref().cloned()) {
+        let mut followers = VecDeque::new();
+        if let (true, Some(lane)) = (self.backlog.is_ordered(), entry.lane.as_deref()) {
             if self.desks[entry.source()].capabilities.order == Order::None {
                 return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
             }
-            for follower in self.backlog.take_followers(&lane) {
-                self.release(follower);
-            }
+            followers = self.backlog.take_followers(lane);
         }
         self.shared.stats.nacked.fetch_add(1, Relaxed);
         self.settle(slot, Disposition::Nack { delay, attempts });
+        // After their head, or the source could give them before it.
+        for follower in followers {
+            self.release(follower);
+        }
     }
 
     pub(super) fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        if entry.lane.is_some() && self.plan.lanes.as_ref().is_some_and(|lanes| lanes.order) {
+        if entry.lane.is_some() && self.backlog.is_ordered() {
             return self.rest(slot, delay, attempts);
         }
         entry.remember(attempts);

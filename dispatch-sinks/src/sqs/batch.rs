@@ -1,0 +1,199 @@
+//! Messages that are sent at the same time share a request.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use dispatch_core::{Error, Headers, Reply};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    SqsSinkError,
+    client::Client,
+    entry::{Entry, LARGEST},
+    error::{judge, of_entry},
+    sink::Shared,
+};
+
+/// The most entries of a request (SendMessageBatch).
+const BATCH: usize = 10;
+/// So many requests at once; on a FIFO queue one, or they could overtake each other.
+const REQUESTS: usize = 32;
+
+/// An entry, and who waits for its outcome.
+struct Waiting {
+    entry: Entry,
+    answer: oneshot::Sender<Result<Reply, Error>>,
+}
+
+/// Gathers entries in a task of its own, which is started with the first.
+#[derive(Debug)]
+pub(super) struct Batcher {
+    shared: Arc<Shared>,
+    task: Mutex<Option<mpsc::UnboundedSender<Waiting>>>,
+}
+
+impl Batcher {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            task: Mutex::default(),
+        }
+    }
+
+    /// Hands entries in, in their order; what is returned brings their outcomes.
+    pub(super) fn put(&self, entries: impl IntoIterator<Item = Entry>) -> Vec<oneshot::Receiver<Result<Reply, Error>>> {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        let put = |entry| {
+            let (answer, outcome) = oneshot::channel();
+            let mut waiting = Waiting { entry, answer };
+            // A task that is gone went with its runtime; this one has its own.
+            loop {
+                let sender = task.get_or_insert_with(|| {
+                    let (sender, receiver) = mpsc::unbounded_channel();
+                    tokio::spawn(gather(Arc::clone(&self.shared), receiver));
+                    sender
+                });
+                match sender.send(waiting) {
+                    Ok(()) => return outcome,
+                    Err(mpsc::error::SendError(back)) => {
+                        waiting = back;
+                        *task = None;
+                    }
+                }
+            }
+        };
+        entries.into_iter().map(put).collect()
+    }
+}
+
+/// Sends full batches at once, others when their oldest has lingered.
+async fn gather(shared: Arc<Shared>, mut receiver: mpsc::UnboundedReceiver<Waiting>) {
+    let most = if shared.fifo { 1 } else { REQUESTS };
+    let linger = shared.config.linger.0;
+    let mut waiting: VecDeque<(Instant, Waiting)> = VecDeque::new();
+    let mut requests = JoinSet::new();
+    let mut open = true;
+    while open || !waiting.is_empty() || !requests.is_empty() {
+        let due = waiting.front().map(|(since, _)| *since + linger);
+        let is_due = is_full(&waiting) || !open || due.is_some_and(|due| Instant::now() >= due);
+        if is_due && !waiting.is_empty() && requests.len() < most {
+            requests.spawn(send(Arc::clone(&shared), take(&mut waiting)));
+            continue;
+        }
+        tokio::select! {
+            next = receiver.recv(), if open => match next {
+                Some(next) => waiting.push_back((Instant::now(), next)),
+                None => open = false,
+            },
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && !is_due => {}
+            Some(_) = requests.join_next(), if !requests.is_empty() => {}
+        }
+    }
+}
+
+fn is_full(waiting: &VecDeque<(Instant, Waiting)>) -> bool {
+    waiting.len() >= BATCH || waiting.iter().map(|(_, waiting)| waiting.entry.size).sum::<usize>() >= LARGEST
+}
+
+/// As many as one request takes. Those whose caller has left are not sent.
+fn take(waiting: &mut VecDeque<(Instant, Waiting)>) -> Vec<Waiting> {
+    let (mut batch, mut size) = (Vec::with_capacity(BATCH), 0);
+    while let Some((_, next)) = waiting.front() {
+        if next.answer.is_closed() {
+            waiting.pop_front();
+            continue;
+        }
+        size += next.entry.size;
+        if batch.len() == BATCH || (size > LARGEST && !batch.is_empty()) {
+            break;
+        }
+        batch.extend(waiting.pop_front().map(|(_, next)| next));
+    }
+    batch
+}
+
+/// Sends one batch and tells each caller.
+async fn send(shared: Arc<Shared>, batch: Vec<Waiting>) {
+    if batch.is_empty() {
+        return;
+    }
+    let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|next| (next.entry, next.answer)).unzip();
+    let outcomes = match call(&shared, entries.clone()).await {
+        Ok(outcomes) => outcomes,
+        // Some servers refuse a batch for one bad entry.
+        Err(SqsSinkError::Message { .. }) if entries.len() > 1 => {
+            let mut outcomes = Vec::new();
+            for entry in entries {
+                outcomes.extend(match call(&shared, vec![entry]).await {
+                    Ok(outcomes) => outcomes,
+                    Err(error) => vec![Err(error.into())],
+                });
+            }
+            outcomes
+        }
+        Err(error) => shared_by(entries.len(), error.into()),
+    };
+    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+        // Who has left is told nothing.
+        drop(answer.send(outcome));
+    }
+}
+
+/// The same failure for each of several.
+fn shared_by(count: usize, error: Error) -> Vec<Result<Reply, Error>> {
+    let (class, code, text) = (error.class(), error.code().cloned(), error.report());
+    let again = |_| {
+        let error = Error::new(class, text.clone());
+        Err(match &code {
+            Some(code) => error.with_code(code.clone()),
+            None => error,
+        })
+    };
+    (0..count).map(again).collect()
+}
+
+async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, Error>>, SqsSinkError> {
+    const OPERATION: &str = "SendMessageBatch";
+    let client: &Client = shared.client().await?;
+    let count = entries.len();
+    let built: Result<Vec<_>, _> = entries
+        .into_iter()
+        .enumerate()
+        .map(|(number, entry)| entry.build(number))
+        .collect();
+    let built = built.map_err(|error| SqsSinkError::Unfit(error.report()))?;
+    let request = client.sqs.send_message_batch().queue_url(&client.url);
+    let answer = request.set_entries(Some(built)).send().await;
+    let answer = answer.map_err(|error| judge(OPERATION, client.name(), error))?;
+    let silent = || SqsSinkError::Server {
+        operation: OPERATION,
+        queue: client.name().to_owned(),
+        code: "no answer for an entry".to_owned(),
+    };
+    let mut outcomes: Vec<Result<Reply, Error>> = (0..count).map(|_| Err(silent().into())).collect();
+    let mut set = |id: &str, outcome| {
+        if let Some(place) = id.parse::<usize>().ok().and_then(|number| outcomes.get_mut(number)) {
+            *place = outcome;
+        }
+    };
+    for entry in answer.failed {
+        let error = of_entry(client.name(), &entry.code, entry.message.as_deref(), entry.sender_fault);
+        set(&entry.id, Err(error.into()));
+    }
+    for entry in answer.successful {
+        let mut headers = Headers::new();
+        headers.append("sqs-message-id", entry.message_id);
+        if let Some(number) = entry.sequence_number {
+            headers.append("sqs-sequence-number", number);
+        }
+        let payload = bytes::Bytes::new();
+        set(&entry.id, Ok(Reply { payload, headers }));
+    }
+    Ok(outcomes)
+}

@@ -1,0 +1,133 @@
+//! One receive, in a task of its own.
+
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use aws_sdk_sqs::types::MessageSystemAttributeName;
+use dispatch_core::{Delivery, Settler, random_id};
+use tokio::time::Instant;
+
+#[cfg(feature = "sqs-s3")]
+use super::source::nack;
+use super::{
+    SqsSourceError,
+    error::judge,
+    settler::SqsSettler,
+    source::{Shared, delete, release},
+    wire::{Origin, is_intact, take},
+};
+
+/// A receive that has come back.
+#[derive(Debug)]
+pub(super) struct Poll {
+    pub(super) began: Instant,
+    pub(super) wait: Duration,
+    /// How many it might bring.
+    pub(super) asked: usize,
+    /// How many it brought, whatever became of them.
+    pub(super) count: usize,
+    pub(super) result: Result<Vec<Delivery>, SqsSourceError>,
+}
+
+/// Receives up to `asked`. What may not be handed on is settled here.
+pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: usize, wait: Duration) -> Poll {
+    let began = Instant::now();
+    let mut poll = Poll {
+        began,
+        wait,
+        asked,
+        count: 0,
+        result: Ok(Vec::new()),
+    };
+    match receive(&shared, &settler, asked, wait).await {
+        Ok((count, deliveries)) => {
+            poll.count = count;
+            if shared.held.load(Relaxed) {
+                release(&settler, deliveries).await;
+            } else {
+                poll.result = Ok(deliveries);
+            }
+        }
+        Err(error) => {
+            shared.heard(&error).await;
+            poll.result = Err(error);
+        }
+    }
+    poll
+}
+
+async fn receive(
+    shared: &Shared,
+    settler: &Arc<SqsSettler>,
+    asked: usize,
+    wait: Duration,
+) -> Result<(usize, Vec<Delivery>), SqsSourceError> {
+    let client = shared.client().await?;
+    let seconds = |period: Duration| i32::try_from(period.as_secs()).unwrap_or(i32::MAX);
+    let request = client
+        .receiver(wait)
+        .receive_message()
+        .queue_url(&client.url)
+        .max_number_of_messages(i32::try_from(asked).unwrap_or(10))
+        .wait_time_seconds(seconds(wait))
+        .visibility_timeout(seconds(shared.config.visibility_timeout.0))
+        .message_system_attribute_names(MessageSystemAttributeName::All)
+        .message_attribute_names("All")
+        // The SDK's own repetition of a receive whose answer was lost then brings the same messages.
+        .set_receive_request_attempt_id(shared.fifo.then(random_id).map(|id| id.to_string()));
+    let mut cut = shared.cut.subscribe();
+    let answer = tokio::select! {
+        biased;
+        answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.name(), error))?,
+        // SQS gives nothing to a connection that has ended.
+        _ = cut.wait_for(|cut| *cut) => return Ok((0, Vec::new())),
+    };
+    let received = shared.millis(Instant::now());
+    let origin = Origin {
+        url: &client.url,
+        name: client.name(),
+        fifo: shared.fifo,
+    };
+    let as_settler = Arc::clone(settler) as Arc<dyn Settler>;
+    let messages = answer.messages.unwrap_or_default();
+    let count = messages.len();
+    let (mut deliveries, mut old, mut broken) = (Vec::with_capacity(count), Vec::new(), Vec::new());
+    for message in messages {
+        let intact = !shared.config.verify_md5 || is_intact(&message);
+        let Some(taken) = take(message, origin, received, |id| shared.offsets().get(id)) else {
+            tracing::error!(queue = origin.name, "a message without id or handle is left alone");
+            continue;
+        };
+        let too_old = shared.is_too_old(taken.first_received);
+        let delivery = Delivery::new(taken.message, taken.token, Arc::clone(&as_settler));
+        if !intact {
+            tracing::error!(queue = origin.name, id = %delivery.message.id(), "the body is not what its MD5 says: given back");
+            broken.push(delivery);
+        } else if too_old {
+            old.push(delivery);
+        } else {
+            deliveries.push(delivery);
+        }
+    }
+    if !old.is_empty() {
+        let all = shared.expired.fetch_add(old.len() as u64, Relaxed) + old.len() as u64;
+        tracing::warn!(
+            queue = origin.name,
+            messages = old.len(),
+            all,
+            "older than `retention`: deleted without being worked on"
+        );
+        delete(settler, old).await;
+    }
+    release(settler, broken).await;
+    #[cfg(feature = "sqs-s3")]
+    if let Some(payloads) = &shared.payloads {
+        let limit = shared.config.visibility_timeout.0 / 2;
+        let (fetched, missing) = payloads.fetch_all(&client, deliveries, limit).await;
+        nack(settler, missing).await;
+        deliveries = fetched;
+    }
+    Ok((count, deliveries))
+}

@@ -1,0 +1,271 @@
+use dispatch_core::{
+    Delivery, Received, Source as _,
+    testing::{
+        MemorySink,
+        source::{Bench, source_battery},
+    },
+};
+use dispatch_sources::sqs::fake::{FakeMessage, Fault};
+use tokio::time::{Instant, timeout};
+
+use super::*;
+
+#[tokio::test]
+async fn it_passes_the_battery() {
+    for queue in ["q", "q.fifo"] {
+        source_battery(async || {
+            let fake = fake();
+            fake.create_queue("q.fifo", QueueOptions::default());
+            let source = source_of(&fake, queue, |config| config.visibility_timeout = period(2));
+            Bench::new(source, move |payloads| {
+                for payload in payloads {
+                    let body = String::from_utf8(payload.to_vec()).unwrap();
+                    let message = FakeMessage::new(body.clone()).group(body.clone()).dedup(body);
+                    fake.send_message(queue, message);
+                }
+                Box::pin(async {})
+            })
+        })
+        .await;
+    }
+}
+
+async fn receive(source: &mut SqsSource, max: usize) -> Vec<Delivery> {
+    match source.receive(max).await.unwrap() {
+        Received::Batch(batch) => batch,
+        Received::End => panic!("ended"),
+        Received::Health(health) => panic!("{health:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_held_than_the_window_has_free() {
+    let fake = fake();
+    (0..500).for_each(|n| drop(fake.send("q", n.to_string())));
+    let sink = MemorySink::slow(SECOND, |_| Ok(()));
+    let source = source(&fake, |config| config.pollers = 8);
+
+    let pipeline = pipeline(source, &sink).concurrency(17).prefetch(4).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.took(500).await;
+    handle.drain();
+    run.await.unwrap().unwrap();
+
+    assert!(fake.most_in_flight("q") <= 21, "{}", fake.most_in_flight("q"));
+    assert_eq!((fake.deleted("q"), fake.visible("q")), (500, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn receives_grow_with_the_work() {
+    let fake = fake();
+    (0..1_000).for_each(|n| drop(fake.send("q", n.to_string())));
+    // Each receive takes a while, as over a network.
+    fake.script(|call| (call.operation == "ReceiveMessage").then_some(Fault::Slow(Duration::from_millis(100))));
+    let sink = MemorySink::new();
+    let took = async |pollers| {
+        let pipeline = pipeline(source(&fake, |config| config.pollers = pollers), &sink)
+            .build()
+            .unwrap();
+        let handle = pipeline.handle();
+        let (began, target) = (Instant::now(), sink.count() + 500);
+        let run = tokio::spawn(pipeline.run());
+        sink.took(target).await;
+        let took = began.elapsed();
+        handle.drain();
+        run.await.unwrap().unwrap();
+        took
+    };
+
+    let (one, six) = (took(1).await, took(6).await);
+
+    assert!(six * 3 < one, "one receive at a time: {one:?}, six: {six:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_queue_is_asked_three_times_a_minute() {
+    for (pollers, wait) in [(1, 20), (8, 20), (4, 1)] {
+        let fake = fake();
+        let sink = MemorySink::new();
+        let change = |config: &mut SqsSourceConfig| (config.pollers, config.wait_time) = (pollers, period(wait));
+        let pipeline = pipeline(source(&fake, change), &sink).build().unwrap();
+        let handle = pipeline.handle();
+        let run = tokio::spawn(pipeline.run());
+        // From work into idleness.
+        (0..200).for_each(|n| drop(fake.send("q", n.to_string())));
+        sink.took(200).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let all = || {
+            [
+                "ReceiveMessage",
+                "GetQueueAttributes",
+                "DeleteMessageBatch",
+                "ChangeMessageVisibilityBatch",
+            ]
+            .map(|operation| fake.requests(operation))
+            .iter()
+            .sum::<u64>()
+        };
+        let before = all();
+        tokio::time::sleep(Duration::from_secs(600)).await;
+
+        let asked = all() - before;
+        assert!(
+            (25..=30).contains(&asked),
+            "{asked} requests in ten minutes; pollers {pollers}, wait {wait} s"
+        );
+
+        // And what comes then is there at once.
+        let came = Instant::now();
+        fake.send("q", "late");
+        sink.took(201).await;
+        assert!(came.elapsed() < Duration::from_millis(100), "{:?}", came.elapsed());
+        handle.drain();
+        run.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stalled_connection_cannot_stop_receiving() {
+    let fake = fake();
+    // The SDK tries a receive three times within its limit.
+    fake.fail("ReceiveMessage", 7, Fault::Stall);
+    fake.send("q", "x");
+    let sink = MemorySink::new();
+    let pipeline = pipeline(source(&fake, |_| ()), &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let began = Instant::now();
+    let run = tokio::spawn(pipeline.run());
+
+    sink.took(1).await;
+
+    assert!(began.elapsed() < Duration::from_secs(400), "{:?}", began.elapsed());
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_while_the_gate_is_closed_and_what_comes_late_goes_back() {
+    let fake = fake();
+    let mut source = source(&fake, |_| ());
+    assert!(timeout(SECOND, source.receive(10)).await.is_err(), "there is nothing");
+
+    source.hold().await.unwrap();
+    fake.send("q", "x");
+    until("the late message is back", || {
+        fake.requests("ChangeMessageVisibilityBatch") == 1
+    })
+    .await;
+
+    tokio::time::sleep(Duration::from_secs(100)).await;
+    assert_eq!((fake.visible("q"), fake.requests("ReceiveMessage")), (1, 1));
+    assert_eq!(
+        receive(&mut source, 10).await[0].message.attempt,
+        1,
+        "to give back untried counts no attempt"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_receive_brings_after_the_stop_is_visible_at_once() {
+    let fake = fake();
+    let mut source = source(&fake, |_| ());
+    assert!(timeout(SECOND, source.receive(10)).await.is_err());
+
+    let (closed, ()) = tokio::join!(source.close(), async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        (0..3).for_each(|n| drop(fake.send("q", n.to_string())));
+    });
+
+    closed.unwrap();
+    assert_eq!((fake.visible("q"), fake.in_flight("q")), (3, 0));
+    assert!(matches!(source.receive(1).await.unwrap(), Received::End));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_receive_that_hangs_at_the_stop_is_cut_off_and_takes_nothing() {
+    let fake = fake();
+    let mut source = source(&fake, |_| ());
+    assert!(timeout(SECOND, source.receive(10)).await.is_err());
+    let began = Instant::now();
+
+    source.close().await.unwrap();
+
+    assert!(began.elapsed() <= 2 * SECOND, "{:?}", began.elapsed());
+    fake.send("q", "x");
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((fake.visible("q"), fake.in_flight("q")), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_message_waits_for_its_visibility_after_a_drain() {
+    let fake = fake();
+    (0..400).for_each(|n| drop(fake.send("q", n.to_string())));
+    let sink = MemorySink::slow(Duration::from_secs(7), |_| Ok(()));
+    let pipeline = pipeline(source(&fake, |config| config.pollers = 4), &sink)
+        .concurrency(32)
+        .prefetch(64)
+        .drain_timeout(2 * SECOND)
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.took(40).await;
+
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    assert!(!summary.finished, "what took too long was cancelled");
+    assert_eq!(fake.in_flight("q"), 0, "nothing is left in flight");
+    assert_eq!(fake.visible("q") + fake.deleted("q"), 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_is_too_old_is_deleted_untried() {
+    for (hours, kept) in [(3, true), (5, false)] {
+        let fake = Fake::behind(Duration::from_secs(hours * 3_600));
+        fake.create_queue("q", QueueOptions::default());
+        fake.send("q", "x");
+        let mut source = source(&fake, |config| config.retention = Some(period(4 * 3_600)));
+
+        let received = timeout(Duration::from_secs(5), source.receive(1)).await;
+
+        assert_eq!(received.is_ok(), kept, "{hours} h");
+        assert_eq!(
+            (source.expired(), fake.deleted("q")),
+            if kept { (0, 0) } else { (1, 1) },
+            "{hours} h"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_is_not_what_its_md5_says_is_given_back() {
+    for verify in [true, false] {
+        let fake = fake();
+        fake.send("q", "häßlich");
+        fake.fail("ReceiveMessage", 1, Fault::WrongMd5);
+        let mut source = source(&fake, |config| config.verify_md5 = verify);
+
+        let received = receive(&mut source, 1).await;
+
+        assert_eq!(received[0].message.payload, "häßlich");
+        assert_eq!(fake.requests("ReceiveMessage"), if verify { 2 } else { 1 });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_before_the_stop_is_given_back_however_slowly() {
+    let fake = fake();
+    let mut source = source(&fake, |_| ());
+    assert!(timeout(SECOND, source.receive(10)).await.is_err());
+    fake.fail("ChangeMessageVisibilityBatch", 1, Fault::Slow(3 * SECOND));
+
+    let (closed, ()) = tokio::join!(source.close(), async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        fake.send("q", "x");
+    });
+
+    closed.unwrap();
+    assert_eq!((fake.visible("q"), fake.in_flight("q")), (1, 0));
+}

@@ -1,0 +1,118 @@
+//! Payloads in S3: moto's S3, the fake's SQS.
+
+use dispatch_core::{Delivery, Disposition, Received, Source as _, random_id};
+use dispatch_sources::sqs::{S3PayloadConfig, fake::FakeMessage};
+use http_body_util::{BodyExt as _, Full};
+
+use super::{servers::server, *};
+
+async fn ask(endpoint: &str, method: &str, path: &str, body: &'static [u8]) -> (u16, bytes::Bytes) {
+    let address = endpoint.strip_prefix("http://").unwrap();
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let stream = hyper_util::rt::TokioIo::new(stream);
+    let (mut client, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = hyper::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("host", address)
+        .header(
+            "authorization",
+            "AWS4-HMAC-SHA256 Credential=key/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0",
+        )
+        .body(Full::new(bytes::Bytes::from_static(body)))
+        .unwrap();
+    let answer = client.send_request(request).await.unwrap();
+    (answer.status().as_u16(), answer.collect().await.unwrap().to_bytes())
+}
+
+fn pointer(bucket: &str, key: &str) -> FakeMessage {
+    let class = "software.amazon.payloadoffloading.PayloadS3Pointer";
+    FakeMessage::new(format!(r#"["{class}",{{"s3BucketName":"{bucket}","s3Key":"{key}"}}]"#))
+        .attribute("ExtendedPayloadSize", "Number", "300000")
+        .attribute("tenant", "String", "a7")
+}
+
+async fn receive(source: &mut SqsSource) -> Delivery {
+    match source.receive(1).await.unwrap() {
+        Received::Batch(mut batch) => batch.remove(0),
+        Received::End => panic!("ended"),
+        Received::Health(health) => panic!("{health:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_payload_in_s3_is_fetched_and_goes_with_its_message_if_it_is_to() {
+    let Some(endpoint) = server("a_payload_in_s3_is_fetched", "DISPATCH_TEST_MOTO_URL") else {
+        return;
+    };
+    let bucket = format!("t-{}", random_id().to_lowercase().replace('_', "-"));
+    assert_eq!(ask(&endpoint, "PUT", &format!("/{bucket}"), b"").await.0, 200);
+    for delete in [false, true] {
+        let object = format!("/{bucket}/some/key");
+        assert_eq!(ask(&endpoint, "PUT", &object, b"large").await.0, 200);
+        let fake = fake();
+        fake.send_message("q", pointer(&bucket, "some/key"));
+        let mut source = source(&fake, |config| {
+            let mut s3 = S3PayloadConfig::default();
+            s3.delete = delete;
+            s3.endpoint_url = Some(endpoint.clone());
+            config.s3_payload = Some(s3);
+        });
+
+        let first = receive(&mut source).await;
+        assert_eq!(first.message.payload, "large");
+        assert_eq!(first.message.headers().get("ExtendedPayloadSize"), None);
+        assert_eq!(first.message.headers().get("tenant"), Some("a7"));
+        assert_eq!(first.message.metadata().get("sqs_type_ExtendedPayloadSize"), None);
+        assert_eq!(first.message.metadata().get("sqs_s3_key"), Some("some/key"));
+        first.settle(Disposition::Release).await.unwrap();
+        assert_eq!(
+            ask(&endpoint, "GET", &object, b"").await,
+            (200, "large".into()),
+            "given back: the payload stays"
+        );
+
+        let again = receive(&mut source).await;
+        again.settle(Disposition::DeadLetter(Vec::new())).await.unwrap();
+        let (status, _) = ask(&endpoint, "GET", &object, b"").await;
+        assert_eq!((fake.deleted("q"), status), (1, if delete { 404 } else { 200 }));
+    }
+}
+
+#[tokio::test]
+async fn a_message_whose_payload_is_missing_or_too_large_comes_again() {
+    let Some(endpoint) = server("a_message_whose_payload_is_missing", "DISPATCH_TEST_MOTO_URL") else {
+        return;
+    };
+    let bucket = format!("t-{}", random_id().to_lowercase().replace('_', "-"));
+    assert_eq!(ask(&endpoint, "PUT", &format!("/{bucket}"), b"").await.0, 200);
+    assert_eq!(
+        ask(&endpoint, "PUT", &format!("/{bucket}/large"), b"larger than that")
+            .await
+            .0,
+        200
+    );
+    for key in ["gone", "large"] {
+        let fake = fake();
+        fake.send_message("q", pointer(&bucket, key));
+        let mut source = source(&fake, |config| {
+            let mut s3 = S3PayloadConfig::default();
+            s3.max_size = "10B".parse().unwrap();
+            s3.endpoint_url = Some(endpoint.clone());
+            config.s3_payload = Some(s3);
+            config.error_visibility_timeout = Some(period(3_600));
+        });
+
+        tokio::select! {
+            delivery = receive(&mut source) => panic!("{key}: {:?}", delivery.message),
+            () = until("it is put off", || fake.requests("ChangeMessageVisibilityBatch") > 0) => {}
+        }
+
+        assert_eq!(
+            (fake.in_flight("q"), fake.visible("q"), fake.deleted("q")),
+            (1, 0, 0),
+            "{key}"
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! Over sockets: what only they can do.
+
+use dispatch_core::{Received, Source as _, testing::MemorySink};
+use dispatch_sources::sqs::fake::{FakeMessage, Fault};
+
+use super::*;
+
+fn over_http(fake: &Fake, endpoint: String) -> SqsSource {
+    let mut config = config(fake, "q");
+    config.endpoint_url = Some(endpoint);
+    SqsSource::new(config).unwrap()
+}
+
+#[tokio::test]
+async fn everything_that_belongs_to_a_message_comes_over_http() {
+    let fake = fake();
+    let server = fake.serve().await;
+    let mut message = FakeMessage::new("body")
+        .attribute("tenant", "String", "a7")
+        .attribute("size", "Number.int", "12")
+        .binary("raw", &[0, 255, 7]);
+    message.trace_header = Some("Root=1-2-3".to_owned());
+    let id = fake.send_message("q", message);
+    let mut source = over_http(&fake, server.url());
+
+    let Received::Batch(batch) = source.receive(10).await.unwrap() else {
+        panic!("ended");
+    };
+
+    let message = &batch[0].message;
+    assert_eq!(
+        (message.id().as_str(), &message.payload[..], message.attempt),
+        (id.as_str(), &b"body"[..], 1)
+    );
+    assert_eq!(
+        (message.headers().get("tenant"), message.headers().get("size")),
+        (Some("a7"), Some("12"))
+    );
+    assert_eq!(
+        message.headers().get_bytes("raw").map(|raw| &raw[..]),
+        Some(&[0, 255, 7][..])
+    );
+    assert_eq!(message.metadata().get("sqs_type_size"), Some("Number.int"));
+    assert_eq!(message.metadata().get("sqs_aws_trace_header"), Some("Root=1-2-3"));
+    assert_eq!(message.metadata().get("sqs_queue_name"), Some("q"));
+}
+
+#[tokio::test]
+async fn a_queue_is_found_by_its_name_and_an_endpoint_by_its_url() {
+    let fake = fake();
+    let server = fake.serve().await;
+    fake.send("q", "x");
+    let mut by_name = config(&fake, "q");
+    by_name.queue_url = None;
+    by_name.queue_name = Some("q".to_owned());
+    by_name.endpoint_url = Some(server.url());
+    let mut by_url = config(&fake, "q");
+    by_url.queue_url = Some(format!("{}/000000000000/q", server.url()));
+
+    for config in [by_name, by_url] {
+        let mut source = SqsSource::new(config).unwrap();
+        source.probe().await.unwrap();
+    }
+    assert_eq!(
+        (fake.requests("GetQueueUrl"), fake.requests("GetQueueAttributes")),
+        (1, 2)
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_goes_and_comes_back_is_found_again() {
+    let fake = fake();
+    let server = fake.serve().await;
+    let address = server.address();
+    let sink = MemorySink::new();
+    let pipeline = pipeline(over_http(&fake, server.url()), &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    fake.send("q", "before");
+    sink.took(1).await;
+    fake.fail("*", 2, Fault::Reset);
+
+    server.stop().await;
+    fake.send("q", "after");
+    let _server = fake.serve_on(address).await;
+
+    sink.took(2).await;
+    handle.drain();
+    assert!(run.await.unwrap().unwrap().finished);
+}
