@@ -15,5 +15,7 @@ mod signals;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod sqsd;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_server;
 mod support;
 mod verbs;

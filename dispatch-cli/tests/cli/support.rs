@@ -342,6 +342,7 @@ impl Worker {
 async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: HeaderMap, body: Body) -> StatusCode {
     let id = headers
         .get("idempotency-key")
+        .or_else(|| headers.get("x-aws-sqsd-msgid"))
         .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     *state.ids.lock().unwrap().entry(id.unwrap_or_default()).or_default() += 1;
     if state.keeps_bodies {

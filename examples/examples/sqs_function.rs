@@ -1,0 +1,29 @@
+//! Invokes a function for each message of an SQS queue, and shows on a port what it is working on.
+use std::{env, time::Duration};
+
+use dispatch_core::{BoxError, Message, Pipeline, sink_fn};
+use dispatch_monitoring::Server;
+use dispatch_sources::sqs::{SqsSource, SqsSourceConfig};
+
+async fn job(message: Message) -> Result<(), BoxError> {
+    println!("{}: {}", message.id(), std::str::from_utf8(&message.payload)?);
+    Ok(())
+}
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let mut queue = SqsSourceConfig::new(env::var("QUEUE_URL")?);
+    queue.pollers = 4;
+    let jobs = Pipeline::builder("jobs")
+        .source(SqsSource::new(queue)?)
+        .sink(sink_fn(job));
+    let jobs = jobs
+        .concurrency(16)
+        .prefetch(0)
+        .timeout(Duration::from_secs(60))
+        .stack(|stack| stack.retry = None)
+        .build()?;
+    let _monitoring = Server::start("127.0.0.1:6969".parse()?, [jobs.handle()])?;
+    let ended = jobs.run_until(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    println!("{ended:?}");
+    Ok(())
+}
