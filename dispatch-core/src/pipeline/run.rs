@@ -53,6 +53,16 @@ impl Pipeline {
             shared.set_phase(Phase::Ended);
             return Ok(summary(&shared, began.elapsed(), true));
         }
+        for (label, source) in &mut parts.sources {
+            let opened = tokio::select! {
+                opened = source.open() => opened,
+                _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => Ok(()),
+            };
+            if let Err(error) = opened {
+                shared.failed(label, error.report());
+                return Err(Error::new(error.class(), format!("{label}: {}", error.report())));
+            }
+        }
         shared.set_phase(Phase::Running);
 
         // They end with this run: dropped, the set aborts its tasks.

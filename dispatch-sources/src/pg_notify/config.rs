@@ -63,8 +63,17 @@ pub struct PgNotifySourceConfig {
 }
 
 /// A duration, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound(pub Option<Duration>);
+
+impl Serialize for Bound {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(period) => Period(period).serialize(serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Bound {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
