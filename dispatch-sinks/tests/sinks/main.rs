@@ -6,5 +6,7 @@
 mod command;
 mod documentation;
 mod http;
+mod pg_notify;
 mod sqs;
 mod sqsd;
+mod tasks;

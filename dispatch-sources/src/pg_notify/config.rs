@@ -6,13 +6,13 @@ use dispatch_core::{
     pipeline::parked_queue,
     tasks::{BarePayload, LONGEST_CHANNEL},
 };
+use dispatch_pg_client::Server;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     PgNotifySource,
-    connection::Server,
     hall::{Hall, Overflow, Settings},
     service::{Checks, Service},
 };
@@ -215,7 +215,7 @@ impl SourceConfig for PgNotifySourceConfig {
     const SUMMARY: &'static str = "named tasks from PostgreSQL notifications, as dispatcherd takes them";
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
-        let server = Server::parse(&self.dsn)?;
+        let server = Server::parse(self.dsn.expose()).map_err(|error| ConfigError::at("dsn", error.to_string()))?;
         if self.channels.is_empty() && self.control.socket.is_none() {
             return Err(ConfigError::at("channels", "there is nothing to listen to").help("channels = [\"tasks\"]"));
         }

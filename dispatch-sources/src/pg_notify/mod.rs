@@ -28,9 +28,7 @@
 //! ```
 
 mod config;
-mod connection;
 mod control;
-mod error;
 mod hall;
 mod listener;
 mod producers;
@@ -40,6 +38,6 @@ mod socket;
 mod source;
 
 pub use config::{Bound, Control, OnStart, PgNotifySourceConfig, Reconnect, Scheduled};
-pub use error::PgNotifyError;
+pub use dispatch_pg_client::PgError;
 pub use hall::Overflow;
 pub use source::PgNotifySource;
