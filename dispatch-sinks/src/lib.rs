@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `http` | `http` | sends it to a URL and reads the status |
 //! | `command` | `command` | runs a process that gets it on standard input |
+//! | `process` | `process` | hands it, a task, to a pool of long-lived worker processes (Unix) |
 //! | `queue` | `queue` | puts it into our own durable queue |
 //! | `stdout` | `stdout` | prints it |
 
@@ -11,6 +12,8 @@
 pub mod command;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(all(feature = "process", unix))]
+pub mod process;
 #[cfg(feature = "queue")]
 pub mod queue;
 #[cfg(feature = "stdout")]
@@ -22,6 +25,8 @@ pub fn register(registry: &mut dispatch_core::Registry) {
     registry.sink::<command::CommandSinkConfig>();
     #[cfg(feature = "http")]
     registry.sink::<http::HttpSinkConfig>();
+    #[cfg(all(feature = "process", unix))]
+    registry.sink::<process::ProcessSinkConfig>();
     #[cfg(feature = "queue")]
     registry.sink::<queue::QueueSinkConfig>();
     #[cfg(feature = "stdout")]

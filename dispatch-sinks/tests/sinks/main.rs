@@ -6,3 +6,5 @@
 mod command;
 mod documentation;
 mod http;
+#[cfg(unix)]
+mod process;
