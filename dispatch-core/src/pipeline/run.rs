@@ -122,6 +122,9 @@ impl Pipeline {
                 Some(dedupe) => Box::pin(runs.run(parts, own, dedupe)),
             }
         };
+        if let Err(error) = sink.open().await {
+            tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not open");
+        }
         let finished = tokio::select! {
             finished = run => finished,
             _ = join_all(swept) => false,

@@ -10,3 +10,5 @@ mod pg_notify;
 mod sqs;
 mod sqsd;
 mod tasks;
+#[cfg(unix)]
+mod process;
