@@ -86,14 +86,21 @@ fn under_its_name(mut arguments: Vec<OsString>) -> Vec<OsString> {
         .first()
         .map(std::path::Path::new)
         .and_then(std::path::Path::file_stem);
-    if let Some(preset) = PRESETS.iter().find(|preset| name.is_some_and(|name| name == **preset)) {
-        arguments.insert(1, preset.into());
+    let ours = |(original, _): &&(&str, &str)| name.is_some_and(|name| name == *original);
+    if let Some((_, verb)) = PRESETS.iter().find(ours) {
+        arguments.insert(1, verb.into());
     }
     arguments
 }
 
-/// The verbs that are originals' own front doors, each under the original's name.
-const PRESETS: [&str; 1] = ["sqsd"];
+/// Names of originals, and the verbs that are their front doors.
+const PRESETS: &[(&str, &str)] = &[
+    ("sqsd", "sqsd"),
+    #[cfg(feature = "dispatcherd")]
+    ("dispatcherd", "dispatcherd"),
+    #[cfg(feature = "dispatcherd")]
+    ("dispatcher-standalone", "dispatcherd"),
+];
 
 fn parse_from(arguments: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
     Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)

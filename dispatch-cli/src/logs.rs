@@ -3,14 +3,17 @@
 use std::{
     fmt,
     io::{self, IsTerminal as _, Write},
+    sync::OnceLock,
     time::SystemTime,
 };
 
 use clap::ValueEnum;
 use indicatif::MultiProgress;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
     EnvFilter,
     fmt::{MakeWriter, format::Writer, time::FormatTime},
+    reload,
 };
 
 use crate::{args::Global, failure::Failure};
@@ -110,14 +113,53 @@ pub(crate) fn start(global: &Global, screen: &Screen) -> Result<(), Failure> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(global)?)
         .with_writer(screen.clone());
-    let begun = match format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).try_init(),
-        LogFormat::Text => builder
-            .compact()
-            .with_timer(Seconds)
-            .with_target(false)
-            .with_ansi(global.color.on_stderr())
-            .try_init(),
+    match format {
+        LogFormat::Json => {
+            let builder = builder
+                .json()
+                .flatten_event(true)
+                .with_current_span(false)
+                .with_filter_reloading();
+            remember(builder.reload_handle());
+            builder.try_init()
+        }
+        LogFormat::Text => {
+            let builder = builder
+                .compact()
+                .with_timer(Seconds)
+                .with_target(false)
+                .with_ansi(global.color.on_stderr())
+                .with_filter_reloading();
+            remember(builder.reload_handle());
+            builder.try_init()
+        }
+    }
+    .map_err(|error| Failure::run(format!("cannot log: {error}")))
+}
+
+/// Changes the filter of the log that was started.
+static RELOAD: OnceLock<Box<dyn Fn(EnvFilter) -> bool + Send + Sync>> = OnceLock::new();
+
+fn remember<S: 'static>(handle: reload::Handle<EnvFilter, S>) {
+    // A second log is refused right after: the first one's handle stays.
+    let _first = RELOAD.set(Box::new(move |filter| handle.reload(filter).is_ok()));
+}
+
+/// Sets the level by Python's name for it. Answers Python's name of the level before, and whether it was set.
+pub(crate) fn level_now_and(python: &str) -> (String, bool) {
+    let before = match LevelFilter::current() {
+        LevelFilter::OFF | LevelFilter::ERROR => "ERROR",
+        LevelFilter::WARN => "WARNING",
+        LevelFilter::INFO => "INFO",
+        LevelFilter::DEBUG | LevelFilter::TRACE => "DEBUG",
     };
-    begun.map_err(|error| Failure::run(format!("cannot log: {error}")))
+    let level = match python {
+        "WARNING" => "warn",
+        "CRITICAL" | "ERROR" => "error",
+        "INFO" => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_new(format!("{level},{CALM}"));
+    let set = filter.is_ok_and(|filter| RELOAD.get().is_some_and(|reload| reload(filter)));
+    (before.to_owned(), set)
 }

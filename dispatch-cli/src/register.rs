@@ -32,6 +32,7 @@ features!(
     "http",
     "pg_notify",
     "postgres",
+    "process",
     "queue",
     "redis",
     "schedule",

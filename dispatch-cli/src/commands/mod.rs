@@ -3,11 +3,16 @@
 mod check;
 mod completions;
 mod create;
+#[cfg(feature = "dispatcherd")]
+mod ctl;
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd;
 mod dlq;
 mod echo;
 mod healthcheck;
 mod lint;
 mod list;
+mod page;
 #[cfg(feature = "sqs")]
 mod redrive;
 mod run;
@@ -64,6 +69,12 @@ pub(crate) enum Verb {
     Healthcheck(healthcheck::Healthcheck),
     /// Take messages from SQS and POST them to a worker, as sqsd does
     Sqsd(sqsd::Sqsd),
+    /// Run the tasks of a dispatcherd project: PostgreSQL notifications to Python workers
+    #[cfg(feature = "dispatcherd")]
+    Dispatcherd(dispatcherd::Dispatcherd),
+    /// Send a command to dispatcherd services over PostgreSQL, and print what they answer
+    #[cfg(feature = "dispatcherd")]
+    Ctl(ctl::Ctl),
     /// Print completions for a shell
     Completions(completions::Completions),
     /// Print the manual page
@@ -94,6 +105,10 @@ pub(crate) fn execute(cli: Cli, registry: Registry) -> Result {
         Some(Verb::Drain(steer)) => work(&global, steer.execute(steer::Wish::Drain, &global)),
         Some(Verb::Healthcheck(healthcheck)) => work(&global, healthcheck.execute(&global)),
         Some(Verb::Sqsd(sqsd)) => sqsd.execute(&global, &registry),
+        #[cfg(feature = "dispatcherd")]
+        Some(Verb::Ctl(ctl)) => work(&global, ctl.execute(&global)),
+        #[cfg(feature = "dispatcherd")]
+        Some(Verb::Dispatcherd(dispatcherd)) => dispatcherd.execute(&global, &registry),
         Some(Verb::Completions(completions)) => completions.execute(),
         Some(Verb::Man) => completions::man(),
     }

@@ -10,7 +10,7 @@ use crate::{
     config::{ConfigArgs, Text, load_texts},
     failure::{FAILED, Failure, Result},
     logs::{self, Screen},
-    run::{Board, End, Generation, Plan, Process, Signals, Stores, Systemd, Wish},
+    run::{Board, End, Ended, Generation, Plan, Process, Signals, Stores, Systemd, Wish},
     server::Server,
 };
 
@@ -50,6 +50,31 @@ pub(crate) fn pinned(text: Text, loader: &Loader<'_>, global: &Global, registry:
     })
 }
 
+/// As [`pinned`], with `more` beside it for as long as it runs. What a drain had to cancel is no failure.
+#[cfg(feature = "dispatcherd")]
+pub(crate) fn beside<F: Future<Output = ()> + Send + 'static>(
+    text: Text,
+    loader: &Loader<'_>,
+    global: &Global,
+    registry: &Registry,
+    more: impl FnOnce(Board) -> F,
+) -> Result {
+    blocking(None, async {
+        let mut stores = Stores::default();
+        let loaded = load_texts(vec![text], loader, global.color)?;
+        let plan = Plan::of(loaded, &mut stores, global.color)?;
+        let mut tasks = tokio::task::JoinSet::new();
+        let ended = supervised(plan, stores, None, global, registry, |board| {
+            tasks.spawn(more(board.clone()));
+        })
+        .await?;
+        Ok(match ended {
+            Outcome::AtOnce(code) => code,
+            Outcome::Ended(ended) => u8::from(ended.failed),
+        })
+    })
+}
+
 /// Runs `run` on a runtime of its own.
 fn blocking(threads: Option<NonZeroUsize>, run: impl Future<Output = Result>) -> Result {
     let mut builder = match threads.map(NonZeroUsize::get) {
@@ -74,6 +99,29 @@ fn blocking(threads: Option<NonZeroUsize>, run: impl Future<Output = Result>) ->
 }
 
 async fn run(plan: Plan, stores: Stores, args: Option<&ConfigArgs>, global: &Global, registry: &Registry) -> Result {
+    Ok(match supervised(plan, stores, args, global, registry, |_| ()).await? {
+        Outcome::AtOnce(code) => code,
+        Outcome::Ended(ended) if !ended.failed && ended.summaries.iter().all(|summary| summary.finished) => 0,
+        Outcome::Ended(_) => FAILED,
+    })
+}
+
+/// How a run ended.
+enum Outcome {
+    Ended(Ended),
+    /// By a second signal, with this exit code.
+    AtOnce(u8),
+}
+
+/// Runs everything to its end; `started` sees the board once there is something on it.
+async fn supervised(
+    plan: Plan,
+    stores: Stores,
+    args: Option<&ConfigArgs>,
+    global: &Global,
+    registry: &Registry,
+    started: impl FnOnce(&Board),
+) -> std::result::Result<Outcome, Failure> {
     let screen = if plan.prints && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         Screen::default()
     } else {
@@ -94,16 +142,16 @@ async fn run(plan: Plan, stores: Stores, args: Option<&ConfigArgs>, global: &Glo
         stores,
         server,
     };
+    started(&process.board);
     let ended = match process.supervise(&mut signals).await {
         End::Ended(ended) => ended,
-        End::AtOnce(signal) => return Ok(at_once(signal)),
+        End::AtOnce(signal) => return Ok(Outcome::AtOnce(at_once(signal))),
     };
     tokio::select! {
         closed = process.close(&ended) => closed?,
-        signal = second(&mut signals) => return Ok(at_once(signal)),
+        signal = second(&mut signals) => return Ok(Outcome::AtOnce(at_once(signal))),
     }
-    let finished = !ended.failed && ended.summaries.iter().all(|summary| summary.finished);
-    Ok(if finished { 0 } else { FAILED })
+    Ok(Outcome::Ended(ended))
 }
 
 /// How long the runtime has to drop what is under way.

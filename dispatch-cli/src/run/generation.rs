@@ -9,6 +9,7 @@ use dispatch_core::{
 use tokio::task::JoinSet;
 
 use super::{Monitors, Plan};
+use crate::logs;
 
 /// One running pipeline, as others see it.
 #[derive(Debug, Clone)]
@@ -89,6 +90,11 @@ impl Generation {
             if paused(handle.name()) {
                 handle.pause();
             }
+            // Of the whole process, whichever pipeline is asked; Python's names are those of dispatcherd's clients.
+            handle.commands().on("set_log_level", |python: String| {
+                let (before, set) = logs::level_now_and(&python);
+                async move { if set { before } else { String::new() } }
+            });
             members.push(Member {
                 file: planned.file,
                 handle,

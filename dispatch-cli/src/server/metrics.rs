@@ -32,6 +32,13 @@ pub(super) async fn metrics(State(board): State<Board>) -> Response {
     }
 }
 
+/// The same text, for another port.
+#[cfg(feature = "dispatcherd")]
+pub(crate) fn metrics_text(board: &Board) -> String {
+    let handles = board.members().iter().map(|member| member.handle.clone()).collect();
+    text(handles).unwrap_or_default()
+}
+
 fn text(handles: Vec<Handle>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Pipelines(handles)));

@@ -7,6 +7,9 @@ mod health;
 mod metrics;
 mod openapi;
 
+#[cfg(feature = "dispatcherd")]
+pub(crate) use metrics::metrics_text;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{

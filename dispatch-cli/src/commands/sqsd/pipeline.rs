@@ -1,8 +1,7 @@
 //! The pipeline file that settings make. Secrets stand in it as `${NAME}`: what is printed holds none.
 
-use std::time::Duration;
-
 use super::settings::{Queue, Settings, StoreAt};
+use crate::commands::page::{Page, period, quoted};
 
 /// How much a lock of dedupe may outlast a process that was killed.
 const LEASE: &str = "30s";
@@ -137,42 +136,4 @@ fn store(page: &mut Page, settings: &Settings) {
             page.line("url = \"${SQSD_STORE}\"");
         }
     }
-}
-
-/// The file as far as it is written.
-#[derive(Default)]
-struct Page(String);
-
-impl Page {
-    fn line(&mut self, line: &str) {
-        self.0.push_str(line);
-        self.0.push('\n');
-    }
-
-    fn table(&mut self, name: &str) {
-        self.line(&format!("\n[{name}]"));
-    }
-
-    fn pair(&mut self, key: &str, value: &str) {
-        self.line(&format!("{key} = {}", quoted(value)));
-    }
-
-    fn maybe(&mut self, key: &str, value: Option<&str>) {
-        if let Some(value) = value {
-            self.pair(key, value);
-        }
-    }
-
-    fn raw(&mut self, key: &str, value: usize) {
-        self.line(&format!("{key} = {value}"));
-    }
-}
-
-/// A value as TOML writes it, with nothing in it that would be filled in.
-fn quoted(value: &str) -> String {
-    toml::Value::String(value.replace('$', "$$")).to_string()
-}
-
-fn period(period: Duration) -> String {
-    dispatch_core::config::Period(period).to_string()
 }
