@@ -27,7 +27,8 @@ macro_rules! features {
 }
 
 features!(
-    "command", "file", "http", "postgres", "queue", "redis", "schedule", "sqlite", "startup", "stdin", "stdout"
+    "command", "file", "http", "postgres", "process", "queue", "redis", "schedule", "sqlite", "startup", "stdin",
+    "stdout"
 );
 
 /// What files may name in the hope of it, and this version does not have.

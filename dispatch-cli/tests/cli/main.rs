@@ -14,3 +14,5 @@ mod secrets;
 mod signals;
 mod support;
 mod verbs;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod workers;
