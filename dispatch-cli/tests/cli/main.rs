@@ -19,3 +19,5 @@ mod sqsd;
 mod sqsd_server;
 mod support;
 mod verbs;
+#[cfg(all(feature = "process", target_os = "linux"))]
+mod workers;

@@ -3,7 +3,7 @@ use std::io;
 use dispatch_core::{Class, Classify};
 use smol_str::SmolStr;
 
-use super::{cancel::Reason, process::Exit};
+use super::{cancel::Reason, handle::Exit};
 
 /// Why a worker did not do a task.
 #[derive(Debug, thiserror::Error)]

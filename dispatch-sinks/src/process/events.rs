@@ -7,8 +7,8 @@ use tokio::time::Instant;
 use super::{
     ProcessSinkError,
     error::StartError,
+    handle::Exit,
     pool::{Effects, Pool, State},
-    process::Exit,
     wire::{Event, TaskError},
     worker::Status,
 };

@@ -18,7 +18,7 @@ use super::{
     config::{Output, Shim, StartMethod},
     error::StartError,
     files::Files,
-    process::{Exit, Handle},
+    handle::{Exit, Handle},
     zygote::Zygote,
 };
 

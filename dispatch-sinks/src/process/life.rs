@@ -12,11 +12,11 @@ use serde_json::json;
 use tokio::{io::AsyncReadExt as _, net::unix::pipe, task::JoinSet, time::timeout};
 
 use super::{
+    handle::{Exit, Handle},
     launch::Launched,
     link::Link,
     output::{self, Speaker, Tail},
     pool::{Effects, Pool},
-    process::{Exit, Handle},
     wire::{self, Event},
     worker::Status,
 };

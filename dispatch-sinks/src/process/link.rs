@@ -11,7 +11,7 @@ use std::{
 use rustix::process::Signal;
 use tokio::{net::unix::pipe, sync::Notify};
 
-use super::process::Handle;
+use super::handle::Handle;
 
 /// What is to be written to a worker.
 pub(super) struct Link {

@@ -7,10 +7,10 @@ use tokio::time::Instant;
 
 use super::{
     cancel::{Cancel, Reason},
+    handle::Handle,
     job::Job,
     link::Link,
     output::Tail,
-    process::Handle,
 };
 
 /// Where a worker stands in its life; the words are dispatcherd's.

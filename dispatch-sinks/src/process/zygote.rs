@@ -29,8 +29,8 @@ use tokio::{
 use super::{
     config::Shim,
     error::StartError,
+    handle::Exit,
     output::{self, Speaker, Tail},
-    process::Exit,
 };
 
 /// How long a zygote may take to end once its socket is closed.
