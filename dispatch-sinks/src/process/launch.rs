@@ -68,7 +68,8 @@ impl Launcher {
     pub(super) fn new(config: &ProcessSinkConfig, base_dir: &std::path::Path) -> Result<Self, ConfigError> {
         let own = !config.command.is_empty();
         let mut command = config.command.clone();
-        let moved = base_dir != std::path::Path::new(".");
+        // Both mean the working directory.
+        let moved = !["", "."].contains(&base_dir.to_string_lossy().as_ref());
         // What a relative path starts from once the directory was changed differs between systems.
         let placed = |program: &String| {
             let path = base_dir.join(program).to_string_lossy().into_owned();
