@@ -5,6 +5,8 @@
 mod admin;
 mod dead_letters;
 #[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd;
 mod docs;
 mod exits;
 mod input;

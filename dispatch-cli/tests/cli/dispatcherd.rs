@@ -1,0 +1,300 @@
+//! The preset `dispatcherd` between the real package's publishers, workers and `dispatcherctl`.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use rustix::process::Signal;
+
+use crate::support::{Done, Running, command, dir, done, until};
+
+/// What a project of dispatcherd's users looks like.
+const TASKS: &str = r#"
+import os, time
+from dispatcherd.publish import task
+
+CHANNEL = os.environ["CHANNEL"]
+
+def note(text):
+    with open(os.environ["NOTES"], "a") as notes:
+        notes.write(text + "\n")
+
+@task(queue=CHANNEL)
+def print_hello():
+    note("hello world!!")
+
+@task(queue=CHANNEL)
+def add(a, b=0):
+    note(str(a + b))
+
+@task(queue=CHANNEL)
+def sleep(seconds):
+    note("sleeping")
+    time.sleep(seconds)
+    note("slept")
+
+@task(queue=CHANNEL)
+def fail():
+    raise ValueError("of its own")
+
+@task(queue=CHANNEL, bind=True)
+def bound(dispatcher, next_value):
+    note("bound " + dispatcher.uuid)
+    dispatcher.control("run", data={"task": "my_tasks.add", "args": [next_value]})
+"#;
+
+struct Project {
+    dir: tempfile::TempDir,
+    python: PathBuf,
+    channel: String,
+}
+
+impl Project {
+    /// None where there is no server or no Python with dispatcherd; in CI that is a failure.
+    fn new(test: &str, more: &str) -> Option<Self> {
+        let mut found =
+            ["DISPATCH_TEST_POSTGRES_URL", "DISPATCH_TEST_PYTHON"].map(|name| (name, std::env::var(name).ok()));
+        for (name, value) in &found {
+            if value.is_none() {
+                assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "{test}: CI must set {name}");
+                let line = format!("skipped: {test}: {name} is not set\n");
+                std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+                return None;
+            }
+        }
+        let [url, python] = found.each_mut().map(|(_, value)| value.take().unwrap_or_default());
+        let channel = format!("Project {}", dispatch_core::random_id());
+        let config = format!(
+            "version: 2
+service:
+  pool_kwargs: {{max_workers: 2}}
+  main_kwargs: {{node_id: node-a}}
+brokers:
+  pg_notify:
+    config: {{conninfo: \"{url}\"}}
+    sync_connection_factory: dispatcherd.brokers.pg_notify.connection_saver
+    channels: [\"{channel}\"]
+    # Without it dispatcherctl asks its own reply channel.
+    default_publish_channel: \"{channel}\"
+{more}"
+        );
+        Some(Self {
+            dir: dir(&[("my_tasks.py", TASKS), ("dispatcher.yml", &config)]),
+            python: python.into(),
+            channel,
+        })
+    }
+
+    fn surroundings<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+        command
+            .env("CHANNEL", &self.channel)
+            .env("NOTES", self.path().join("notes"))
+            .env("PYTHONPATH", self.path())
+            .env_remove("DISPATCHERD_CONFIG_FILE")
+            .current_dir(self.path())
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    async fn start(&self, arguments: &[&str]) -> Running {
+        let python = self.python.display().to_string();
+        let mut all = vec!["dispatcherd", "--log-level", "INFO", "--python", &python];
+        all.extend(arguments);
+        let running = Running::spawn(self.surroundings(&mut command(self.path(), &all)));
+        running.says("\"listening\"").await;
+        running
+    }
+
+    /// Runs Python that has set dispatcherd up and knows the tasks.
+    fn publish(&self, code: &str) {
+        let code = format!(
+            "from dispatcherd.config import setup\nsetup(file_path='dispatcher.yml')\nfrom my_tasks import *\n{code}"
+        );
+        let done = done(self.surroundings(Command::new(&self.python).args(["-c", &code])));
+        assert_eq!(done.code, 0, "{done:?}");
+    }
+
+    fn ctl(&self, arguments: &[&str]) -> Done {
+        let program = self.python.with_file_name("dispatcherctl");
+        done(self.surroundings(Command::new(program).args(arguments).args(["--log-level", "CRITICAL"])))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let notes = std::fs::read_to_string(self.path().join("notes")).unwrap_or_default();
+        notes.lines().map(str::to_owned).collect()
+    }
+
+    async fn noted(&self, wanted: &str) {
+        until(&format!("the note {wanted}"), async || {
+            self.notes().iter().any(|note| note == wanted)
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn an_unchanged_project_runs_and_dispatcherctl_steers_it() {
+    let producers = "producers:
+  ScheduledProducer:
+    task_schedule:
+      my_tasks.add: {schedule: 0.3, args: [1000]}
+  OnStartProducer:
+    task_list:
+      my_tasks.add: {args: [500], kwargs: {b: 1}}
+  ControlProducer: null
+";
+    let Some(project) = Project::new("an_unchanged_project_runs_and_dispatcherctl_steers_it", producers) else {
+        return;
+    };
+    let mut service = project.start(&[]).await;
+
+    project
+        .publish("print_hello.delay(); print_hello.apply_async(args=[], kwargs={}); add.delay(20, b=3); fail.delay()");
+    project.publish("bound.apply_async(args=[77], uuid='the-bound-one'); sleep.apply_async(args=[60], uuid='long')");
+
+    for wanted in ["501", "23", "bound the-bound-one", "77", "1000", "sleeping"] {
+        project.noted(wanted).await;
+    }
+    assert_eq!(
+        project.notes().iter().filter(|note| *note == "hello world!!").count(),
+        2
+    );
+    service.says("ValueError: of its own").await;
+    let alive = project.ctl(&["alive"]);
+    assert!(alive.code == 0 && alive.out.contains("node_id: node-a"), "{alive:?}");
+    let running = project.ctl(&["running", "--task", "my_tasks.sleep"]);
+    assert!(running.code == 0 && running.out.contains("uuid: long"), "{running:?}");
+    for command in [
+        "workers",
+        "producers",
+        "main",
+        "chunks",
+        "metrics",
+        "aio_tasks",
+        "status",
+    ] {
+        let answer = project.ctl(&[command]);
+        assert!(
+            answer.code == 0 && answer.out.contains("node_id: node-a"),
+            "{command}: {answer:?}"
+        );
+    }
+    let level = project.ctl(&["set_log_level", "--level", "WARNING"]);
+    assert!(
+        level.out.contains("level: WARNING") && level.out.contains("previous_level: INFO"),
+        "{level:?}"
+    );
+    let cancelled = project.ctl(&["cancel", "--uuid", "long"]);
+    assert!(
+        cancelled.code == 0 && cancelled.out.contains("uuid: long"),
+        "{cancelled:?}"
+    );
+    service.says("was cancelled").await;
+
+    // Ours asks by the same names, over the same file.
+    let ours = done(project.surroundings(&mut command(project.path(), &["ctl", "--json", "main"])));
+    assert_eq!(ours.code, 0, "{ours:?}");
+    assert_eq!(ours.json()[0]["node_id"], "node-a");
+    let nobody = done(project.surroundings(&mut command(
+        project.path(),
+        &["ctl", "alive", "--channel", "nobody", "--timeout", "100ms"],
+    )));
+    assert_eq!((nobody.code, nobody.out.trim()), (1, "[]"));
+
+    service.signal(Signal::TERM);
+    assert_eq!(service.ends().await, 0);
+    assert!(!project.notes().iter().any(|note| note == "slept"));
+}
+
+#[tokio::test]
+async fn running_tasks_are_finished_or_cancelled_at_the_end_as_told() {
+    for (how, slept) in [("drain", true), ("cancel", false)] {
+        let Some(project) = Project::new("running_tasks_are_finished_or_cancelled_at_the_end_as_told", "") else {
+            return;
+        };
+        let mut service = project.start(&["--on-stop", how]).await;
+        project.publish("sleep.delay(1.5)");
+        project.noted("sleeping").await;
+
+        service.signal(Signal::TERM);
+
+        assert_eq!(service.ends().await, 0, "{how}");
+        assert_eq!(project.notes().contains(&"slept".to_owned()), slept, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn the_originals_names_file_and_metrics_are_ours() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let Some(project) = Project::new("the_originals_names_file_and_metrics_are_ours", "") else {
+        return;
+    };
+    let file = project.path().join("dispatcher.yml");
+    let with_metrics = std::fs::read_to_string(&file).unwrap().replace(
+        "service:\n",
+        &format!("service:\n  metrics_kwargs: {{port: {port}, host: 127.0.0.1}}\n"),
+    );
+    let elsewhere = project.path().join("elsewhere.yml");
+    std::fs::write(&elsewhere, with_metrics).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let name = project.path().join("dispatcher-standalone");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_dispatch"), &name).unwrap();
+
+    let nothing = done(project.surroundings(&mut command(project.path(), &["dispatcherd"])));
+    assert!(
+        nothing.code == 1 && nothing.err.contains("DISPATCHERD_CONFIG_FILE"),
+        "{nothing:?}"
+    );
+    let mut started = Command::new(&name);
+    project
+        .surroundings(&mut started)
+        .env("DISPATCHERD_CONFIG_FILE", &elsewhere)
+        .env("PATH", {
+            let own = project.python.parent().unwrap().display().to_string();
+            format!("{own}:{}", std::env::var("PATH").unwrap_or_default())
+        });
+    let mut service = Running::spawn(&mut started);
+    service.says("\"listening\"").await;
+    service.says("metrics are served").await;
+
+    let (status, text) = crate::support::get(&format!("http://127.0.0.1:{port}/metrics")).await;
+    assert_eq!(status, 200);
+    for series in [
+        "dispatcher_messages_received_total 0",
+        "dispatcher_control_messages_count_total 0",
+        "dispatcher_worker_count_total ",
+        "dispatch_received_total{",
+    ] {
+        assert!(text.contains(series), "{series}: {text}");
+    }
+    assert_eq!(crate::support::get(&format!("http://127.0.0.1:{port}/")).await.0, 404);
+    service.signal(Signal::INT);
+    assert_eq!(service.ends().await, 0);
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_told_and_no_secret_with_it() {
+    let file = "version: 2\nbrokers: {pg_notify: {config: {conninfo: \"password=c4n4ry\"}, chanels: [a]}}\n";
+    let dir = dir(&[("dispatcher.yml", file)]);
+
+    let told = done(&mut command(dir.path(), &["dispatcherd"]));
+
+    assert_eq!(told.code, 1, "{told:?}");
+    assert!(
+        told.err.contains("did you mean `channels`?") && !told.err.contains("c4n4ry"),
+        "{told:?}"
+    );
+    std::fs::write(dir.path().join("dispatcher.yml"), file.replace("chanels", "channels")).unwrap();
+    let printed = done(&mut command(dir.path(), &["dispatcherd", "--print-config"]));
+    assert!(
+        printed.code == 0 && printed.out.contains("type = \"process\"") && !printed.out.contains("c4n4ry"),
+        "{printed:?}"
+    );
+}
