@@ -90,7 +90,10 @@ brokers:
         command
             .env("CHANNEL", &self.channel)
             .env("NOTES", self.path().join("notes"))
-            .env("PYTHONPATH", self.path())
+            .env("PYTHONPATH", {
+                let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("../dispatch-store/python");
+                format!("{}:{}", self.path().display(), modules.display())
+            })
             .env_remove("DISPATCHERD_CONFIG_FILE")
             .current_dir(self.path())
     }
@@ -207,6 +210,46 @@ async fn an_unchanged_project_runs_and_dispatcherctl_steers_it() {
     service.signal(Signal::TERM);
     assert_eq!(service.ends().await, 0);
     assert!(!project.notes().iter().any(|note| note == "slept"));
+}
+
+/// One key switched: the queue in the database keeps what notifications would lose.
+#[tokio::test]
+async fn with_the_durable_broker_nothing_is_lost_when_the_service_is_killed() {
+    let Some(project) = Project::new("with_the_durable_broker_nothing_is_lost_when_the_service_is_killed", "") else {
+        return;
+    };
+    let file = project.path().join("dispatcher.yml");
+    let durable = std::fs::read_to_string(&file)
+        .unwrap()
+        .replace("  pg_notify:\n", "  dispatch_py.broker:\n");
+    std::fs::write(&file, durable).unwrap();
+    // Nobody listens yet; the first start makes the tables.
+    let mut service = project.start(&[]).await;
+    project.publish("sleep.delay(60)\nfor number in range(300): add.delay(number)");
+    project.noted("sleeping").await;
+    service.kill();
+    project.publish("for number in range(300, 600): add.delay(number)");
+
+    let mut service = project.start(&[]).await;
+    until("every task is done", async || {
+        let notes = project.notes();
+        (0..600).all(|number| notes.contains(&number.to_string()))
+    })
+    .await;
+    // Leases of the killed one run out, and its long task begins again.
+    let alive = project.ctl(&["alive"]);
+    assert!(
+        alive.code == 0 && alive.out.contains("node-a"),
+        "commands go by notifications as before: {alive:?}"
+    );
+    let notes = project.notes();
+    println!(
+        "lost 0, duplicated {}",
+        notes.iter().filter(|note| *note != "sleeping").count() - 600
+    );
+    service.signal(Signal::TERM);
+    service.signal(Signal::TERM);
+    service.ends().await;
 }
 
 #[tokio::test]

@@ -19,7 +19,12 @@ mod tls;
 use std::{sync::Arc, time::Duration};
 
 pub use error::{NoDsn, PgError};
-use tokio_postgres::{Client, Config, Socket, config::Host, tls::MakeTlsConnect};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio_postgres::{
+    Client, Config, Socket,
+    config::{Host, SslMode},
+    tls::MakeTlsConnect,
+};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// So long a connection may take, unless the DSN has a `connect_timeout`.
@@ -35,6 +40,7 @@ pub type Connection = tokio_postgres::Connection<Socket, Stream>;
 #[derive(Clone)]
 pub struct Server {
     config: Config,
+    verify: bool,
     tls: MakeRustlsConnect,
     /// Host, port and database, for people.
     place: Arc<str>,
@@ -60,7 +66,39 @@ impl Server {
             place: place(&config).into(),
             tls: MakeRustlsConnect::new(tls::client_config(verify)),
             config,
+            verify,
         })
+    }
+
+    /// The same connection as a URL, for clients that read no other form; it holds the password.
+    #[must_use]
+    pub fn url(&self) -> String {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let config = &self.config;
+        let user = config.get_user().map(encode).unwrap_or_default();
+        let password = config
+            .get_password()
+            .map(|password| String::from_utf8_lossy(password).into_owned());
+        let password = password.map_or_else(String::new, |password| format!(":{}", encode(&password)));
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        let (host, query) = match config.get_hosts().first() {
+            Some(Host::Tcp(host)) if host.contains(':') => (format!("[{host}]"), String::new()),
+            Some(Host::Tcp(host)) => (host.clone(), String::new()),
+            // The directory of a socket file goes where a host would not be read.
+            Some(Host::Unix(path)) => (
+                "localhost".to_owned(),
+                format!("&host={}", encode(&path.to_string_lossy())),
+            ),
+            None => ("localhost".to_owned(), String::new()),
+        };
+        let mode = match config.get_ssl_mode() {
+            SslMode::Disable => "disable",
+            SslMode::Require if self.verify => "verify-full",
+            SslMode::Require => "require",
+            _ => "prefer",
+        };
+        let database = config.get_dbname().map(encode).unwrap_or_default();
+        format!("postgres://{user}{password}@{host}:{port}/{database}?sslmode={mode}{query}")
     }
 
     /// Host, port and database, for people.
@@ -149,6 +187,27 @@ mod tests {
         }
         let error = Server::parse("postgres://u:c4n4ry@host:port/").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+    }
+
+    #[test]
+    fn keywords_become_a_url() {
+        for (dsn, url) in [
+            ("dbname=app", "postgres://@localhost:5432/app?sslmode=prefer"),
+            (
+                "host=db.example port=6543 user='a b' password='p@ss/w:d' dbname=app sslmode=verify-full",
+                "postgres://a%20b:p%40ss%2Fw%3Ad@db%2Eexample:6543/app?sslmode=verify-full",
+            ),
+            (
+                "host=/run/pg user=u",
+                "postgres://u@localhost:5432/?sslmode=prefer&host=%2Frun%2Fpg",
+            ),
+        ] {
+            assert_eq!(
+                Server::parse(dsn).unwrap().url(),
+                url.replace("db%2Eexample", "db.example"),
+                "{dsn}"
+            );
+        }
     }
 
     #[tokio::test]

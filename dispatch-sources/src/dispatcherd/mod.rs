@@ -74,12 +74,15 @@ impl Settings {
         model::read(value)
     }
 
-    /// The broker `pg_notify`.
+    /// The broker `pg_notify`, or the durable one that stands in its place.
     ///
     /// # Errors
     /// There is none.
     pub fn pg_notify(&self) -> Result<&PgBroker, SettingsError> {
-        self.pg_notify.as_ref().ok_or(SettingsError::NoBroker)
+        self.pg_notify
+            .as_ref()
+            .or(self.durable.as_ref())
+            .ok_or(SettingsError::NoBroker)
     }
 
     /// All of it as JSON, as worker processes want it. It may hold passwords.

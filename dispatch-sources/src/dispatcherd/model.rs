@@ -17,6 +17,8 @@ pub struct Settings {
     pub pg_notify: Option<PgBroker>,
     /// `brokers.socket`.
     pub socket: Option<SocketBroker>,
+    /// `brokers."dispatch_py.broker"`: tasks lie in a queue of the database, commands go by notifications.
+    pub durable: Option<PgBroker>,
     /// Brokers under other names: modules that Python publishers import.
     pub other_brokers: Vec<(String, Value)>,
     /// `producers.ScheduledProducer`: each task's options, `schedule` among them.
@@ -42,6 +44,9 @@ impl std::fmt::Debug for Settings {
             .finish_non_exhaustive()
     }
 }
+
+/// The module that makes the tasks of Python publishers durable.
+const DURABLE: &str = "dispatch_py.broker";
 
 /// `service`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -235,11 +240,12 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         }
     }
     let mut take = |name: &str| top.remove(name).filter(|section| !section.is_null());
-    let (mut pg_notify, mut socket, mut other_brokers) = (None, None, Vec::new());
+    let (mut pg_notify, mut durable, mut socket, mut other_brokers) = (None, None, None, Vec::new());
     for (name, kwargs) in section::<Map<String, Value>>("brokers", take("brokers"))?.unwrap_or_default() {
         match name.as_str() {
             "pg_notify" | "dispatcherd.brokers.pg_notify" => pg_notify = section("brokers.pg_notify", Some(kwargs))?,
             "socket" | "dispatcherd.brokers.socket" => socket = section("brokers.socket", Some(kwargs))?,
+            DURABLE => durable = section(&format!("brokers.{DURABLE}"), Some(kwargs))?,
             dotted if dotted.contains('.') => other_brokers.push((name, kwargs)),
             unknown => {
                 return Err(value(
@@ -252,8 +258,8 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
             }
         }
     }
-    if let Some(pg_notify) = &pg_notify {
-        PgBroker::check(pg_notify)?;
+    for broker in [&pg_notify, &durable].into_iter().flatten() {
+        PgBroker::check(broker)?;
     }
     let producers = section::<Producers>("producers", take("producers"))?.unwrap_or_default();
     let _checked = section::<Publish>("publish", take("publish"))?;
@@ -269,6 +275,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
     }
     Ok(Settings {
         pg_notify,
+        durable,
         socket,
         other_brokers,
         schedule,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dispatch_sources::dispatcherd::{ProcessManager, Settings, SettingsError};
+use dispatch_sources::dispatcherd::{PgBroker, ProcessManager, Settings, SettingsError};
 use serde_json::{Map, Value};
 
 use super::OnStop;
@@ -12,6 +12,9 @@ use crate::commands::page::{Page, period, quoted};
 const DSN: &str = "DISPATCHERD_DSN";
 /// All settings as JSON, as the file names them.
 const SETTINGS: &str = "DISPATCHERD_SETTINGS";
+
+/// The same connection as a URL, for the store.
+const URL: &str = "DISPATCHERD_URL";
 
 /// A file, and the variables that stand in it.
 #[derive(Debug)]
@@ -34,7 +37,12 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     if on_stop == OnStop::Cancel {
         page.pair("drain_timeout", "0s");
     }
-    page.table("source");
+    let durable = settings.pg_notify.is_none();
+    let notified = if durable { "source.notified" } else { "source" };
+    if durable {
+        queues(&mut page, settings, broker);
+    }
+    page.table(notified);
     page.pair("type", "pg_notify");
     page.line(&format!("dsn = \"${{{DSN}}}\""));
     page.raw("channels", list(&broker.channels));
@@ -48,9 +56,11 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         .chunk_message_timeout_seconds
         .unwrap_or(1_800.0);
     page.pair("chunk_timeout", &bound(Some(chunks).filter(|chunks| *chunks > 0.0)));
-    page.line("# Nothing outlives this process but by the one key that makes tasks durable.");
-    page.pair("overflow", "shed");
-    page.table("source.control");
+    if !durable {
+        page.line("# Nothing outlives this process but by the one key that makes tasks durable.");
+        page.pair("overflow", "shed");
+    }
+    page.table(&format!("{notified}.control"));
     page.maybe("node_id", settings.service.main_kwargs.node_id.as_deref());
     page.maybe(
         "socket",
@@ -73,38 +83,82 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         ];
         page.raw("allow", list(&commands));
     }
-    for (task, options) in &settings.schedule {
-        page.table(&format!("source.schedule.{}", quoted(task)));
+    for (task, options) in settings
+        .schedule
+        .iter()
+        .filter(|(_, options)| !(durable && over_processes(options)))
+    {
+        page.table(&format!("{notified}.schedule.{}", quoted(task)));
         page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
         page.raw("drift", true);
         message(&mut page, options, &["schedule", "task"])?;
     }
     for (task, options) in &settings.on_start {
-        page.line("\n[[source.on_start]]");
+        page.line(&format!("\n[[{notified}.on_start]]"));
         page.pair("task", task);
         message(&mut page, options, &["task"])?;
     }
     layers(&mut page, settings);
     sink(&mut page, settings, python);
     page.table("store");
-    page.pair("type", "memory");
+    let mut variables = vec![
+        (DSN.to_owned(), broker.dsn()?.expose().to_owned()),
+        (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
+    ];
+    if durable {
+        let server =
+            dispatch_pg_client::Server::parse(broker.dsn()?.expose()).map_err(|error| SettingsError::Value {
+                at: "brokers.dispatch_py.broker.config".to_owned(),
+                message: error.to_string(),
+            })?;
+        variables.push((URL.to_owned(), server.url()));
+        page.pair("type", "postgres");
+        page.line(&format!("url = \"${{{URL}}}\""));
+    } else {
+        page.pair("type", "memory");
+    }
     page.table("admin");
     page.pair("listen", "off");
     Ok(Made {
         text: page.0,
-        variables: vec![
-            (DSN.to_owned(), broker.dsn()?.expose().to_owned()),
-            (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
-        ],
+        variables,
     })
+}
+
+/// A queue for each channel, and the schedules, each slot once over all processes.
+fn queues(page: &mut Page, settings: &Settings, broker: &PgBroker) {
+    for (number, channel) in broker.channels.iter().enumerate() {
+        page.table(&format!("source.queue_{number}"));
+        page.pair("type", "queue");
+        page.pair("queue", channel);
+        page.line("# What `serial` and `queue_one` ask for.");
+        page.raw("ordered", true);
+    }
+    let scheduled = settings.schedule.iter().filter(|(_, options)| over_processes(options));
+    for (number, (task, options)) in scheduled.enumerate() {
+        let mut message = options.as_object().cloned().unwrap_or_default();
+        message.remove("schedule");
+        message.insert("task".to_owned(), task.as_str().into());
+        page.table(&format!("source.schedule_{number}"));
+        page.pair("type", "schedule");
+        page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
+        page.pair("payload", &Value::Object(message).to_string());
+    }
+}
+
+/// Slots of whole seconds can be agreed on; a shorter period is every process's own.
+fn over_processes(options: &Value) -> bool {
+    options["schedule"].as_f64().is_some_and(|every| every >= 1.0)
 }
 
 fn layers(page: &mut Page, settings: &Settings) {
     page.table("layers");
     page.raw("concurrency", workers(settings) * HELD);
     page.line("# A task's own `timeout` is its worker's to keep; what fails is logged and kept, and not tried again.");
-    for off in ["timeout", "retry", "breaker"] {
-        page.pair(off, "off");
+    page.pair("timeout", "off");
+    page.pair("breaker", "off");
+    if settings.pg_notify.is_some() {
+        page.pair("retry", "off");
     }
 }
 
@@ -137,6 +191,10 @@ fn sink(page: &mut Page, settings: &Settings, python: &str) {
         "max_lifetime",
         &seconds(pool.worker_max_lifetime_seconds.unwrap_or_default()),
     );
+    if settings.pg_notify.is_none() {
+        page.line("# The queue keeps it: it is run again.");
+        page.pair("on_crash", "retry");
+    }
     page.raw("lambda_tasks", true);
     page.line(&format!("settings = \"${{{SETTINGS}}}\""));
     page.maybe("worker_class", settings.worker.worker_cls.as_deref());
