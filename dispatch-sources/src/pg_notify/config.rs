@@ -215,6 +215,13 @@ impl SourceConfig for PgNotifySourceConfig {
     const SUMMARY: &'static str = "named tasks from PostgreSQL notifications, as dispatcherd takes them";
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
+        Ok(Box::new(PgNotifySource::new(self.service(context)?)))
+    }
+}
+
+impl PgNotifySourceConfig {
+    /// Checks everything; connects to nothing.
+    pub(super) fn service(self, context: &BuildContext) -> Result<Service, ConfigError> {
         let server = Server::parse(self.dsn.expose()).map_err(|error| ConfigError::at("dsn", error.to_string()))?;
         if self.channels.is_empty() && self.control.socket.is_none() {
             return Err(ConfigError::at("channels", "there is nothing to listen to").help("channels = [\"tasks\"]"));
@@ -251,7 +258,6 @@ impl SourceConfig for PgNotifySourceConfig {
         };
         let hall = Arc::new(Hall::new(settings, &context.meter));
         let backoff = Backoff::exponential(base, 2.0).max(max).jitter(Jitter::Full);
-        let service = Service::new(self, server, hall, context, checks, backoff);
-        Ok(Box::new(PgNotifySource::new(service)))
+        Ok(Service::new(self, server, hall, context, checks, backoff))
     }
 }

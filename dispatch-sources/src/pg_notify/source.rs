@@ -1,10 +1,14 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use dispatch_core::{Capabilities, Error, Received, Settler, Source};
+use dispatch_core::{
+    Capabilities, Commands, Error, MemoryStore, Received, Settler, Source,
+    config::{BuildContext, ConfigError},
+    telemetry::Meter,
+};
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{listener, producers, service::Service, socket};
+use super::{Overflow, PgNotifySourceConfig, listener, producers, service::Service, socket};
 
 /// Listens to channels and hands out the tasks that come; see the [module](super).
 pub struct PgNotifySource {
@@ -24,6 +28,24 @@ impl std::fmt::Debug for PgNotifySource {
 }
 
 impl PgNotifySource {
+    /// Checks `config` and makes the source. Connects at the first use. It has no store: what finds no room is shed.
+    ///
+    /// # Errors
+    /// Names the field that is wrong and what is allowed.
+    pub fn open(mut config: PgNotifySourceConfig) -> Result<Self, ConfigError> {
+        config.overflow = Overflow::Shed;
+        let context = BuildContext {
+            pipeline: "pg_notify".into(),
+            component: "source".into(),
+            store: Arc::new(MemoryStore::new()),
+            base_dir: ".".into(),
+            concurrency: 64,
+            meter: Meter::default(),
+            commands: Commands::default(),
+        };
+        config.service(&context).map(Self::new)
+    }
+
     pub(super) fn new(service: Service) -> Self {
         Self {
             health: service.health.subscribe(),
