@@ -78,6 +78,8 @@ impl Classify for ProcessSinkError {
 pub(super) enum StartError {
     #[error("{program} cannot be started{}: {source}", if source.kind() == io::ErrorKind::NotFound { " (is it installed, and in PATH?)" } else { "" })]
     Program { program: String, source: io::Error },
+    #[error("the directory {0} that workers run in does not exist")]
+    Directory(std::path::PathBuf),
     #[error("its pipes cannot be made: {0}")]
     Pipes(#[source] io::Error),
     #[error("the workers' files cannot be written: {0}")]

@@ -47,10 +47,11 @@ impl Pool {
             }
             Event::Revoked { uuid } => {
                 let tasks = &state.workers[index].tasks;
-                // Never the one at work: what is given back waits behind it, or nothing is at work.
+                // Not only those behind: the task before it may be done by now.
                 let place = tasks.iter().rposition(|(_, job)| job.uuid == *uuid);
-                if let Some(place) = place.filter(|place| *place > 0) {
+                if let Some(place) = place {
                     state.take_back(index, place, effects);
+                    self.rest(&mut state, index);
                     state.fill(effects);
                 }
             }

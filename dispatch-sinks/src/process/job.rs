@@ -7,7 +7,7 @@ use dispatch_core::{
     tasks::{OnDuplicate, with_members},
 };
 use smol_str::SmolStr;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{ProcessSinkError, cancel::Cancel, wire};
 
@@ -30,8 +30,8 @@ pub(super) struct Job {
     /// Whether it goes to an idle worker only.
     pub(super) alone: bool,
     pub(super) cancel: Option<Cancel>,
-    /// Whether its worker was asked to give it back, for another that is idle.
-    pub(super) recalled: bool,
+    /// When its worker was last asked to give it back, for another that is idle.
+    pub(super) recalled: Option<Instant>,
     pub(super) answer: oneshot::Sender<Outcome>,
 }
 
@@ -50,7 +50,7 @@ impl Job {
             timeout: task.timeout,
             alone: task.on_duplicate != OnDuplicate::Parallel || message.payload.len() > LONGEST_HELD,
             cancel: None,
-            recalled: false,
+            recalled: None,
             answer,
             message,
         };

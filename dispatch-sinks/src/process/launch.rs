@@ -68,8 +68,8 @@ impl Launcher {
     pub(super) fn new(config: &ProcessSinkConfig, base_dir: &std::path::Path) -> Result<Self, ConfigError> {
         let own = !config.command.is_empty();
         let mut command = config.command.clone();
-        // Both mean the working directory.
-        let moved = !["", "."].contains(&base_dir.to_string_lossy().as_ref());
+        // Empty is where we are, too.
+        let moved = base_dir != std::path::Path::new(".") && !base_dir.as_os_str().is_empty();
         // What a relative path starts from once the directory was changed differs between systems.
         let placed = |program: &String| {
             let path = base_dir.join(program).to_string_lossy().into_owned();
@@ -116,6 +116,7 @@ impl Launcher {
         worker: u64,
         zygote_gone: impl FnOnce(u64) + Send + 'static,
     ) -> Result<Launched, StartError> {
+        self.look_at_directory()?;
         let pipes = Pipes::new(self.log).map_err(StartError::Pipes)?;
         match self.method {
             StartMethod::Spawn => self.spawn(worker, pipes),
@@ -235,8 +236,17 @@ impl Launcher {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
+    /// Of a directory that is missing the system says what it says of a missing program.
+    fn look_at_directory(&self) -> Result<(), StartError> {
+        match &self.directory {
+            Some(directory) if !directory.is_dir() => Err(StartError::Directory(directory.clone())),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether the program can be found.
     pub(super) fn find(&self) -> Result<(), StartError> {
+        self.look_at_directory()?;
         let program = self.program();
         let found = if program.contains('/') {
             std::path::Path::new(program).is_file()

@@ -175,9 +175,8 @@ impl Pool {
                 match &job.cancel {
                     Some(cancel) => sooner(cancel.due(settings.cancel_grace, at_work)),
                     None if at_work => sooner(job.timeout.map(|timeout| worker.since + timeout)),
-                    None if some_idle && !job.recalled => {
-                        sooner(Some((worker.since + RECALL_AFTER).max(now + RECALL_AFTER / 2)))
-                    }
+                    // If it is past, there were too few idle ones.
+                    None if some_idle => sooner(worker.recall_at().map(|at| at.max(now + RECALL_AFTER))),
                     None => {}
                 }
             }
@@ -263,13 +262,9 @@ fn recall(state: &mut State, now: Instant) {
     if !state.waiting.is_empty() {
         return;
     }
-    let waits = |worker: &Worker| {
-        let held = worker.tasks.get(1);
-        worker.notes && held.is_some_and(|(_, job)| !job.recalled && job.cancel.is_none())
-    };
     for worker in &mut state.workers {
-        if idle > 0 && waits(worker) && now >= worker.since + RECALL_AFTER {
-            worker.recall();
+        if idle > 0 && worker.recall_at().is_some_and(|at| now >= at) {
+            worker.recall(now);
             idle -= 1;
         }
     }

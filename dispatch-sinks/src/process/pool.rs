@@ -322,15 +322,19 @@ impl State {
         self.levels.leave(active, now);
         self.out -= 1;
         effects.answers.push((job.answer, outcome));
+        self.next_begins(index, now, effects);
+    }
+
+    /// The first task of a worker has gone: the next one's time begins, or the worker is idle.
+    fn next_begins(&mut self, index: usize, now: Instant, effects: &mut Effects) {
         if self.workers[index].tasks.is_empty() {
             self.idle(index, now);
             return;
         }
-        // The next one's time begins.
         let worker = &mut self.workers[index];
         worker.since = now;
         if let Some((_, job)) = worker.tasks.front_mut() {
-            job.recalled = false;
+            job.recalled = None;
             if let Some(cancel) = &mut job.cancel {
                 cancel.begin(now);
                 effects.kick = true;
@@ -344,20 +348,22 @@ impl State {
         let Some((number, mut job)) = self.workers[index].tasks.remove(place) else {
             return;
         };
+        self.out -= 1;
+        let now = Instant::now();
         if let Some(cancel) = &job.cancel {
-            let active = self.active();
-            self.levels.leave(active, Instant::now());
-            self.out -= 1;
+            self.levels.leave(self.active() + 1, now);
             self.cancelled += 1;
             let error = ProcessSinkError::Cancelled {
                 task: job.task.clone(),
                 reason: cancel.reason,
             };
             effects.answers.push((job.answer, Err(error)));
-            return;
+        } else {
+            job.recalled = None;
+            self.waiting.insert(number, job);
         }
-        self.out -= 1;
-        job.recalled = false;
-        self.waiting.insert(number, job);
+        if place == 0 {
+            self.next_begins(index, now, effects);
+        }
     }
 }

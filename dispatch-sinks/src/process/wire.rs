@@ -29,11 +29,9 @@ pub(super) fn write_task(out: &mut Vec<u8>, payload: &[u8], uuid: Option<&str>) 
     let payload = payload.trim_ascii();
     let from = out.len();
     out.reserve(payload.len() + 64);
-    match (uuid, std::str::from_utf8(payload)) {
-        (Some(uuid), Ok(text)) => {
-            out.extend(dispatch_core::tasks::with_members(text, &[("uuid", uuid)]).into_bytes());
-        }
-        _ => out.extend_from_slice(payload),
+    match uuid.zip(uuid.and_then(|_| std::str::from_utf8(payload).ok())) {
+        Some((uuid, text)) => out.extend(dispatch_core::tasks::with_members(text, &[("uuid", uuid)]).into_bytes()),
+        None => out.extend_from_slice(payload),
     }
     end_frame(out, from);
 }

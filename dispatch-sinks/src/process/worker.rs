@@ -6,11 +6,12 @@ use rustix::process::Signal;
 use tokio::time::Instant;
 
 use super::{
-    cancel::{Cancel, Reason},
+    cancel::{Cancel, REPEAT, Reason},
     handle::Handle,
     job::Job,
     link::Link,
     output::Tail,
+    pool::RECALL_AFTER,
 };
 
 /// Where a worker stands in its life; the words are dispatcherd's.
@@ -167,12 +168,22 @@ impl Worker {
         link.flush();
     }
 
+    /// When it may be asked for the task that waits in it, if there is one that an idle worker could have.
+    pub(super) fn recall_at(&self) -> Option<Instant> {
+        let (_, job) = self
+            .tasks
+            .get(1)
+            .filter(|(_, job)| self.notes && job.cancel.is_none())?;
+        // Again after a while: the signal may have come right before a sleep.
+        Some(job.recalled.map_or(self.since + RECALL_AFTER, |at| at + REPEAT))
+    }
+
     /// Asks for the task that waits in it, so that an idle worker can have it.
-    pub(super) fn recall(&mut self) {
+    pub(super) fn recall(&mut self, now: Instant) {
         let (Some(link), Some((_, job))) = (&self.link, self.tasks.get_mut(1)) else {
             return;
         };
-        job.recalled = true;
+        job.recalled = Some(now);
         link.put(|out| job.write_note(out, "revoke"));
         link.ring();
         link.flush();

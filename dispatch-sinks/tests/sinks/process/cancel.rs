@@ -46,6 +46,45 @@ async fn a_timeout_begins_when_the_task_does() {
     rig.close().await;
 }
 
+/// A worker that answers for the task before while the note is on its way, and then gives the noted one back.
+const SLOW_TO_READ: &str = r#"
+import json, os
+tasks = os.fdopen(3)
+def tell(**event):
+    os.write(4, json.dumps(event).encode() + b"\n")
+tell(event="ready", prefetch=2)
+first = json.loads(tasks.readline())
+second = json.loads(tasks.readline())
+note = json.loads(tasks.readline())
+tell(event="done", uuid=first["uuid"], result=note)
+tell(event="revoked", uuid=second["uuid"])
+for line in tasks:
+    if line == '"stop"\n':
+        break
+    tell(event="done", uuid=json.loads(line)["uuid"], result="later")
+tell(event="shutdown")
+"#;
+
+#[tokio::test]
+async fn a_task_is_given_back_though_the_one_before_it_is_done() {
+    let script = format!("import signal; signal.signal(signal.SIGUSR1, lambda *_: None)\n{SLOW_TO_READ}");
+    let rig = Rig::new(|config| config.command = ["python3", "-c", &script].map(str::to_owned).into());
+    let task = |uuid: &str| Message::new(json!({ "task": "x", "uuid": uuid }).to_string());
+    let first = rig.start_message(task("first"));
+    until(async || rig.with_status("ready").await == 1).await;
+    let second = rig.start_message(task("second"));
+    until(async || rig.ask("pool", json!({})).await["active_task_ct"] == 2).await;
+
+    rig.ask("cancel", json!({ "uuid": "second" })).await;
+
+    assert_eq!(first.await.unwrap().unwrap(), json!(["cancel", "second"]));
+    assert_eq!(code(&second.await.unwrap().unwrap_err()), "cancelled");
+    // By the same worker, which is not thought to be at work any more.
+    assert_eq!(rig.start_message(task("third")).await.unwrap().unwrap(), json!("later"));
+    assert_eq!(rig.ask("pool", json!({})).await["next_worker_id"], 1);
+    rig.close().await;
+}
+
 #[tokio::test]
 async fn a_task_may_tidy_up_and_return() {
     let rig = Rig::new(|_| {});

@@ -46,6 +46,10 @@ fn here() -> PathBuf {
 
 impl Rig {
     fn new(change: impl FnOnce(&mut ProcessSinkConfig)) -> Self {
+        Self::at(here(), change)
+    }
+
+    fn at(base_dir: PathBuf, change: impl FnOnce(&mut ProcessSinkConfig)) -> Self {
         let mut config = ProcessSinkConfig::default();
         config.max = 1;
         change(&mut config);
@@ -54,7 +58,7 @@ impl Rig {
             pipeline: "p".into(),
             component: "sink".into(),
             store: Arc::new(MemoryStore::new()),
-            base_dir: here(),
+            base_dir,
             concurrency: 64,
             meter: meter.clone(),
             commands: commands.clone(),

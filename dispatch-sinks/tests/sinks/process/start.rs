@@ -74,6 +74,31 @@ async fn a_program_that_is_missing_is_named() {
 }
 
 #[tokio::test]
+async fn workers_run_where_the_pipelines_paths_start() {
+    for base_dir in ["", "."] {
+        let rig = Rig::at(base_dir.into(), |_| {});
+        let task = json!({ "task": "os.getcwd" });
+        assert_eq!(rig.send(task).await.unwrap(), json!(std::env::current_dir().unwrap()));
+        rig.close().await;
+    }
+    let rig = Rig::new(|_| {});
+    assert_eq!(
+        rig.send(json!({ "task": "os.getcwd" })).await.unwrap(),
+        json!(super::here())
+    );
+    rig.close().await;
+
+    let rig = Rig::at("/no/such/directory".into(), |_| {});
+    let error = rig.run("noop", json!([])).await.unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("/no/such/directory that workers run in does not exist"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn a_worker_that_never_becomes_ready_is_killed() {
     let rig = shell(|config| config.start_wait = period(200), "exec sleep 600");
     rig.sink.open().await.unwrap();
