@@ -31,8 +31,11 @@ use super::{
     wire::Offsets,
 };
 
-/// How long a close waits for receives under way; what they bring is released. Then they are cut off.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a close waits for receives under way; what they bring is released. While messages come no receive waits
+/// longer; those that do are cut off then.
+const GRACE: Duration = Duration::from_millis(2_500);
+/// The same where all of them ask an empty queue: what is handed to a cut one comes again in a moment.
+const SHORT_GRACE: Duration = Duration::from_millis(500);
 /// The wait after a short receive that brought nothing.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
@@ -45,6 +48,10 @@ pub struct SqsSource {
     polls: JoinSet<Poll>,
     /// How much they may bring.
     reserved: usize,
+    /// How many of the receives under way hold what they bring for the whole visibility.
+    firm: usize,
+    /// The most that was ever asked for at once: the window, as far as it is known here.
+    widest: usize,
     /// Received and not yet asked for, and since when.
     ready: VecDeque<(Instant, Delivery)>,
     /// Nothing is asked before this.
@@ -220,6 +227,8 @@ impl SqsSource {
             shared,
             polls: JoinSet::new(),
             reserved: 0,
+            firm: 0,
+            widest: 0,
             ready: VecDeque::new(),
             rest_until: None,
             closed: false,
@@ -274,19 +283,28 @@ impl SqsSource {
             return;
         }
         self.rest_until = None;
+        self.widest = self.widest.max(max);
+        let whole = self.shared.config.receive_batch.min(self.widest);
         while self.reserved < max && self.polls.len() < self.pace.pollers(now) {
-            let asked = (max - self.reserved).min(self.shared.config.receive_batch);
+            let asked = (max - self.reserved).min(whole);
+            // Less than a batch waits for a receive under way and grows meanwhile: requests are billed.
+            if asked < whole && !self.polls.is_empty() {
+                break;
+            }
             self.reserved += asked;
             let (shared, settler) = (Arc::clone(&self.shared), Arc::clone(&self.settler));
-            self.polls.spawn(poll(shared, settler, asked, self.pace.wait(now)));
+            let ask = self.pace.ask(now);
+            self.firm += usize::from(!ask.brief);
+            self.polls.spawn(poll(shared, settler, asked, ask));
         }
     }
 
     fn polled(&mut self, poll: Poll) -> Result<(), SqsSourceError> {
         self.reserved -= poll.asked;
+        self.firm -= usize::from(!poll.ask.brief);
         let result = poll.result.map(|deliveries| {
             self.pace.received(poll.began, poll.asked, poll.count);
-            if poll.count == 0 && poll.wait.is_zero() {
+            if poll.count == 0 && poll.ask.wait.is_zero() {
                 self.rest_until = Some(Instant::now() + SHORT_REST);
             }
             let now = Instant::now();
@@ -329,6 +347,7 @@ impl Source for SqsSource {
         capabilities.extends = config.heartbeat;
         capabilities.settle_batch = 10;
         capabilities.settle_linger = Duration::from_millis(50);
+        capabilities.settles_apart = true;
         capabilities.order = if self.shared.fifo { Order::Key } else { Order::None };
         capabilities.needs_lanes = self.shared.fifo;
         capabilities.counts_redeliveries = true;
@@ -380,7 +399,7 @@ impl Source for SqsSource {
                 // A receive that panicked has lost count of what it reserved.
                 Some(Err(error)) => {
                     self.polls.detach_all();
-                    self.reserved = 0;
+                    (self.reserved, self.firm) = (0, 0);
                     return Err(Error::retry(error));
                 }
                 None => {}
@@ -409,9 +428,10 @@ impl Source for SqsSource {
     async fn close(&mut self) -> Result<(), Error> {
         self.closed = true;
         self.hold().await?;
+        let grace = if self.firm == 0 { SHORT_GRACE } else { GRACE };
         let polls = async { while self.polls.join_next().await.is_some() {} };
-        if timeout(GRACE, polls).await.is_err() {
-            // SQS gives nothing to a connection that has ended.
+        if timeout(grace, polls).await.is_err() {
+            // They wait for long, and ask for a moment's lease only: what is still handed to one comes again soon.
             tracing::debug!(receives = self.polls.len(), "receives that brought nothing are cut off");
             self.shared.cut.send_replace(true);
             // What has brought something is given back; the driver bounds how long that may take.

@@ -72,6 +72,8 @@ pub(super) struct Work<S: Service<Message>> {
     keeper_at: Option<Instant>,
     /// Tells entries of one slot apart.
     serial: u32,
+    /// Whether nothing more is received.
+    ending: bool,
     counts: Counts,
     /// Its number on the roll, and the last question that it answered.
     driver: u64,
@@ -128,6 +130,7 @@ where
             timer: None,
             keeper_at: None,
             serial: 0,
+            ending: false,
             counts: Counts::default(),
             driver,
             answered,
@@ -136,6 +139,17 @@ where
 
     pub(super) fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many places of the window are taken.
+    pub(super) fn taken(&self) -> usize {
+        let lent: usize = self.desks.iter().map(Desk::lent).sum();
+        self.slots.len().saturating_sub(lent)
+    }
+
+    /// Nothing more is received: what is finished waits for no company.
+    pub(super) const fn end(&mut self) {
+        self.ending = true;
     }
 
     pub(super) const fn window(&self) -> usize {
@@ -234,7 +248,7 @@ where
                 moved = true;
             }
             let crowded =
-                self.slots.len() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
+                self.taken() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
             self.plan.crowded.store(crowded, Relaxed);
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);
@@ -312,7 +326,7 @@ where
         }
         let nothing_more = waiting && self.slots.running() == 0;
         for (desk, own) in self.desks.iter_mut().enumerate() {
-            while let Some(parcel) = own.take(now, nothing_more) {
+            while let Some(parcel) = own.take(now, nothing_more, self.ending) {
                 self.calls.push(Box::pin(async move {
                     let (slots, results) = parcel.send().await;
                     Returned::Settled {
@@ -394,7 +408,9 @@ where
             }
         }
         self.counts.settled += 1;
-        self.slots.remove(slot);
+        if let Some(entry) = self.slots.remove(slot) {
+            self.desks[entry.source()].confirmed();
+        }
     }
 
     /// Gives back what was not started.

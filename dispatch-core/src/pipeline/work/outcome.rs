@@ -184,7 +184,9 @@ where
             self.backlog.done(lane);
         }
         let token = entry.token.clone();
-        self.desks[entry.source()].put(slot, token, disposition);
+        let desk = &mut self.desks[entry.source()];
+        desk.decided();
+        desk.put(slot, token, disposition);
     }
 
     pub(super) fn kept(&mut self, kept: Kept) {
