@@ -20,6 +20,8 @@ pub(super) struct Desk {
     calls: usize,
     /// How many are settled and not confirmed.
     unconfirmed: usize,
+    /// Whether one of those that wait has little left of its lease.
+    hurried: bool,
 }
 
 /// A batch that has left the desk.
@@ -39,7 +41,13 @@ impl Desk {
             since: None,
             calls: 0,
             unconfirmed: 0,
+            hurried: false,
         }
+    }
+
+    /// The one that was put in last has little left of its lease: it waits for no company.
+    pub(super) const fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// A delivery's outcome is known.
@@ -84,9 +92,9 @@ impl Desk {
     /// settles apart holds nobody up while it waits for company: it does unless the pipeline is `ending`.
     pub(super) fn take(&mut self, now: Instant, nothing_more: bool, ending: bool) -> Option<Parcel> {
         let most = self.capabilities.settle_batch.max(1);
-        let waited = self.since.is_some_and(|since| now >= since + self.linger());
+        let waited = self.hurried || self.since.is_some_and(|since| now >= since + self.linger());
         let nothing_more = nothing_more && (ending || !self.capabilities.settles_apart);
-        let ready = self.waiting.len() >= most || waited || (nothing_more && !self.waiting.is_empty());
+        let ready = self.waiting.len() >= most || ((waited || nothing_more) && !self.waiting.is_empty());
         if !ready || self.calls >= CALLS {
             return None;
         }
@@ -94,6 +102,7 @@ impl Desk {
         let count = most.min(self.waiting.len());
         let (batch, slots) = if count == self.waiting.len() {
             self.since = None;
+            self.hurried = false;
             let room = Vec::with_capacity(count);
             (
                 std::mem::replace(&mut self.waiting, room),
@@ -182,6 +191,17 @@ mod tests {
             Some(3)
         );
         assert!(desk(0).take(now, true, false).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_with_little_left_of_its_lease_takes_the_others_along() {
+        let (mut hurried, now) = (desk(3), Instant::now());
+
+        hurried.hurry();
+
+        assert_eq!(hurried.take(now, false, false).map(|parcel| parcel.slots.len()), Some(3));
+        hurried.put(0, Token::default(), Disposition::Release);
+        assert!(hurried.take(now, false, false).is_none(), "only those");
     }
 
     #[tokio::test(start_paused = true)]

@@ -106,6 +106,7 @@ async fn receive(
         // The SDK's own repetition of a receive whose answer was lost then brings the same messages.
         .set_receive_request_attempt_id(shared.fifo.then(random_id).map(|id| id.to_string()));
     let mut cut = shared.cut.subscribe();
+    shared.meters.receives.add(1);
     let answer = tokio::select! {
         biased;
         answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.name(), error))?,
@@ -117,6 +118,12 @@ async fn receive(
     let as_settler = Arc::clone(settler) as Arc<dyn Settler>;
     let messages = answer.messages.unwrap_or_default();
     let count = messages.len();
+    if count == 0 {
+        shared.meters.empty_receives.add(1);
+        if !brief && !wait.is_zero() {
+            shared.look_at_in_flight(&client).await;
+        }
+    }
     let (mut deliveries, mut old, mut broken) = (Vec::with_capacity(count), Vec::new(), Vec::new());
     for message in messages {
         let intact = !shared.config.verify_md5 || is_intact(&message);
@@ -136,7 +143,8 @@ async fn receive(
         }
     }
     if !old.is_empty() {
-        let all = shared.expired.fetch_add(old.len() as u64, Relaxed) + old.len() as u64;
+        shared.meters.expired.add(old.len() as u64);
+        let all = shared.meters.expired.get();
         tracing::warn!(
             queue,
             messages = old.len(),

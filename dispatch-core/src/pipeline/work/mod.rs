@@ -33,8 +33,11 @@ use crate::{
     layer::{BreakerHandle, expired},
 };
 
-/// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
+/// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
+/// ours. Then the message comes again.
 const SETTLE_TRIES: u8 = 5;
+/// The longest wait before such a try, in doublings of 100 ms.
+const SETTLE_DOUBLINGS: u8 = 7;
 
 /// So many lists of woken messages in one turn; then the runtime has its own.
 const ROUNDS: u8 = 16;
@@ -391,11 +394,14 @@ where
             }
             Err(SettleError::Failed(error)) => {
                 let source = &self.plan.labels[entry.source()];
+                let lease = self.desks[entry.source()].capabilities.lease;
+                let ours = lease.is_some_and(|lease| Instant::now() < entry.leased_at() + lease) && !entry.lost;
                 if let Some((Some(_), tries)) = &mut entry.settling
-                    && *tries < SETTLE_TRIES
+                    && (*tries < SETTLE_TRIES || ours)
                 {
-                    *tries += 1;
-                    let (wait, serial) = (Duration::from_millis(100) * (1 << *tries), entry.serial);
+                    *tries = tries.saturating_add(1);
+                    let wait = Duration::from_millis(100) * (1 << (*tries).min(SETTLE_DOUBLINGS));
+                    let serial = entry.serial;
                     tracing::warn!(%source, id = %entry.message.id(), error = error.report(), ?wait, "settlement failed, trying again");
                     self.calls.push(Box::pin(async move {
                         sleep(wait).await;

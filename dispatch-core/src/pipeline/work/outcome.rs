@@ -185,8 +185,13 @@ where
         }
         let token = entry.token.clone();
         let desk = &mut self.desks[entry.source()];
+        let lease = desk.capabilities.lease;
+        let nearly_over = lease.is_some_and(|lease| clock::recent() > entry.leased_at() + lease * 3 / 4);
         desk.decided();
         desk.put(slot, token, disposition);
+        if nearly_over {
+            desk.hurry();
+        }
     }
 
     pub(super) fn kept(&mut self, kept: Kept) {
