@@ -121,7 +121,10 @@ async fn what_was_handed_to_a_connection_that_was_cut_comes_again_in_a_moment() 
 async fn a_queue_that_runs_dry_is_asked_how_many_are_out_once_in_a_while() {
     let fake = fake();
     fake.send("q", "x");
-    let mut source = source(&fake, |config| config.wait_time = period(1));
+    let change = |config: &mut SqsSourceConfig| {
+        (config.wait_time, config.visibility_timeout) = (period(1), period(3_600));
+    };
+    let mut source = source(&fake, change);
     let kept = receive(&mut source, 10).await;
 
     assert!(timeout(Duration::from_secs(300), source.receive(10)).await.is_err());
