@@ -13,6 +13,7 @@ mod id;
 pub mod layer;
 mod lock;
 mod message;
+mod own;
 pub mod pipeline;
 #[cfg(feature = "config")]
 mod registry;

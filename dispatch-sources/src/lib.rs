@@ -12,6 +12,8 @@
 //! | `startup` | `startup` | what is to be done once per start |
 //! | `stdin` | `stdin` | a line of standard input |
 
+#[cfg(feature = "dispatcherd")]
+pub mod dispatcherd;
 #[cfg(feature = "file")]
 pub mod file;
 #[cfg(any(feature = "file", feature = "http", feature = "stdin"))]

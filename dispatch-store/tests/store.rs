@@ -5,6 +5,9 @@
 #[path = "store/config.rs"]
 mod config;
 #[cfg(feature = "postgres")]
+#[path = "store/enqueue.rs"]
+mod enqueue;
+#[cfg(feature = "postgres")]
 #[path = "store/postgres.rs"]
 mod postgres;
 #[cfg(feature = "redis")]

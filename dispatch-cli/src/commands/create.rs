@@ -24,7 +24,9 @@ pub(crate) struct Create {
 }
 
 /// Values that make sense to begin with, where the type of a field says too little.
-const EXAMPLES: [(&str, &str); 9] = [
+const EXAMPLES: [(&str, &str); 11] = [
+    ("channels", r#"["tasks"]"#),
+    ("dsn", r#""postgres://dispatch@127.0.0.1/app""#),
     ("paths", r#"["in/*.ndjson"]"#),
     ("url", r#""http://127.0.0.1:8080/work""#),
     ("command", r#"["cat"]"#),

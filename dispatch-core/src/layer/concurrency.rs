@@ -345,7 +345,7 @@ mod tests {
                     let mut call = Box::pin(service.call(Message::new("x")));
                     if (worker + number) % 5 == 0 {
                         // Polled once, then dropped: running or waiting.
-                        let _ = futures::poll!(&mut call);
+                        drop(futures::poll!(&mut call));
                     } else {
                         call.await.unwrap();
                     }

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::{Error, Message, clock, telemetry::Stats};
+use crate::{Error, Message, clock, own::Own, telemetry::Stats};
 
 /// Records each attempt's duration and, if it failed, its class. Goes inside the limits, so that waiting is not counted.
 #[derive(Debug, Clone, Default)]
@@ -29,8 +29,7 @@ impl MeasureLayer {
 #[derive(Debug, Clone)]
 pub struct Measure<S> {
     inner: S,
-    /// Twice counted: each attempt counts a reference, and shards must not wait for each other to do so.
-    stats: Arc<Arc<Stats>>,
+    stats: Own<Stats>,
 }
 
 impl<S> Layer<S> for MeasureLayer {
@@ -38,7 +37,7 @@ impl<S> Layer<S> for MeasureLayer {
     fn layer(&self, inner: S) -> Measure<S> {
         Measure {
             inner,
-            stats: Arc::new(Arc::clone(&self.0)),
+            stats: Own::of(&self.0),
         }
     }
 }
@@ -61,7 +60,7 @@ where
         MeasureFuture {
             began: clock::recent(),
             call: self.inner.call(message),
-            stats: Arc::clone(&self.stats),
+            stats: self.stats.clone(),
         }
     }
 }
@@ -73,7 +72,7 @@ pin_project! {
         began: Instant,
         #[pin]
         call: F,
-        stats: Arc<Arc<Stats>>,
+        stats: Own<Stats>,
     }
 }
 

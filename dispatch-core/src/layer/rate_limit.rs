@@ -17,7 +17,7 @@ use super::{
     keyed::{KeyFn, Keyed},
     step::{Step, ready_call},
 };
-use crate::{Class, Error, Message, clock, telemetry::Stats};
+use crate::{Class, Error, Message, clock, own::Own, telemetry::Stats};
 
 /// Lets attempts through at a steady rate with a small burst (GCRA: a bucket that leaks evenly, no window's edge).
 ///
@@ -218,16 +218,16 @@ impl RateLimitLayer {
 /// The limiter that one attempt passes.
 #[derive(Debug)]
 enum Passing {
-    Global(Arc<Arc<Shared>>),
+    Global(Own<Shared>),
     Key(Arc<Limiter>),
 }
 
 impl Passing {
     /// None where there is no limit.
-    fn of(shared: &Arc<Arc<Shared>>, message: &Message) -> Option<Self> {
+    fn of(shared: &Own<Shared>, message: &Message) -> Option<Self> {
         match &shared.limits {
             Limits::Unlimited => None,
-            Limits::Global(_) => Some(Self::Global(Arc::clone(shared))),
+            Limits::Global(_) => Some(Self::Global(shared.clone())),
             Limits::Keyed { limiters, pace, paces } => {
                 let key = limiters.key(message);
                 let pace = paces.get(&key).copied().unwrap_or(*pace);
@@ -251,8 +251,7 @@ impl Passing {
 #[derive(Debug, Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    /// Twice counted: each attempt counts a reference, and shards must not wait for each other to do so.
-    shared: Arc<Arc<Shared>>,
+    shared: Own<Shared>,
 }
 
 impl<S> Layer<S> for RateLimitLayer {
@@ -260,7 +259,7 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         RateLimit {
             inner,
-            shared: Arc::new(Arc::clone(&self.shared)),
+            shared: Own::of(&self.shared),
         }
     }
 }
@@ -290,7 +289,7 @@ where
             return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), passing);
         }
         let mut inner = self.inner.clone();
-        let (queue, shared) = (Passing::of(&self.shared, &message), Arc::clone(&self.shared));
+        let (queue, shared) = (Passing::of(&self.shared, &message), self.shared.clone());
         let call = Step::slow(async move {
             let began = Instant::now();
             if let Some(limiter) = queue.as_ref().and_then(Passing::limiter) {

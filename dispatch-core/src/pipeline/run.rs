@@ -23,15 +23,18 @@ use crate::{
     Class, Error, Message, Reply, Sink, Store,
     backoff::Backoff,
     layer::{DedupeLayer, Limit, StackLayer, StackService},
+    own::Own,
     store::QueueSource,
 };
 
 impl Pipeline {
-    /// Runs until the input has ended, with everything parked done too, or until [`Handle::drain`].
+    /// Runs until the input has ended, with everything parked done too, or until
+    /// [`Handle::drain`](super::Handle::drain).
     ///
     /// # Errors
     /// `Permanent` if the store cannot be used, and what [`Source::open`](crate::Source::open) says, before anything is
-    /// received. Nothing later ends a run: what fails is tried again, for ever, and shows in [`Handle::status`].
+    /// received. Nothing later ends a run: what fails is tried again, for ever, and shows in
+    /// [`Handle::status`](super::Handle::status).
     ///
     /// # Cancel safety
     /// Dropping it cancels what is started and releases it; better drain.
@@ -52,6 +55,16 @@ impl Pipeline {
             // Nothing was received, so nothing is left undone.
             shared.set_phase(Phase::Ended);
             return Ok(summary(&shared, began.elapsed(), true));
+        }
+        for (label, source) in &mut parts.sources {
+            let opened = tokio::select! {
+                opened = source.open() => opened,
+                _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => Ok(()),
+            };
+            if let Err(error) = opened {
+                shared.failed(label, error.report());
+                return Err(Error::new(error.class(), format!("{label}: {}", error.report())));
+            }
         }
         shared.set_phase(Phase::Running);
 
@@ -91,7 +104,7 @@ impl Pipeline {
         // One for each shard: they do not wait for each other to count references.
         let bare = {
             let sink = Arc::clone(&sink);
-            move || sink_service(Arc::new(Arc::clone(&sink)))
+            move || sink_service(Own::of(&sink))
         };
         let run: BoxFuture<'static, bool> = if parts.layers.is_empty() && dedupe.is_none() {
             Box::pin(runs.run(parts, bare, Identity::new()))
@@ -109,6 +122,9 @@ impl Pipeline {
                 Some(dedupe) => Box::pin(runs.run(parts, own, dedupe)),
             }
         };
+        if let Err(error) = sink.open().await {
+            tracing::warn!(pipeline = %shared.name, error = error.report(), "sink did not open");
+        }
         let finished = tokio::select! {
             finished = run => finished,
             _ = join_all(swept) => false,
@@ -300,11 +316,11 @@ fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
 
 /// A sink as a service whose future is no more than the sink's own.
 fn sink_service(
-    sink: Arc<Arc<dyn Sink>>,
+    sink: Own<dyn Sink>,
 ) -> impl Service<Message, Response = Reply, Error = Error, Future: Send> + Clone + Send + Sync + 'static {
     tower::service_fn(move |message: Message| {
-        let sink = Arc::clone(&sink);
+        let sink = sink.clone();
         // The sink's own `send`, not that of the `Arc`: one box less.
-        async move { Sink::send(&**sink, message).await }
+        async move { Sink::send(&*sink, message).await }
     })
 }

@@ -33,6 +33,10 @@ impl Sink for Fallback {
         last.send(message).await
     }
 
+    async fn open(&self) -> Result<(), Error> {
+        super::open_all(&self.0).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(&self.0).await
     }

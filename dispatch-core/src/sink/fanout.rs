@@ -38,6 +38,10 @@ impl Sink for Fanout {
         failure.map_or_else(|| Ok(reply.unwrap_or_default()), Err)
     }
 
+    async fn open(&self) -> Result<(), Error> {
+        super::open_all(&self.0).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(&self.0).await
     }

@@ -36,6 +36,14 @@ pub trait Sink: Send + Sync + 'static {
         futures::future::join_all(messages.into_iter().map(|message| self.send(message))).await
     }
 
+    /// Starts what the sink keeps running; called once, before the first message. Does not wait until it runs.
+    ///
+    /// # Errors
+    /// Logged by the driver, which goes on.
+    async fn open(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Connects, and says what is wrong if that fails; `dispatch check` calls it. Sends nothing.
     ///
     /// # Errors
@@ -66,6 +74,9 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
     }
     async fn send_batch(&self, messages: Vec<Message>) -> Vec<Result<Reply, Error>> {
         (**self).send_batch(messages).await
+    }
+    async fn open(&self) -> Result<(), Error> {
+        (**self).open().await
     }
     async fn probe(&self) -> Result<(), Error> {
         (**self).probe().await
@@ -156,6 +167,14 @@ impl fmt::Debug for dyn Sink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Sink")
     }
+}
+
+/// Opens every sink; the first trouble is the answer.
+async fn open_all(sinks: impl IntoIterator<Item = &Arc<dyn Sink>>) -> Result<(), Error> {
+    for sink in sinks {
+        sink.open().await?;
+    }
+    Ok(())
 }
 
 /// Asks every sink; the first trouble is the answer.

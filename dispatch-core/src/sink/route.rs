@@ -49,6 +49,10 @@ impl Sink for Route {
         }
     }
 
+    async fn open(&self) -> Result<(), Error> {
+        super::open_all(self.all()).await
+    }
+
     async fn probe(&self) -> Result<(), Error> {
         super::probe_all(self.all()).await
     }

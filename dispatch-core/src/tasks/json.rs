@@ -431,11 +431,10 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in any::<String>(), cut in any::<prop::sample::Index>()) {
-            let _ = members(&text);
-            let _ = canonical(&text);
+            drop((members(&text), canonical(&text)));
             let json = format!(r#"{{"task": {text:?}, "args": [1.5e3, NaN]}}"#);
             let at = (0..=json.len()).rev().find(|at| *at <= cut.index(json.len() + 1) && json.is_char_boundary(*at));
-            let _ = canonical(&json[..at.unwrap_or_default()]);
+            drop(canonical(&json[..at.unwrap_or_default()]));
         }
     }
 }

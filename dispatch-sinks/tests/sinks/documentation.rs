@@ -71,6 +71,8 @@ fn the_pages_show_what_the_loader_reads() {
 
     for (room, page) in [
         ("command", include_str!("../../src/command/mod.rs")),
+        #[cfg(unix)]
+        ("process", include_str!("../../src/process/mod.rs")),
         ("http", include_str!("../../src/http/mod.rs")),
         ("sqs", include_str!("../../src/sqs/mod.rs")),
         ("stdout", include_str!("../../src/stdout.rs")),

@@ -6,5 +6,9 @@
 mod command;
 mod documentation;
 mod http;
+mod pg_notify;
 mod sqs;
 mod sqsd;
+mod tasks;
+#[cfg(unix)]
+mod process;

@@ -6,13 +6,13 @@ use dispatch_core::{
     pipeline::parked_queue,
     tasks::{BarePayload, LONGEST_CHANNEL},
 };
+use dispatch_pg_client::Server;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{
     PgNotifySource,
-    connection::Server,
     hall::{Hall, Overflow, Settings},
     service::{Checks, Service},
 };
@@ -63,8 +63,17 @@ pub struct PgNotifySourceConfig {
 }
 
 /// A duration, or none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bound(pub Option<Duration>);
+
+impl Serialize for Bound {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(period) => Period(period).serialize(serializer),
+            None => serializer.serialize_str("off"),
+        }
+    }
+}
 
 impl<'de> Deserialize<'de> for Bound {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -206,7 +215,7 @@ impl SourceConfig for PgNotifySourceConfig {
     const SUMMARY: &'static str = "named tasks from PostgreSQL notifications, as dispatcherd takes them";
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
-        let server = Server::parse(&self.dsn)?;
+        let server = Server::parse(self.dsn.expose()).map_err(|error| ConfigError::at("dsn", error.to_string()))?;
         if self.channels.is_empty() && self.control.socket.is_none() {
             return Err(ConfigError::at("channels", "there is nothing to listen to").help("channels = [\"tasks\"]"));
         }

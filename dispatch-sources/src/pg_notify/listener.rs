@@ -8,13 +8,11 @@ use std::{
 };
 
 use dispatch_core::Error;
+use dispatch_pg_client::{Connection, PgError, quoted};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::{AsyncMessage, Client, Connection, Socket, tls::TlsStream};
+use tokio_postgres::{AsyncMessage, Client};
 
-use super::{
-    PgNotifyError,
-    service::{Origin, Service},
-};
+use super::service::{Origin, Service};
 
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
@@ -44,7 +42,7 @@ async fn listen(
     service: &Arc<Service>,
     failures: &mut u32,
     deaf_since: &mut Option<Instant>,
-) -> Result<std::convert::Infallible, PgNotifyError> {
+) -> Result<std::convert::Infallible, PgError> {
     let (client, mut connection) = service.server.connect().await?;
     let own = format!("self_check_{}", uuid::Uuid::new_v4().simple());
     let channels = service.config.channels.iter().map(String::as_str).chain([own.as_str()]);
@@ -68,7 +66,7 @@ async fn listen(
         tracing::warn!(gap = ?since.elapsed(), "listening again: what was sent meanwhile did not come");
         service.health.send_replace(None);
     } else {
-        tracing::info!(channels = ?service.config.channels, place = %service.server.place, "listening");
+        tracing::info!(channels = ?service.config.channels, place = %service.server.place(), "listening");
     }
     *failures = 0;
 
@@ -83,13 +81,13 @@ async fn listen(
                 let answered = take(service, &own, &mut asked, batch?).await;
                 let late = |age| service.checks.is_some_and(|checks| age >= checks.max_age);
                 if answered.is_some_and(late) {
-                    return Err(PgNotifyError::Deaf { place: service.server.place.to_string() });
+                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
                 }
             }
             () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
                 // Still unanswered after a whole idle time: nothing comes through any more.
                 if asked.is_some() {
-                    return Err(PgNotifyError::Deaf { place: service.server.place.to_string() });
+                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
                 }
                 quiet_since = Instant::now();
                 // Before it is sent: the answer may be quicker than the word that it was.
@@ -105,10 +103,10 @@ async fn listen(
 async fn ask(
     service: &Arc<Service>,
     client: &Client,
-    connection: &mut Connection<Socket, impl TlsStream + Unpin>,
+    connection: &mut Connection,
     own: &str,
     asked: &mut Option<(u64, Instant)>,
-) -> Result<(), PgNotifyError> {
+) -> Result<(), PgError> {
     let number = asked.map(|(number, _)| number).unwrap_or_default();
     let payload = format!(r#"{{"self_check": true, "task": "lambda: \"broker_{number}\""}}"#);
     let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&own, &payload];
@@ -131,10 +129,7 @@ async fn ask(
 ///
 /// # Cancel safety
 /// Dropping it loses nothing: it keeps nothing over a wait.
-async fn heard(
-    service: &Arc<Service>,
-    connection: &mut Connection<Socket, impl TlsStream + Unpin>,
-) -> Result<Vec<(String, String)>, PgNotifyError> {
+async fn heard(service: &Arc<Service>, connection: &mut Connection) -> Result<Vec<(String, String)>, PgError> {
     let mut batch = Vec::new();
     poll_fn(|cx| {
         loop {
@@ -153,8 +148,8 @@ async fn heard(
                 Poll::Ready(_) | Poll::Pending if !batch.is_empty() => return Poll::Ready(Ok(())),
                 Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(service, "listen", source))),
                 Poll::Ready(None) => {
-                    let place = service.server.place.to_string();
-                    return Poll::Ready(Err(PgNotifyError::Closed { place }));
+                    let place = service.server.place().to_owned();
+                    return Poll::Ready(Err(PgError::Closed { place }));
                 }
                 Poll::Pending => return Poll::Pending,
             }
@@ -194,15 +189,10 @@ async fn take(
     answered
 }
 
-fn failed(service: &Service, what: &'static str, source: tokio_postgres::Error) -> PgNotifyError {
-    PgNotifyError::Work {
+fn failed(service: &Service, what: &'static str, source: tokio_postgres::Error) -> PgError {
+    PgError::Work {
         what,
-        place: service.server.place.to_string(),
+        place: service.server.place().to_owned(),
         source,
     }
-}
-
-/// An identifier as it is written, whatever it holds.
-fn quoted(identifier: &str) -> String {
-    format!("\"{}\"", identifier.replace('"', "\"\""))
 }

@@ -17,7 +17,8 @@
 //!   for a free worker. The hall is bounded; what finds no room goes into the store.
 //! * Commands (`running`, `cancel`, `workers`, …) are answered at once, on a connection of their own.
 //! * One message that cannot be is refused alone. A lost connection is made anew at once; the gap is logged and counted,
-//!   for what was sent meanwhile is lost: PostgreSQL keeps no notification for those who do not listen. `pg_queue` does.
+//!   for what was sent meanwhile is lost: PostgreSQL keeps no notification for those who do not listen. The source `queue` over a
+//!   PostgreSQL store does.
 //!
 //! ```
 //! use dispatch_core::config::Secret;
@@ -28,9 +29,7 @@
 //! ```
 
 mod config;
-mod connection;
 mod control;
-mod error;
 mod hall;
 mod listener;
 mod producers;
@@ -40,6 +39,6 @@ mod socket;
 mod source;
 
 pub use config::{Bound, Control, OnStart, PgNotifySourceConfig, Reconnect, Scheduled};
-pub use error::PgNotifyError;
+pub use dispatch_pg_client::PgError;
 pub use hall::Overflow;
 pub use source::PgNotifySource;

@@ -23,8 +23,8 @@ pub(super) fn start(service: &Arc<Service>, running: &mut JoinSet<()>) {
         }
     });
     let fired = Arc::new(AtomicU64::new(0));
-    for task in service.config.schedule.keys().cloned() {
-        let (service, fired) = (Arc::clone(service), Arc::clone(&fired));
+    for task in service.config.schedule.keys() {
+        let (service, fired, task) = (Arc::clone(service), Arc::clone(&fired), task.clone());
         running.spawn(async move {
             let own = &service.config.schedule[&task];
             let mut ticks = interval_at(Instant::now() + own.every.0, own.every.0);

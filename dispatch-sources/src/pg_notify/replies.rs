@@ -4,7 +4,7 @@ use dispatch_core::tasks::chunks::split;
 use tokio::sync::Mutex;
 use tokio_postgres::Client;
 
-use super::{PgNotifyError, connection::Server};
+use dispatch_pg_client::{PgError, Server};
 
 /// PostgreSQL takes at most this many bytes in one notification (NOTIFY, Description: less than 8000).
 pub(super) const LIMIT: usize = 7_999;
@@ -34,7 +34,7 @@ impl Replies {
         }
     }
 
-    async fn try_send(&self, channel: &str, answer: &str) -> Result<(), PgNotifyError> {
+    async fn try_send(&self, channel: &str, answer: &str) -> Result<(), PgError> {
         let id = uuid::Uuid::new_v4().simple().to_string();
         let pieces = split(answer, LIMIT, &id).unwrap_or_default();
         let mut held = self.client.lock().await;
@@ -52,9 +52,9 @@ impl Replies {
         };
         for piece in pieces {
             let sent = client.execute("SELECT pg_notify($1, $2)", &[&channel, &piece]).await;
-            sent.map_err(|source| PgNotifyError::Work {
+            sent.map_err(|source| PgError::Work {
                 what: "send an answer",
-                place: self.server.place.to_string(),
+                place: self.server.place().to_owned(),
                 source,
             })?;
         }

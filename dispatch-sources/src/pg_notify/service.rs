@@ -14,9 +14,10 @@ use dispatch_core::{
     tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, chunks::Assembly, with_members},
     telemetry::Counter,
 };
+use dispatch_pg_client::Server;
 use tokio::{sync::watch, time::Instant};
 
-use super::{PgNotifySourceConfig, connection::Server, control, hall::Hall, replies::Replies};
+use super::{PgNotifySourceConfig, control, hall::Hall, replies::Replies};
 
 /// One service: what dispatcherd calls so.
 pub(super) struct Service {
@@ -82,7 +83,7 @@ pub(super) enum Origin {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service")
-            .field("place", &self.server.place)
+            .field("place", &self.server.place())
             .field("channels", &self.config.channels)
             .finish_non_exhaustive()
     }

@@ -97,6 +97,9 @@ mod postgres {
     pub struct PostgresConfig {
         /// Where the server is: `postgres://user:password@host:5432/database?sslmode=verify-full`.
         pub url: Secret,
+        /// Where to listen for hints, if `url` leads to a pooler in transaction mode, which cannot: the server itself.
+        #[serde(default)]
+        pub listen_url: Option<Secret>,
         /// The most connections at once, beside one that listens. Default 8, at least 1.
         #[serde(default = "max_connections")]
         pub max_connections: u32,
@@ -133,12 +136,16 @@ mod postgres {
             }
             let target = postgres::Target {
                 url: self.url,
+                listen_url: self.listen_url,
                 schema: self.schema,
                 max_connections: self.max_connections,
                 connect_timeout: self.connect_timeout.0,
             };
             if target.options().is_err() {
                 return Err(ConfigError::at("url", "this URL cannot be read").help(form));
+            }
+            if target.listen_url_is_wrong() {
+                return Err(ConfigError::at("listen_url", "this URL cannot be read").help(form));
             }
             Ok(Arc::new(SqlStore::new(
                 Target::Postgres(Box::new(target)),

@@ -42,7 +42,8 @@ pub(super) enum Conn<'a> {
     #[cfg(feature = "sqlite")]
     Sqlite(&'a mut sqlx::SqliteConnection, Frame),
     #[cfg(feature = "postgres")]
-    Postgres(&'a mut sqlx::PgConnection),
+    /// And whether statements may be prepared for longer than their one use.
+    Postgres(&'a mut sqlx::PgConnection, bool),
 }
 
 /// What opens and ends a transaction on SQLite, where each trip to the connection's thread costs as much as a small
@@ -73,8 +74,8 @@ macro_rules! on_connection {
                 $run
             }
             #[cfg(feature = "postgres")]
-            Conn::Postgres($connection) => {
-                let $query = sqlx::query_with::<sqlx::Postgres, _>(sqlx::AssertSqlSafe(sql), values);
+            Conn::Postgres($connection, persistent) => {
+                let $query = sqlx::query_with::<sqlx::Postgres, _>(sqlx::AssertSqlSafe(sql), values).persistent(*persistent);
                 $run
             }
         }
@@ -123,7 +124,7 @@ impl Conn<'_> {
         match self {
             Self::Sqlite(_, frame) => Some(frame),
             #[cfg(feature = "postgres")]
-            Self::Postgres(_) => None,
+            Self::Postgres(..) => None,
         }
     }
 
@@ -132,7 +133,7 @@ impl Conn<'_> {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(..) => false,
             #[cfg(feature = "postgres")]
-            Self::Postgres(_) => true,
+            Self::Postgres(..) => true,
         }
     }
 
@@ -182,7 +183,7 @@ impl Conn<'_> {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(connection, _) => script.execute(&mut **connection).await.map(drop).map_err(failed),
             #[cfg(feature = "postgres")]
-            Self::Postgres(connection) => script.execute(&mut **connection).await.map(drop).map_err(failed),
+            Self::Postgres(connection, _) => script.execute(&mut **connection).await.map(drop).map_err(failed),
         }
     }
 

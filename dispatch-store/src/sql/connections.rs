@@ -34,7 +34,9 @@ const STALE: Duration = Duration::from_secs(30);
 pub(super) struct Connections {
     place: String,
     options: PgConnectOptions,
+    /// What every connection is told first; where a pooler stands between, every transaction.
     setting: String,
+    pooled: bool,
     connect_timeout: Duration,
     permits: Semaphore,
     idle: Mutex<Idle>,
@@ -64,6 +66,7 @@ impl Connections {
             place,
             options,
             setting: target.setting(),
+            pooled: target.is_pooled(),
             connect_timeout: target.connect_timeout,
             permits: Semaphore::new(usize::try_from(target.max_connections).unwrap_or(Semaphore::MAX_PERMITS)),
             idle: Mutex::default(),
@@ -78,11 +81,13 @@ impl Connections {
     /// Does a piece of work once.
     pub(super) async fn perform<W: Work>(&self, work: &W) -> Result<W::Answer, DbErr> {
         let mut lent = self.take().await?;
-        let mut conn = Conn::Postgres(&mut lent.connection);
+        let mut conn = Conn::Postgres(&mut lent.connection, !self.pooled);
         let run = async {
             match work.needs() {
+                // The next statement may be another connection's: only a transaction is one from end to end.
+                _ if self.pooled => in_transaction(work, &mut conn, &self.begin()).await,
                 Needs::Read | Needs::Statement | Needs::LightStatement => work.run(&mut conn).await,
-                Needs::Transaction | Needs::Light => in_transaction(work, &mut conn).await,
+                Needs::Transaction | Needs::Light => in_transaction(work, &mut conn, "BEGIN").await,
             }
         };
         // A server that vanished without a word: the connection is dropped, not put back.
@@ -132,9 +137,21 @@ impl Connections {
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
         let mut connection = PgConnection::connect_with(&self.options).await?;
+        if self.pooled {
+            return Ok(connection);
+        }
         let setting = sqlx::raw_sql(sqlx::AssertSqlSafe(self.setting.clone()));
         setting.execute(&mut connection).await?;
         Ok(connection)
+    }
+
+    /// What begins a transaction.
+    pub(super) fn begin(&self) -> String {
+        if self.pooled {
+            format!("BEGIN; {}", self.setting.replace("SET ", "SET LOCAL "))
+        } else {
+            "BEGIN".to_owned()
+        }
     }
 
     pub(super) fn put(&self, lent: Lent<'_>) {
@@ -163,8 +180,12 @@ impl Connections {
     }
 }
 
-async fn in_transaction<W: Work>(work: &W, conn: &mut Conn<'_>) -> Result<W::Answer, DbErr> {
-    conn.run("BEGIN", Vec::new()).await?;
+async fn in_transaction<W: Work>(work: &W, conn: &mut Conn<'_>, begin: &str) -> Result<W::Answer, DbErr> {
+    if begin == "BEGIN" {
+        conn.run(begin, Vec::new()).await?;
+    } else {
+        conn.script(begin).await?;
+    }
     let answer = async {
         let answer = work.run(conn).await?;
         conn.run("COMMIT", Vec::new()).await?;

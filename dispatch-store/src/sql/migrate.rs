@@ -10,7 +10,10 @@ use super::{
 pub(super) const SQLITE: &[&str] = &[include_str!("migrations/0001_sqlite.sql")];
 /// As [`SQLITE`].
 #[cfg(feature = "postgres")]
-pub(super) const POSTGRES: &[&str] = &[include_str!("migrations/0001_postgres.sql")];
+pub(super) const POSTGRES: &[&str] = &[
+    include_str!("migrations/0001_postgres.sql"),
+    include_str!("migrations/0002_postgres.sql"),
+];
 
 /// Brings the schema up to date in one transaction; `begin` opens it so that only one of all who start now is in it.
 pub(super) async fn migrate(

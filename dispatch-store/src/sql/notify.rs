@@ -8,6 +8,7 @@ use std::{
 
 use async_trait::async_trait;
 use dispatch_core::random_id;
+use md5::{Digest, Md5};
 use sea_orm::{
     DbErr,
     sqlx::{
@@ -48,22 +49,15 @@ struct Listening {
 #[derive(Debug, Clone)]
 struct Setup {
     options: PgConnectOptions,
-    scope: SmolStr,
     /// The payload of our own notifications, so that they do not wake ourselves.
     own: SmolStr,
     hints: Arc<Hints>,
 }
 
 impl Notifier {
-    pub(super) fn new(
-        connections: Arc<Connections>,
-        options: PgConnectOptions,
-        scope: &str,
-        hints: Arc<Hints>,
-    ) -> Self {
+    pub(super) fn new(connections: Arc<Connections>, options: PgConnectOptions, hints: Arc<Hints>) -> Self {
         let setup = Setup {
             options,
-            scope: scope.into(),
             own: random_id(),
             hints,
         };
@@ -120,20 +114,19 @@ impl Drop for Notifier {
 }
 
 impl Setup {
-    /// One channel a queue; hashed (FNV-1a, which is the same in every build), because a channel's name holds 63 bytes.
-    fn channel(&self, queue: &str) -> String {
-        let bytes = self.scope.bytes().chain([0]).chain(queue.bytes());
-        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-        format!("dispatch_{hash:016x}")
+    /// One channel a queue; hashed, because a channel's name holds 63 bytes, and by MD5, which the SQL function
+    /// `dispatch_enqueue` has, too. Queues of the same name in two schemas wake each other in vain.
+    fn channel(queue: &str) -> String {
+        let hash = Md5::digest(queue);
+        hash.iter()
+            .fold("dispatch_".to_owned(), |channel, byte| format!("{channel}{byte:02x}"))
     }
 }
 
 async fn send(connections: Arc<Connections>, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
     let mut batch = Vec::new();
     while queues.recv_many(&mut batch, 10_000).await > 0 {
-        let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| setup.channel(&queue)).collect();
+        let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| Setup::channel(&queue)).collect();
         let own = setup.own.clone();
         if let Err(error) = connections.perform(&Notify { channels, own }).await {
             tracing::debug!(%error, "notify failed; the poll will find it");
@@ -198,7 +191,7 @@ async fn listen(
         tokio::select! {
             queue = wanted.recv() => {
                 let Some(queue) = queue else { return Ok(()) };
-                let channel = setup.channel(&queue);
+                let channel = Setup::channel(&queue);
                 queues.insert(channel.clone(), queue.clone());
                 listener.listen(&channel).await?;
                 // What came before the server listened was not heard.

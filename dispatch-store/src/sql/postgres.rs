@@ -3,7 +3,7 @@ use std::{str::FromStr, sync::Arc, time::Duration};
 use dispatch_core::config::Secret;
 use sea_orm::{
     DbErr, RuntimeErr,
-    sqlx::{self, ConnectOptions as _, Connection, Executor, PgConnection, postgres::PgConnectOptions},
+    sqlx::{self, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions},
 };
 
 use super::{
@@ -25,6 +25,8 @@ const LOCK: i64 = 0x6469_7370_6174_6368;
 pub(super) struct Target {
     /// Parsed from the URL; holds the password and is never printed.
     pub(super) url: Secret,
+    /// The server itself, where `url` is that of a pooler in transaction mode.
+    pub(super) listen_url: Option<Secret>,
     pub(super) schema: Option<String>,
     pub(super) max_connections: u32,
     pub(super) connect_timeout: Duration,
@@ -41,10 +43,28 @@ impl Target {
     /// What the URL says, without connecting.
     pub(super) fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
         let mut options = PgConnectOptions::from_str(self.url.expose())?;
+        if self.is_pooled() {
+            // A prepared statement belongs to one connection, and the next one may be another.
+            options = options.statement_cache_capacity(0);
+        }
         if !self.url.expose().contains("application_name=") {
             options = options.application_name("dispatch");
         }
         Ok(options.disable_statement_logging())
+    }
+
+    /// Whether a pooler stands between, for which the next transaction may be another connection.
+    pub(super) const fn is_pooled(&self) -> bool {
+        self.listen_url.is_some()
+    }
+
+    pub(super) fn listen_url_is_wrong(&self) -> bool {
+        self.listen_options().is_some_and(|options| options.is_err())
+    }
+
+    fn listen_options(&self) -> Option<Result<PgConnectOptions, sqlx::Error>> {
+        let url = self.listen_url.as_ref()?;
+        Some(PgConnectOptions::from_str(url.expose()).map(ConnectOptions::disable_statement_logging))
     }
 
     pub(super) async fn open(&self, hints: Arc<Hints>) -> Result<Postgres, SqlStoreError> {
@@ -66,17 +86,20 @@ impl Target {
 
         let connections = Arc::new(Connections::new(place.clone(), options.clone(), self));
         let mut first = connections.take().await.map_err(|source| self.failed(&place, source))?;
-        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({LOCK})");
+        let begin = format!("{}; SELECT pg_advisory_xact_lock({LOCK})", connections.begin());
         migrate::migrate(
-            &mut Conn::Postgres(&mut first.connection),
+            &mut Conn::Postgres(&mut first.connection, !self.is_pooled()),
             &begin,
             migrate::POSTGRES,
             &place,
         )
         .await?;
         connections.put(first);
-        let scope = self.schema.as_deref().unwrap_or_default();
-        let notifier = Notifier::new(Arc::clone(&connections), options, scope, hints);
+        let listening = match self.listen_options() {
+            Some(options) => options.map_err(|error| nowhere(wrap(error)))?,
+            None => options,
+        };
+        let notifier = Notifier::new(Arc::clone(&connections), listening, hints);
         Ok(Postgres { connections, notifier })
     }
 

@@ -9,6 +9,7 @@ fn every_store_of_this_build_is_registered() {
     let names: Vec<_> = registry.stores().map(|(name, _)| name).collect();
     let mut expected = vec!["memory"];
     expected.extend(cfg!(feature = "postgres").then_some("postgres"));
+    expected.extend(cfg!(feature = "redis").then_some("redis"));
     expected.extend(cfg!(feature = "sqlite").then_some("sqlite"));
     assert_eq!(names, expected);
 }

@@ -13,22 +13,24 @@ use sea_orm::{ConnectionTrait, Database, DatabaseConnection};
 use crate::{claim, item, next};
 
 /// A schema of its own on the test server, dropped at the end.
-struct Server {
+pub(crate) struct Server {
     url: String,
-    schema: String,
-    admin: DatabaseConnection,
+    pub(crate) schema: String,
+    pub(crate) admin: DatabaseConnection,
 }
 
 impl Server {
     /// None where there is no server; in CI that is a failure.
-    async fn find(test: &str) -> Option<Self> {
+    pub(crate) async fn find(test: &str) -> Option<Self> {
         let Ok(url) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
             assert_ne!(
                 std::env::var("CI").as_deref(),
                 Ok("true"),
                 "{test}: CI must set DISPATCH_TEST_POSTGRES_URL"
             );
-            eprintln!("skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set");
+            let line = format!("skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set\n");
+            // Not `eprintln`, which the harness keeps to itself when a test passes.
+            std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
             return None;
         };
         let admin = Database::connect(&url).await.expect("the test server answers");
@@ -36,11 +38,11 @@ impl Server {
         Some(Self { url, schema, admin })
     }
 
-    fn open(&self) -> Arc<dyn Store> {
+    pub(crate) fn open(&self) -> Arc<dyn Store> {
         self.open_with(|_| {})
     }
 
-    fn open_with(&self, change: impl FnOnce(&mut PostgresConfig)) -> Arc<dyn Store> {
+    pub(crate) fn open_with(&self, change: impl FnOnce(&mut PostgresConfig)) -> Arc<dyn Store> {
         let mut config: PostgresConfig = serde_json::from_value(serde_json::json!({ "url": self.url })).unwrap();
         config.schema = Some(self.schema.clone());
         change(&mut config);
@@ -51,7 +53,7 @@ impl Server {
         self.admin.execute_unprepared(sql).await.expect("the test server obeys");
     }
 
-    async fn end(self, store: Arc<dyn Store>) {
+    pub(crate) async fn end(self, store: Arc<dyn Store>) {
         store.close().await.unwrap();
         self.run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema))
             .await;

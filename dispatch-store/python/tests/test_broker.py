@@ -12,7 +12,7 @@ import uuid
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOM = os.path.dirname(HERE)
-ROOT = os.path.abspath(os.path.join(ROOM, "..", "..", "..", ".."))
+ROOT = os.path.abspath(os.path.join(ROOM, "..", ".."))
 sys.path.insert(0, ROOM)
 
 URL = os.environ.get("DISPATCH_TEST_POSTGRES_URL")
@@ -42,7 +42,7 @@ class Durable(unittest.TestCase):
         cls.url = URL.rpartition("/")[0] + "/" + cls.database
         with psycopg.connect(cls.url) as connection:
             connection.execute(read(ROOT, "dispatch-store", "src", "sql", "migrations", "0001_postgres.sql"))
-            connection.execute(read(ROOM, "dispatch_enqueue.sql"))
+            connection.execute(read(ROOT, "dispatch-store", "src", "sql", "migrations", "0002_postgres.sql"))
 
     @classmethod
     def tearDownClass(cls):

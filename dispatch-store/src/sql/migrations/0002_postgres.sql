@@ -20,7 +20,7 @@ CREATE FUNCTION dispatch_enqueue(
     on_duplicate text DEFAULT 'parallel',
     delay double precision DEFAULT 0,
     priority smallint DEFAULT 0
-) RETURNS text LANGUAGE plpgsql AS $$
+) RETURNS text LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 #variable_conflict use_variable
 DECLARE
     now_us CONSTANT bigint := (extract(epoch FROM clock_timestamp()) * 1000000)::bigint;
@@ -48,6 +48,13 @@ BEGIN
         ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN
         RETURN NULL;
+    END IF;
+    -- Whoever waits is told at commit, and only where nothing else was there to be taken: then nobody waits. NOTIFY takes a
+    -- lock that is one for the whole server.
+    IF due <= now_us AND NOT EXISTS (
+        SELECT FROM dispatch_ready o WHERE o.queue = queue AND o.run_at <= now_us AND o.id <> item LIMIT 1
+    ) THEN
+        PERFORM pg_notify('dispatch_' || md5(queue), '');
     END IF;
     INSERT INTO dispatch_item (id, queue, message_id, payload, key, priority, run_at, dedupe, created_at, attempts)
         VALUES (item, queue, message, convert_to(payload, 'UTF8'), CASE WHEN on_duplicate <> 'parallel' THEN identity END,

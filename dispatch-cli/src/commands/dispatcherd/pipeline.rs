@@ -1,0 +1,193 @@
+//! The pipeline file that settings make. What may hold passwords stands in it as `${NAME}`: what is printed holds none.
+
+use std::time::Duration;
+
+use dispatch_sources::dispatcherd::{ProcessManager, Settings, SettingsError};
+use serde_json::{Map, Value};
+
+use super::OnStop;
+use crate::commands::page::{Page, period, quoted};
+
+/// The connection, as the file names it.
+const DSN: &str = "DISPATCHERD_DSN";
+/// All settings as JSON, as the file names them.
+const SETTINGS: &str = "DISPATCHERD_SETTINGS";
+
+/// A file, and the variables that stand in it.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) text: String,
+    pub(super) variables: Vec<(String, String)>,
+}
+
+/// How many tasks a worker holds: the second one waits in the pipe.
+const HELD: usize = 2;
+
+pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result<Made, SettingsError> {
+    let mut page = Page::default();
+    let broker = settings.pg_notify()?;
+    page.line("# What `dispatch dispatcherd` makes of its configuration; `dispatch run` takes it as well, with");
+    page.line(&format!(
+        "# {DSN} set to the connection and {SETTINGS} to the settings as JSON."
+    ));
+    page.pair("name", "dispatcherd");
+    if on_stop == OnStop::Cancel {
+        page.pair("drain_timeout", "0s");
+    }
+    page.table("source");
+    page.pair("type", "pg_notify");
+    page.line(&format!("dsn = \"${{{DSN}}}\""));
+    page.raw("channels", list(&broker.channels));
+    page.pair("idle_check", &bound(broker.idle()));
+    if let (Some(_), Some(age)) = (broker.idle(), broker.max_age()) {
+        page.pair("self_check_max_age", &seconds(age));
+    }
+    let chunks = settings
+        .service
+        .main_kwargs
+        .chunk_message_timeout_seconds
+        .unwrap_or(1_800.0);
+    page.pair("chunk_timeout", &bound(Some(chunks).filter(|chunks| *chunks > 0.0)));
+    page.line("# Nothing outlives this process but by the one key that makes tasks durable.");
+    page.pair("overflow", "shed");
+    page.table("source.control");
+    page.maybe("node_id", settings.service.main_kwargs.node_id.as_deref());
+    page.maybe(
+        "socket",
+        settings.socket.as_ref().map(|socket| socket.socket_path.as_str()),
+    );
+    if settings.control {
+        let commands = [
+            "alive",
+            "running",
+            "cancel",
+            "workers",
+            "producers",
+            "metrics",
+            "main",
+            "chunks",
+            "aio_tasks",
+            "status",
+            "set_log_level",
+            "run",
+        ];
+        page.raw("allow", list(&commands));
+    }
+    for (task, options) in &settings.schedule {
+        page.table(&format!("source.schedule.{}", quoted(task)));
+        page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
+        page.raw("drift", true);
+        message(&mut page, options, &["schedule", "task"])?;
+    }
+    for (task, options) in &settings.on_start {
+        page.line("\n[[source.on_start]]");
+        page.pair("task", task);
+        message(&mut page, options, &["task"])?;
+    }
+    layers(&mut page, settings);
+    sink(&mut page, settings, python);
+    page.table("store");
+    page.pair("type", "memory");
+    page.table("admin");
+    page.pair("listen", "off");
+    Ok(Made {
+        text: page.0,
+        variables: vec![
+            (DSN.to_owned(), broker.dsn()?.expose().to_owned()),
+            (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
+        ],
+    })
+}
+
+fn layers(page: &mut Page, settings: &Settings) {
+    page.table("layers");
+    page.raw("concurrency", workers(settings) * HELD);
+    page.line("# A task's own `timeout` is its worker's to keep; what fails is logged and kept, and not tried again.");
+    for off in ["timeout", "retry", "breaker"] {
+        page.pair(off, "off");
+    }
+}
+
+fn workers(settings: &Settings) -> usize {
+    let cpus = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let pool = &settings.service.pool_kwargs;
+    pool.max_workers.unwrap_or_else(cpus).max(pool.min_workers).max(1)
+}
+
+fn sink(page: &mut Page, settings: &Settings, python: &str) {
+    let (service, pool) = (&settings.service, &settings.service.pool_kwargs);
+    page.table("sink");
+    page.pair("type", "process");
+    page.pair("shim", "dispatcherd");
+    page.pair("python", python);
+    let spawn = service.process_manager_cls == ProcessManager::Spawn;
+    page.pair("start_method", if spawn { "spawn" } else { "zygote" });
+    if !spawn {
+        page.raw("preload", list(&service.process_manager_kwargs.preload_modules));
+    }
+    page.raw("min", pool.min_workers);
+    page.raw("max", workers(settings));
+    page.raw("prefetch", HELD);
+    page.pair("scaledown_wait", &seconds(pool.scaledown_wait));
+    page.pair("scaledown_interval", &seconds(pool.scaledown_interval.max(0.01)));
+    page.raw("scaledown_reserve", pool.scaledown_reserve);
+    page.pair("stop_wait", &seconds(pool.worker_stop_wait));
+    page.pair("removal_wait", &seconds(pool.worker_removal_wait));
+    page.pair(
+        "max_lifetime",
+        &seconds(pool.worker_max_lifetime_seconds.unwrap_or_default()),
+    );
+    page.raw("lambda_tasks", true);
+    page.line(&format!("settings = \"${{{SETTINGS}}}\""));
+    page.maybe("worker_class", settings.worker.worker_cls.as_deref());
+}
+
+/// The members of a task's message, but those that are the schedule's own.
+fn message(page: &mut Page, options: &Value, but: &[&str]) -> Result<(), SettingsError> {
+    let Value::Object(options) = options else { return Ok(()) };
+    let members: Map<String, Value> = options
+        .iter()
+        .filter(|(key, value)| !but.contains(&key.as_str()) && !value.is_null())
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
+    if members.is_empty() {
+        return Ok(());
+    }
+    let value = toml::Value::try_from(without_null(Value::Object(members))).map_err(|error| SettingsError::Value {
+        at: "producers".to_owned(),
+        message: error.to_string(),
+    })?;
+    // A dollar sign would be filled in.
+    page.raw("message", value.to_string().replace('$', "$$"));
+    Ok(())
+}
+
+/// TOML has no null: members that are null are left out, and in a list they are an empty text's place.
+fn without_null(value: Value) -> Value {
+    match value {
+        Value::Object(members) => members
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_null(value)))
+            .collect(),
+        Value::Array(items) => items
+            .into_iter()
+            .filter(|item| !item.is_null())
+            .map(without_null)
+            .collect(),
+        other => other,
+    }
+}
+
+fn list(items: &[impl AsRef<str>]) -> String {
+    let items: Vec<_> = items.iter().map(|item| quoted(item.as_ref())).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn bound(limit: Option<f64>) -> String {
+    limit.map_or_else(|| "off".to_owned(), seconds)
+}
+
+fn seconds(seconds: f64) -> String {
+    period(Duration::try_from_secs_f64(seconds).unwrap_or_default())
+}

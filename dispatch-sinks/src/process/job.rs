@@ -1,0 +1,79 @@
+//! One task on its way through the pool.
+
+use std::time::Duration;
+
+use dispatch_core::{
+    Message, Reply,
+    tasks::{OnDuplicate, with_members},
+};
+use smol_str::SmolStr;
+use tokio::sync::oneshot;
+
+use super::{ProcessSinkError, cancel::Cancel, wire};
+
+/// A longer task is not held behind another: a note to the worker must always find room in its pipe (64 KiB).
+const LONGEST_HELD: usize = 32 * 1024;
+
+/// What becomes of a task.
+pub(super) type Outcome = Result<Reply, ProcessSinkError>;
+
+/// A task that waits for a worker, waits in one, or is at work.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) message: Message,
+    pub(super) task: SmolStr,
+    pub(super) uuid: SmolStr,
+    /// Whether the message itself has no uuid, so that its id is added.
+    adds_uuid: bool,
+    /// How long it may be at work.
+    pub(super) timeout: Option<Duration>,
+    /// Whether it goes to an idle worker only.
+    pub(super) alone: bool,
+    pub(super) cancel: Option<Cancel>,
+    /// Whether its worker was asked to give it back, for another that is idle.
+    pub(super) recalled: bool,
+    pub(super) answer: oneshot::Sender<Outcome>,
+}
+
+impl Job {
+    /// Reads `message`; what becomes of it comes out of the receiver.
+    pub(super) fn new(message: Message) -> Result<(Self, oneshot::Receiver<Outcome>), ProcessSinkError> {
+        let task = wire::task(&message)?;
+        let (answer, receiver) = oneshot::channel();
+        let adds_uuid = task.uuid.is_none();
+        // The id is shared where it is the same text.
+        let uuid = task.uuid.filter(|uuid| uuid != message.id());
+        let job = Self {
+            uuid: uuid.unwrap_or_else(|| message.id().clone()),
+            adds_uuid,
+            task: task.task,
+            timeout: task.timeout,
+            alone: task.on_duplicate != OnDuplicate::Parallel || message.payload.len() > LONGEST_HELD,
+            cancel: None,
+            recalled: false,
+            answer,
+            message,
+        };
+        Ok((job, receiver))
+    }
+
+    /// Adds its frame.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        wire::write_task(out, &self.message.payload, self.adds_uuid.then_some(self.uuid.as_str()));
+    }
+
+    /// Adds a note about it.
+    pub(super) fn write_note(&self, out: &mut Vec<u8>, kind: &str) {
+        wire::write_note(out, kind, &[&serde_json::Value::from(self.uuid.as_str()).to_string()]);
+    }
+
+    /// The message as JSON, as its worker sees it.
+    pub(super) fn text(&self) -> String {
+        let text = String::from_utf8_lossy(&self.message.payload);
+        if self.adds_uuid {
+            with_members(&text, &[("uuid", &self.uuid)])
+        } else {
+            text.into_owned()
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! `dispatch_enqueue`, the way into the queue for whoever speaks SQL; and a pooler between.
+
+use std::{sync::Arc, time::Duration};
+
+use dispatch_core::{Store, config::Secret, store::Claimed, testing::store::store_battery};
+use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
+
+use crate::{claim, next, postgres::Server};
+
+async fn enqueue(connection: &impl ConnectionTrait, schema: &str, arguments: &str) -> Option<String> {
+    let sql = format!("SELECT \"{schema}\".dispatch_enqueue({arguments}) AS id");
+    let row = connection.query_one_raw(sea_orm::Statement::from_string(sea_orm::DatabaseBackend::Postgres, sql));
+    row.await.unwrap().unwrap().try_get("", "id").unwrap()
+}
+
+async fn all(store: &Arc<dyn Store>, queue: &str) -> Vec<Claimed> {
+    store.queue().claim(queue, claim(100)).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_sql_enqueues_comes_with_its_commit_and_vanishes_with_its_rollback() {
+    let Some(server) = Server::find("what_sql_enqueues_comes_with_its_commit_and_vanishes_with_its_rollback").await
+    else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    let (admin, schema): (&DatabaseConnection, _) = (&server.admin, &server.schema);
+
+    let transaction = admin.begin().await.unwrap();
+    let gone = enqueue(&transaction, schema, "'q', 'never'").await;
+    transaction.rollback().await.unwrap();
+    let transaction = admin.begin().await.unwrap();
+    let kept = enqueue(
+        &transaction,
+        schema,
+        r#"'q', '{"task": "a.b", "args": [NaN]}', 'mine', priority => 5::smallint"#,
+    )
+    .await;
+    let before_commit = all(&store, "q").await;
+    transaction.commit().await.unwrap();
+
+    assert!(gone.is_some() && before_commit.is_empty());
+    let claimed = all(&store, "q").await;
+    assert_eq!((claimed.len(), kept.as_deref()), (1, Some("mine")));
+    let item = &claimed[0].item;
+    assert_eq!(
+        (&item.payload[..], item.id.as_str(), item.priority),
+        (&br#"{"task": "a.b", "args": [NaN]}"#[..], "mine", 5)
+    );
+    server.end(store).await;
+}
+
+#[tokio::test]
+async fn duplicates_are_dropped_or_wait_as_they_are_told_to() {
+    let Some(server) = Server::find("duplicates_are_dropped_or_wait_as_they_are_told_to").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    for (policy, kept) in [("parallel", 4), ("serial", 4), ("queue_one", 1), ("discard", 1)] {
+        let mut ids = Vec::new();
+        for _ in 0..4 {
+            let arguments = format!("'{policy}', 'x', identity => 'same', on_duplicate => '{policy}'");
+            ids.extend(enqueue(&server.admin, &server.schema, &arguments).await);
+        }
+        assert_eq!(ids.len(), kept, "{policy}");
+    }
+    // While one is at work, another may wait, but not two; and none where one at work is reason enough.
+    assert_eq!(
+        all(&store, "queue_one").await.len() + all(&store, "discard").await.len(),
+        2
+    );
+    let more = async |policy: &str| {
+        enqueue(
+            &server.admin,
+            &server.schema,
+            &format!("'{policy}', 'x', identity => 'same', on_duplicate => '{policy}'"),
+        )
+        .await
+    };
+    assert!(more("queue_one").await.is_some() && more("queue_one").await.is_none());
+    assert!(more("discard").await.is_none());
+    server.end(store).await;
+}
+
+#[tokio::test]
+async fn who_waits_is_woken_by_what_sql_enqueues() {
+    let Some(server) = Server::find("who_waits_is_woken_by_what_sql_enqueues").await else {
+        return;
+    };
+    let store = server.open();
+    enqueue_after_probe(&server, &store).await;
+    let mut quick = 0;
+    for _ in 0..5 {
+        let waiting = async {
+            let claimed = next(&store, "q").await;
+            (claimed, tokio::time::Instant::now())
+        };
+        let sending = async {
+            enqueue(&server.admin, &server.schema, "'q', 'x'").await;
+            tokio::time::Instant::now()
+        };
+        let ((claimed, woken), sent) = tokio::join!(waiting, sending);
+        assert_eq!(claimed.len(), 1);
+        quick += u32::from(woken.saturating_duration_since(sent) < Duration::from_millis(500));
+    }
+
+    assert!(
+        quick >= 3,
+        "a hint wakes faster than the poll of 2 s, yet only {quick} of 5 did"
+    );
+    server.end(store).await;
+}
+
+/// Once through everything, so that the listener listens.
+async fn enqueue_after_probe(server: &Server, store: &Arc<dyn Store>) {
+    store.probe().await.unwrap();
+    enqueue(&server.admin, &server.schema, "'q', 'first'").await;
+    next(store, "q").await;
+}
+
+#[tokio::test]
+async fn postgres_behind_a_pooler_passes_the_battery() {
+    let Some(server) = Server::find("postgres_behind_a_pooler_passes_the_battery").await else {
+        return;
+    };
+    let Ok(pooler) = std::env::var("DISPATCH_TEST_PGBOUNCER_URL") else {
+        assert_ne!(
+            std::env::var("CI").as_deref(),
+            Ok("true"),
+            "CI must set DISPATCH_TEST_PGBOUNCER_URL"
+        );
+        let line = "skipped: postgres_behind_a_pooler_passes_the_battery: DISPATCH_TEST_PGBOUNCER_URL is not set\n";
+        std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes()).unwrap();
+        return;
+    };
+    let store = server.open_with(|config| {
+        config.listen_url = Some(std::mem::replace(&mut config.url, Secret::new(pooler)));
+    });
+
+    store_battery(Arc::clone(&store)).await;
+
+    server.end(store).await;
+}
