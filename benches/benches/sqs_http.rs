@@ -189,7 +189,9 @@ fn measured(place: &Place, count: usize, client: impl FnOnce(mpsc::Receiver<()>)
 
 /// Tells a runtime that a channel has spoken.
 async fn told(ended: mpsc::Receiver<()>) {
-    tokio::task::spawn_blocking(move || ended.recv().unwrap()).await.unwrap();
+    tokio::task::spawn_blocking(move || ended.recv().unwrap())
+        .await
+        .unwrap();
 }
 
 /// `fetchers` loops, each with a kept connection for each of the `batch` messages that it receives at once.
@@ -199,7 +201,9 @@ fn bare(place: &Place, count: usize, fetchers: usize, batch: usize) -> Took {
         std::thread::spawn(move || {
             let cpu = ThreadTime::now();
             one_thread().block_on(async {
-                let http = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+                let http = Builder::new()
+                    .tls_provider(Provider::Rustls(CryptoMode::Ring))
+                    .build_https();
                 let config = aws_sdk_sqs::Config::builder()
                     .behavior_version(BehaviorVersion::v2026_01_12())
                     .region(Region::new("us-east-1"))
@@ -343,7 +347,9 @@ fn median(values: impl IntoIterator<Item = f64>) -> f64 {
 fn compare(name: &str, place: &Place, count: usize, rounds: usize, shapes: &[(usize, usize)]) -> f64 {
     // Connections, allocators, branch predictors.
     bare(place, count / 10, 8, 8);
-    let tried = shapes.iter().map(|shape| (*shape, bare(place, count, shape.0, shape.1).rate(count)));
+    let tried = shapes
+        .iter()
+        .map(|shape| (*shape, bare(place, count, shape.0, shape.1).rate(count)));
     let (best, _) = tried
         .inspect(|((fetchers, batch), rate)| println!("{name}: bare, {fetchers} fetchers of {batch}: {rate:.0}/s"))
         .max_by(|one, other| one.1.total_cmp(&other.1))
@@ -369,7 +375,9 @@ fn compare(name: &str, place: &Place, count: usize, rounds: usize, shapes: &[(us
         last = plain.requests;
     }
     let [receives, deletes, changes] = last;
-    println!("{name}: for each message {receives:.3} receives, {deletes:.3} deletes, {changes:.3} changes of visibility");
+    println!(
+        "{name}: for each message {receives:.3} receives, {deletes:.3} deletes, {changes:.3} changes of visibility"
+    );
     println!(
         "{name}: ratio {:.2}, with the locker {:.2}; processor time for each message {:.2} times the loop's",
         median(rates.iter().map(|ratio| ratio[0])),
@@ -390,14 +398,23 @@ fn main() {
             ("batched, 8 consumers", &["batched", "8"], 4),
         ] {
             match sqs_consumer(&fast, count / part, mode) {
-                Some(rate) => println!("sqs-consumer, {name}: {rate:.0}/s; the pipeline does {:.1} times that", own / rate),
+                Some(rate) => println!(
+                    "sqs-consumer, {name}: {rate:.0}/s; the pipeline does {:.1} times that",
+                    own / rate
+                ),
                 None => println!("sqs-consumer, {name}: not here (scripts/bench-sqs installs it)"),
             }
         }
     }
     if only.is_empty() || only == "1ms" {
         let slow = Place::new(Duration::from_millis(1));
-        compare("worker of 1 ms, 64 at once", &slow, count, rounds, &[(6, 10), (7, 9), (8, 8)]);
+        compare(
+            "worker of 1 ms, 64 at once",
+            &slow,
+            count,
+            rounds,
+            &[(6, 10), (7, 9), (8, 8)],
+        );
     }
     // For a profiler.
     if only == "bare" {

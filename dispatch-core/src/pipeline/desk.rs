@@ -63,7 +63,8 @@ impl Desk {
     /// How many places of the window are free again although their deliveries are not settled yet.
     pub(super) fn lent(&self) -> usize {
         if self.capabilities.settles_apart {
-            self.unconfirmed.min(self.capabilities.settle_batch.saturating_mul(CALLS + 1))
+            self.unconfirmed
+                .min(self.capabilities.settle_batch.saturating_mul(CALLS + 1))
         } else {
             0
         }
@@ -181,7 +182,10 @@ mod tests {
     async fn a_batch_goes_when_it_is_full_or_old_or_nothing_more_can_come() {
         let now = Instant::now();
 
-        assert_eq!(desk(12).take(now, false, false).map(|parcel| parcel.slots.len()), Some(10));
+        assert_eq!(
+            desk(12).take(now, false, false).map(|parcel| parcel.slots.len()),
+            Some(10)
+        );
         assert!(desk(3).take(now, false, false).is_none());
         assert_eq!(desk(3).take(now, true, false).map(|parcel| parcel.slots.len()), Some(3));
         assert_eq!(
@@ -199,7 +203,10 @@ mod tests {
 
         hurried.hurry();
 
-        assert_eq!(hurried.take(now, false, false).map(|parcel| parcel.slots.len()), Some(3));
+        assert_eq!(
+            hurried.take(now, false, false).map(|parcel| parcel.slots.len()),
+            Some(3)
+        );
         hurried.put(0, Token::default(), Disposition::Release);
         assert!(hurried.take(now, false, false).is_none(), "only those");
     }

@@ -212,12 +212,7 @@ impl Caller {
         Ok(self.judge(&url, &parts, answer)?)
     }
 
-    async fn round_trip(
-        &self,
-        origin: &Origin,
-        url: &Url,
-        make: Make<'_>,
-    ) -> Result<(Parts, body::Answer), Error> {
+    async fn round_trip(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<(Parts, body::Answer), Error> {
         let inactive = |after| HttpSinkError::Inactive {
             url: url.shown.to_string(),
             after,

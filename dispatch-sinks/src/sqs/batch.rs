@@ -145,7 +145,10 @@ async fn send(shared: Arc<Shared>, batch: Vec<Waiting>) -> Vec<String> {
     if batch.is_empty() {
         return Vec::new();
     }
-    let groups: Vec<_> = batch.iter().map(|next| next.entry.group.clone().filter(|_| shared.fifo)).collect();
+    let groups: Vec<_> = batch
+        .iter()
+        .map(|next| next.entry.group.clone().filter(|_| shared.fifo))
+        .collect();
     let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|next| (next.entry, next.answer)).unzip();
     let outcomes = match call(&shared, entries.clone()).await {
         Ok(outcomes) => outcomes,

@@ -7,8 +7,8 @@ mod command;
 mod documentation;
 mod http;
 mod pg_notify;
+#[cfg(unix)]
+mod process;
 mod sqs;
 mod sqsd;
 mod tasks;
-#[cfg(unix)]
-mod process;

@@ -38,7 +38,10 @@ impl Meters {
                 "dispatch_sqs_delete_abandoned_total",
                 "deletes not sent, because the visibility had run out or somebody else had the message",
             ),
-            expired: meter.counter("dispatch_sqs_expired_total", "messages older than `retention`, deleted untried"),
+            expired: meter.counter(
+                "dispatch_sqs_expired_total",
+                "messages older than `retention`, deleted untried",
+            ),
             throttled: meter.counter(
                 "dispatch_sqs_throttled_total",
                 "requests that SQS answered with a throttle, or with OverLimit",

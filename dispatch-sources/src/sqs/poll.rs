@@ -67,20 +67,29 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
 
 /// Makes messages ours for the whole visibility that were so for a moment. Those that could not be go back.
 async fn secure(shared: &Shared, settler: &SqsSettler, deliveries: Vec<Delivery>) -> Vec<Delivery> {
-    let tokens: Vec<_> = deliveries.iter().map(|delivery| delivery.receipt.token().clone()).collect();
+    let tokens: Vec<_> = deliveries
+        .iter()
+        .map(|delivery| delivery.receipt.token().clone())
+        .collect();
     let extend = settler.extend(tokens, shared.config.visibility_timeout.0);
     // With what is left of the moment a late answer would prove nothing.
     let Ok(answers) = timeout(BRIEF * 3 / 4, extend).await else {
-        tracing::warn!(messages = deliveries.len(), "visibility not extended in time: given back");
+        tracing::warn!(
+            messages = deliveries.len(),
+            "visibility not extended in time: given back"
+        );
         return Vec::new();
     };
-    let ours = deliveries.into_iter().zip(answers).filter_map(|(delivery, answer)| match answer {
-        Ok(()) => Some(delivery),
-        Err(error) => {
-            tracing::warn!(id = %delivery.message.id(), %error, "visibility not extended: given back");
-            None
-        }
-    });
+    let ours = deliveries
+        .into_iter()
+        .zip(answers)
+        .filter_map(|(delivery, answer)| match answer {
+            Ok(()) => Some(delivery),
+            Err(error) => {
+                tracing::warn!(id = %delivery.message.id(), %error, "visibility not extended: given back");
+                None
+            }
+        });
     ours.collect()
 }
 

@@ -494,7 +494,8 @@ impl Settler for SqsSettler {
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.len());
         let mut changes = Vec::new();
         for token in &batch {
-            let left = longest.saturating_sub(self.shared.held_for(token) + if longest == LONGEST { MARGIN } else { Duration::ZERO });
+            let left = longest
+                .saturating_sub(self.shared.held_for(token) + if longest == LONGEST { MARGIN } else { Duration::ZERO });
             let is_over = parts(token).is_none() || left < Duration::from_secs(1);
             answers.push(is_over.then_some(Err(SettleError::Stale)));
             if !is_over {

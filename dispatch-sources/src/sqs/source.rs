@@ -164,9 +164,18 @@ impl Shared {
             }
             *asked = Some(now);
         }
-        let request = client.sqs.get_queue_attributes().queue_url(&client.url).attribute_names(Out);
-        let Ok(Ok(answer)) = timeout(SHORT_GRACE, request.send()).await else { return };
-        let out = answer.attributes.as_ref().and_then(|all| all.get(&Out)?.parse::<u64>().ok());
+        let request = client
+            .sqs
+            .get_queue_attributes()
+            .queue_url(&client.url)
+            .attribute_names(Out);
+        let Ok(Ok(answer)) = timeout(SHORT_GRACE, request.send()).await else {
+            return;
+        };
+        let out = answer
+            .attributes
+            .as_ref()
+            .and_then(|all| all.get(&Out)?.parse::<u64>().ok());
         if let Some(out) = out.filter(|out| *out >= MANY_OUT) {
             tracing::error!(
                 queue = client.name(),

@@ -75,7 +75,8 @@ macro_rules! on_connection {
             }
             #[cfg(feature = "postgres")]
             Conn::Postgres($connection, persistent) => {
-                let $query = sqlx::query_with::<sqlx::Postgres, _>(sqlx::AssertSqlSafe(sql), values).persistent(*persistent);
+                let $query =
+                    sqlx::query_with::<sqlx::Postgres, _>(sqlx::AssertSqlSafe(sql), values).persistent(*persistent);
                 $run
             }
         }

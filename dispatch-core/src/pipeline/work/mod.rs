@@ -250,8 +250,7 @@ where
                 self.start(slot, cx);
                 moved = true;
             }
-            let crowded =
-                self.taken() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
+            let crowded = self.taken() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
             self.plan.crowded.store(crowded, Relaxed);
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);

@@ -80,7 +80,11 @@ async fn one_at_a_time_is_still_deleted_ten_at_a_time() {
     let fake = fake();
     (0..1_000).for_each(|n| drop(fake.send("q", n.to_string())));
     let sink = MemorySink::slow(Duration::from_millis(1), |_| Ok(()));
-    let pipeline = pipeline(source(&fake, |_| ()), &sink).concurrency(1).prefetch(0).build().unwrap();
+    let pipeline = pipeline(source(&fake, |_| ()), &sink)
+        .concurrency(1)
+        .prefetch(0)
+        .build()
+        .unwrap();
     let handle = pipeline.handle();
     let run = tokio::spawn(pipeline.run());
 
@@ -110,10 +114,17 @@ async fn what_was_handed_to_a_connection_that_was_cut_comes_again_in_a_moment() 
         let received = receive(&mut lost, 10).await;
 
         let after = began.elapsed();
-        assert!(after <= Duration::from_millis(6_500), "{queue}, {visibility} s: {after:?}");
+        assert!(
+            after <= Duration::from_millis(6_500),
+            "{queue}, {visibility} s: {after:?}"
+        );
         // And it is ours for the whole visibility now.
         tokio::time::sleep(Duration::from_secs(visibility) - Duration::from_millis(2_500).min(after)).await;
-        assert_eq!((received.len(), fake.in_flight(queue)), (1, 1), "{queue}, {visibility} s");
+        assert_eq!(
+            (received.len(), fake.in_flight(queue)),
+            (1, 1),
+            "{queue}, {visibility} s"
+        );
     }
 }
 

@@ -100,7 +100,10 @@ async fn moto_passes_the_battery() {
 /// A receive that a close cuts off may be handed a message all the same: ElasticMQ does so.
 #[tokio::test]
 async fn after_a_close_the_next_message_is_soon_there_for_others() {
-    let Some(url) = server("after_a_close_the_next_message_is_soon_there_for_others", "DISPATCH_TEST_SQS_URL") else {
+    let Some(url) = server(
+        "after_a_close_the_next_message_is_soon_there_for_others",
+        "DISPATCH_TEST_SQS_URL",
+    ) else {
         return;
     };
     let client = client(&url);
@@ -114,15 +117,28 @@ async fn after_a_close_the_next_message_is_soon_there_for_others() {
         SqsSource::new(config).unwrap()
     };
     let mut first = consumer();
-    assert!(tokio::time::timeout(SECOND, first.receive(10)).await.is_err(), "there is nothing");
+    assert!(
+        tokio::time::timeout(SECOND, first.receive(10)).await.is_err(),
+        "there is nothing"
+    );
     let began = tokio::time::Instant::now();
     first.close().await.unwrap();
     assert!(began.elapsed() < 2 * SECOND, "a close is quick: {:?}", began.elapsed());
 
-    client.send_message().queue_url(&queue).message_body("x").send().await.unwrap();
+    client
+        .send_message()
+        .queue_url(&queue)
+        .message_body("x")
+        .send()
+        .await
+        .unwrap();
     let sent = tokio::time::Instant::now();
     let mut second = consumer();
     let received = tokio::time::timeout(12 * SECOND, second.receive(10)).await;
 
-    assert!(received.is_ok_and(|received| received.is_ok()), "after {:?}", sent.elapsed());
+    assert!(
+        received.is_ok_and(|received| received.is_ok()),
+        "after {:?}",
+        sent.elapsed()
+    );
 }

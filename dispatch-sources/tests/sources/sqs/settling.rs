@@ -214,7 +214,9 @@ async fn no_visibility_ends_later_than_12_hours_after_the_receive() {
     for held in [0, 7_200, 43_000] {
         let fake = fake();
         fake.send("q", "x");
-        let mut source = source(&fake, |config| (config.heartbeat, config.visibility_timeout) = (false, period(43_200)));
+        let mut source = source(&fake, |config| {
+            (config.heartbeat, config.visibility_timeout) = (false, period(43_200))
+        });
         let delivery = receive(&mut source, 1).await;
         // Half a second more, so that rounding up would be too much.
         tokio::time::sleep(Duration::from_secs(held) + SECOND / 2).await;

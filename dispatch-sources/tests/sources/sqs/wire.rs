@@ -107,7 +107,10 @@ async fn what_is_asked_and_done_is_counted() {
     let handle = pipeline.handle();
     let run = tokio::spawn(pipeline.run());
     until("all are deleted", || fake.deleted("q") == 20).await;
-    until("one brought nothing", || read(&meter, "dispatch_sqs_empty_receives_total") > 0.0).await;
+    until("one brought nothing", || {
+        read(&meter, "dispatch_sqs_empty_receives_total") > 0.0
+    })
+    .await;
     handle.drain();
     run.await.unwrap().unwrap();
 
