@@ -11,7 +11,7 @@ use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
 };
 use bytes::Bytes;
-use dispatch_core::{Disposition, Error, SettleError, Settlement, Settler, Token};
+use dispatch_core::{Class, Disposition, Error, SettleError, Settlement, Settler, Token};
 use rand::RngExt as _;
 use tokio::{
     sync::{Mutex, Notify},
@@ -240,7 +240,7 @@ impl SqsSettler {
                         if is_stale(&entry.code, message) {
                             answers[*index] = Some(Err(SettleError::Stale));
                         } else if entry.sender_fault {
-                            answers[*index] = Some(Err(failed_with(&self.refused(&entry))));
+                            answers[*index] = Some(Err(refused_with(&self.refused(&entry))));
                         } else {
                             words = Some(entry);
                         }
@@ -383,6 +383,14 @@ impl Drop for Extending<'_> {
         }
         drop(state);
         self.0.extended.notify_waiters();
+    }
+}
+
+/// The sender's fault: to tell it again is of no use.
+fn refused_with(error: &SqsSourceError) -> SettleError {
+    match failed_with(error) {
+        SettleError::Failed(error) => SettleError::Failed(error.with_class(Class::Permanent)),
+        other => other,
     }
 }
 

@@ -29,7 +29,7 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    Delivery, Disposition, Error, Message, Reply, SettleError, clock,
+    Class, Delivery, Disposition, Error, Message, Reply, SettleError, clock,
     layer::{BreakerHandle, expired},
 };
 
@@ -397,6 +397,8 @@ where
                 let ours = lease.is_some_and(|lease| Instant::now() < entry.leased_at() + lease) && !entry.lost;
                 if let Some((Some(_), tries)) = &mut entry.settling
                     && (*tries < SETTLE_TRIES || ours)
+                    // What the source refuses for good is refused again.
+                    && error.class() != Class::Permanent
                 {
                     *tries = tries.saturating_add(1);
                     let wait = Duration::from_millis(100) * (1 << (*tries).min(SETTLE_DOUBLINGS));
