@@ -20,6 +20,9 @@ pub struct Capabilities {
     pub settle_batch: usize,
     /// How long settlements may wait for company.
     pub settle_linger: Duration,
+    /// Whether a delivery whose outcome is known leaves its place in the window to the next one while it waits for its
+    /// settlement, as far as settlements of 5 full calls go. For sources whose settlements wait long for company.
+    pub settles_apart: bool,
     /// What order deliveries come in.
     pub order: Order,
     /// Whether, under [`Order::Key`], deliveries of one key may come before the last one is settled: the driver then
@@ -44,6 +47,7 @@ impl Default for Capabilities {
             extends: false,
             settle_batch: 256,
             settle_linger: Duration::from_millis(1),
+            settles_apart: false,
             order: Order::None,
             needs_lanes: false,
             counts_redeliveries: false,

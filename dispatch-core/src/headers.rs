@@ -30,6 +30,12 @@ impl Headers {
         Self(Vec::new())
     }
 
+    /// An empty set with room for so many pairs.
+    #[must_use]
+    pub fn with_capacity(pairs: usize) -> Self {
+        Self(Vec::with_capacity(pairs))
+    }
+
     /// The first value under `name`, if there is one and it is UTF-8.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

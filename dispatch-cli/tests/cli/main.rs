@@ -18,6 +18,8 @@ mod signals;
 mod sqs;
 mod sqsd;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_faults;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_server;
 mod support;
 mod verbs;

@@ -18,6 +18,10 @@ pub(super) struct Desk {
     /// When the oldest that waits was put in.
     since: Option<Instant>,
     calls: usize,
+    /// How many are settled and not confirmed.
+    unconfirmed: usize,
+    /// Whether one of those that wait has little left of its lease.
+    hurried: bool,
 }
 
 /// A batch that has left the desk.
@@ -36,6 +40,33 @@ impl Desk {
             slots: Vec::new(),
             since: None,
             calls: 0,
+            unconfirmed: 0,
+            hurried: false,
+        }
+    }
+
+    /// The one that was put in last has little left of its lease: it waits for no company.
+    pub(super) const fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
+    /// A delivery's outcome is known.
+    pub(super) const fn decided(&mut self) {
+        self.unconfirmed += 1;
+    }
+
+    /// The source has confirmed its settlement, or it was given up on.
+    pub(super) const fn confirmed(&mut self) {
+        self.unconfirmed -= 1;
+    }
+
+    /// How many places of the window are free again although their deliveries are not settled yet.
+    pub(super) fn lent(&self) -> usize {
+        if self.capabilities.settles_apart {
+            self.unconfirmed
+                .min(self.capabilities.settle_batch.saturating_mul(CALLS + 1))
+        } else {
+            0
         }
     }
 
@@ -58,11 +89,13 @@ impl Desk {
         self.capabilities.settle_linger
     }
 
-    /// The next batch to send: a full one, one that has waited long enough, or, where nothing more can come, any.
-    pub(super) fn take(&mut self, now: Instant, nothing_more: bool) -> Option<Parcel> {
+    /// The next batch to send: a full one, one that has waited long enough, or, where nothing more can come, any. What
+    /// settles apart holds nobody up while it waits for company: it does unless the pipeline is `ending`.
+    pub(super) fn take(&mut self, now: Instant, nothing_more: bool, ending: bool) -> Option<Parcel> {
         let most = self.capabilities.settle_batch.max(1);
-        let waited = self.since.is_some_and(|since| now >= since + self.linger());
-        let ready = self.waiting.len() >= most || waited || (nothing_more && !self.waiting.is_empty());
+        let waited = self.hurried || self.since.is_some_and(|since| now >= since + self.linger());
+        let nothing_more = nothing_more && (ending || !self.capabilities.settles_apart);
+        let ready = self.waiting.len() >= most || ((waited || nothing_more) && !self.waiting.is_empty());
         if !ready || self.calls >= CALLS {
             return None;
         }
@@ -70,6 +103,7 @@ impl Desk {
         let count = most.min(self.waiting.len());
         let (batch, slots) = if count == self.waiting.len() {
             self.since = None;
+            self.hurried = false;
             let room = Vec::with_capacity(count);
             (
                 std::mem::replace(&mut self.waiting, room),
@@ -148,16 +182,48 @@ mod tests {
     async fn a_batch_goes_when_it_is_full_or_old_or_nothing_more_can_come() {
         let now = Instant::now();
 
-        assert_eq!(desk(12).take(now, false).map(|parcel| parcel.slots.len()), Some(10));
-        assert!(desk(3).take(now, false).is_none());
-        assert_eq!(desk(3).take(now, true).map(|parcel| parcel.slots.len()), Some(3));
+        assert_eq!(
+            desk(12).take(now, false, false).map(|parcel| parcel.slots.len()),
+            Some(10)
+        );
+        assert!(desk(3).take(now, false, false).is_none());
+        assert_eq!(desk(3).take(now, true, false).map(|parcel| parcel.slots.len()), Some(3));
         assert_eq!(
             desk(3)
-                .take(now + Duration::from_millis(1), false)
+                .take(now + Duration::from_millis(1), false, false)
                 .map(|parcel| parcel.slots.len()),
             Some(3)
         );
-        assert!(desk(0).take(now, true).is_none());
+        assert!(desk(0).take(now, true, false).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_with_little_left_of_its_lease_takes_the_others_along() {
+        let (mut hurried, now) = (desk(3), Instant::now());
+
+        hurried.hurry();
+
+        assert_eq!(
+            hurried.take(now, false, false).map(|parcel| parcel.slots.len()),
+            Some(3)
+        );
+        hurried.put(0, Token::default(), Disposition::Release);
+        assert!(hurried.take(now, false, false).is_none(), "only those");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_settles_apart_waits_for_company_and_lends_its_places() {
+        let now = Instant::now();
+        let apart = |count| {
+            let mut desk = desk(count);
+            desk.capabilities.settles_apart = true;
+            (0..count).for_each(|_| desk.decided());
+            desk
+        };
+
+        assert!(apart(3).take(now, true, false).is_none());
+        assert_eq!(apart(3).take(now, true, true).map(|parcel| parcel.slots.len()), Some(3));
+        assert_eq!((apart(3).lent(), apart(99).lent(), desk(3).lent()), (3, 50, 0));
     }
 
     #[tokio::test(start_paused = true)]
@@ -165,13 +231,13 @@ mod tests {
         let mut desk = desk(0);
         for slot in 0..8 {
             desk.put(slot, Token::default(), Disposition::Release);
-            let _ = desk.take(Instant::now(), true);
+            let _ = desk.take(Instant::now(), true, false);
         }
 
-        assert!(desk.take(Instant::now(), true).is_none());
+        assert!(desk.take(Instant::now(), true, false).is_none());
         desk.returned();
         assert_eq!(
-            desk.take(Instant::now(), true).map(|parcel| parcel.slots.len()),
+            desk.take(Instant::now(), true, false).map(|parcel| parcel.slots.len()),
             Some(4)
         );
     }

@@ -90,7 +90,10 @@ where
                     looked = false;
                     self.work.take(source, batch);
                 }
-                Turn::Took(Taken::Ended) => ended = true,
+                Turn::Took(Taken::Ended) => {
+                    ended = true;
+                    self.work.end();
+                }
                 Turn::Again => {}
                 Turn::Idle => {
                     if nothing_parked(&*self.store, &self.parked).await {
@@ -113,7 +116,7 @@ where
         breaker: Option<&mut watch::Receiver<()>>,
     ) -> Turn {
         let Self { work, intake, .. } = self;
-        let demand = gate.demand(work.window(), work.in_flight());
+        let demand = gate.demand(work.window(), work.taken());
         let wish = async {
             drop(wanted.changed().await);
         };
@@ -151,7 +154,7 @@ where
             let bell = wish.as_mut().poll(cx).is_ready()
                 || breaker.as_mut().poll(cx).is_ready()
                 || reopen.as_mut().poll(cx).is_ready();
-            if bell || has_grown(demand, gate.demand(work.window(), work.in_flight())) {
+            if bell || has_grown(demand, gate.demand(work.window(), work.taken())) {
                 return Poll::Ready(Turn::Again);
             }
             if let Poll::Ready(taken) = receive.as_mut().poll(cx) {
@@ -159,7 +162,7 @@ where
             }
             // Nothing comes for now: what is finished need not wait for company.
             work.poll(cx, true);
-            if has_grown(demand, gate.demand(work.window(), work.in_flight())) {
+            if has_grown(demand, gate.demand(work.window(), work.taken())) {
                 return Poll::Ready(Turn::Again);
             }
             if ended && work.is_idle() && look.as_mut().poll(cx).is_ready() {
@@ -218,6 +221,7 @@ where
     async fn drain(mut self, mut wanted: watch::Receiver<Wanted>) -> bool {
         self.shared.set_phase(Phase::Draining);
         let deadline = Instant::now() + self.drain_timeout;
+        self.work.end();
         self.work.release_backlog();
         self.work.end_rests();
         // The last shard to end closes what all share.

@@ -199,7 +199,7 @@ impl Caller {
 
     /// One request and its answer; with `follow_redirects`, up to those that lead no further.
     async fn exchange(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Reply, Error> {
-        let (parts, answer) = self.round_trip(origin, url, make(url)?).await?;
+        let (parts, answer) = self.round_trip(origin, url, make).await?;
         if !self.follow_redirects {
             return Ok(self.judge(url, &parts, answer)?);
         }
@@ -207,27 +207,22 @@ impl Caller {
         for _ in 0..REDIRECTS {
             let Some(next) = redirect(&url, &parts) else { break };
             url = next;
-            (parts, answer) = self.round_trip(origin, &url, make(&url)?).await?;
+            (parts, answer) = self.round_trip(origin, &url, make).await?;
         }
         Ok(self.judge(&url, &parts, answer)?)
     }
 
-    async fn round_trip(
-        &self,
-        origin: &Origin,
-        url: &Url,
-        request: Request,
-    ) -> Result<(Parts, body::Answer), HttpSinkError> {
+    async fn round_trip(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<(Parts, body::Answer), Error> {
         let inactive = |after| HttpSinkError::Inactive {
             url: url.shown.to_string(),
             after,
         };
-        let call = self.call(origin, url, request);
+        let call = self.call(origin, url, make);
         let (response, connection) = match self.inactivity {
             None => call.await?,
             Some(limit) => tokio::time::timeout(limit, call)
                 .await
-                .unwrap_or_else(|_| Err(inactive(limit)))?,
+                .unwrap_or_else(|_| Err(inactive(limit).into()))?,
         };
         let (parts, body) = response.into_parts();
         let answer = body::read(body, self.max_response, self.inactivity)
@@ -251,15 +246,14 @@ impl Caller {
         &self,
         origin: &Origin,
         url: &Url,
-        mut request: Request,
-    ) -> Result<(http::Response<Incoming>, Connection), HttpSinkError> {
+        make: Make<'_>,
+    ) -> Result<(http::Response<Incoming>, Connection), Error> {
+        let mut request = make(url)?;
         let mut loan = origin.acquire(&self.connector, self.keep_alive).await?;
         loop {
             let Loan { mut connection, reused } = loan;
             let again = match &connection {
-                Connection::Http1(kept) if reused && self.sqsd.is_some() => {
-                    Some((request.clone(), kept.received.bytes()))
-                }
+                Connection::Http1(kept) if reused && self.sqsd.is_some() => Some(kept.received.bytes()),
                 _ => None,
             };
             let sent = match &mut connection {
@@ -282,16 +276,17 @@ impl Caller {
                         request = unsent;
                         loan = origin.acquire(&self.connector, self.keep_alive).await?;
                     }
-                    (None, Some((whole, before))) if is_unanswered(&connection, before) => {
+                    (None, Some(before)) if is_unanswered(&connection, before) => {
                         tracing::debug!(url = %url.shown, "kept connection was closed without an answer, posting once more");
-                        request = whole;
+                        request = make(url)?;
                         loan = origin.connect(&self.connector).await?;
                     }
                     _ => {
                         return Err(HttpSinkError::Transport {
                             url: url.shown.to_string(),
                             source: error.into_error(),
-                        });
+                        }
+                        .into());
                     }
                 },
             }

@@ -10,7 +10,7 @@ use dispatch_core::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, USER_AGENT},
+    header::{CONTENT_TYPE, Entry, USER_AGENT},
 };
 use jiff::{Timestamp, civil, tz::TimeZone};
 use schemars::JsonSchema;
@@ -24,6 +24,23 @@ const PATH: &str = "beanstalk.sqsd.path";
 const TASK_NAME: &str = "beanstalk.sqsd.task_name";
 const SCHEDULED_TIME: &str = "beanstalk.sqsd.scheduled_time";
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("aws-sqsd/", env!("CARGO_PKG_VERSION")));
+// Made once: a message has about ten of them.
+const MSGID: HeaderName = HeaderName::from_static("x-aws-sqsd-msgid");
+const QUEUE: HeaderName = HeaderName::from_static("x-aws-sqsd-queue");
+const FIRST_RECEIVED_AT: HeaderName = HeaderName::from_static("x-aws-sqsd-first-received-at");
+const RECEIVE_COUNT: HeaderName = HeaderName::from_static("x-aws-sqsd-receive-count");
+const SENDER_ID: HeaderName = HeaderName::from_static("x-aws-sqsd-sender-id");
+const SENT_AT: HeaderName = HeaderName::from_static("x-aws-sqsd-sent-at");
+const MESSAGE_GROUP_ID: HeaderName = HeaderName::from_static("x-aws-sqsd-message-group-id");
+const MESSAGE_DEDUPLICATION_ID: HeaderName = HeaderName::from_static("x-aws-sqsd-message-deduplication-id");
+const SEQUENCE_NUMBER: HeaderName = HeaderName::from_static("x-aws-sqsd-sequence-number");
+const TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+const RECEIPT_HANDLE: HeaderName = HeaderName::from_static("x-aws-sqsd-receipt-handle");
+const PATH_HEADER: HeaderName = HeaderName::from_static("x-aws-sqsd-path");
+const TASKNAME: HeaderName = HeaderName::from_static("x-aws-sqsd-taskname");
+const SCHEDULED_AT: HeaderName = HeaderName::from_static("x-aws-sqsd-scheduled-at");
+/// How many headers the convention adds to a message without attributes, at most.
+pub(super) const HEADERS: usize = 12;
 /// How each header counts beyond its name and value: a colon, a space and the line's end.
 const AROUND: usize = 4;
 
@@ -165,44 +182,36 @@ impl Convention {
             left: self.max_header_bytes.saturating_sub(size(headers)),
             headers,
         };
-        let meta = |name: &str| message.metadata().get_bytes(name).map(|value| &value[..]);
-        let time = |name: &str| message.metadata().get(name).and_then(iso_of_millis);
+        let id = || Bytes::copy_from_slice(message.id().as_bytes());
+        let (metadata, attributes) = (message.metadata(), message.headers());
+        let meta = |name: &str| metadata.get_bytes(name).cloned();
+        let time = |name: &str| metadata.get(name).and_then(iso_of_millis).map(Bytes::from);
+        page.put(MSGID, meta("sqs_message_id").unwrap_or_else(id));
+        page.maybe(QUEUE, meta("sqs_queue_name"));
+        page.maybe(FIRST_RECEIVED_AT, time("sqs_approximate_first_receive_timestamp"));
+        let count = || Bytes::from(message.attempt.to_string());
         page.put(
-            "x-aws-sqsd-msgid",
-            meta("sqs_message_id").unwrap_or(message.id().as_bytes()),
+            RECEIVE_COUNT,
+            meta("sqs_approximate_receive_count").unwrap_or_else(count),
         );
-        page.maybe("x-aws-sqsd-queue", meta("sqs_queue_name"));
-        let first = time("sqs_approximate_first_receive_timestamp");
-        page.maybe("x-aws-sqsd-first-received-at", first.as_deref().map(str::as_bytes));
-        match meta("sqs_approximate_receive_count") {
-            Some(count) => page.put("x-aws-sqsd-receive-count", count),
-            None => page.put("x-aws-sqsd-receive-count", message.attempt.to_string().as_bytes()),
-        }
-        page.maybe("x-aws-sqsd-sender-id", meta("sqs_sender_id"));
-        let sent = time("sqs_sent_timestamp");
-        page.maybe("x-aws-sqsd-sent-at", sent.as_deref().map(str::as_bytes));
-        page.maybe("x-aws-sqsd-message-group-id", meta("sqs_message_group_id"));
-        page.maybe(
-            "x-aws-sqsd-message-deduplication-id",
-            meta("sqs_message_deduplication_id"),
-        );
-        page.maybe("x-aws-sqsd-sequence-number", meta("sqs_sequence_number"));
-        page.maybe("x-amzn-trace-id", meta("sqs_aws_trace_header"));
+        page.maybe(SENDER_ID, meta("sqs_sender_id"));
+        page.maybe(SENT_AT, time("sqs_sent_timestamp"));
+        page.maybe(MESSAGE_GROUP_ID, meta("sqs_message_group_id"));
+        page.maybe(MESSAGE_DEDUPLICATION_ID, meta("sqs_message_deduplication_id"));
+        page.maybe(SEQUENCE_NUMBER, meta("sqs_sequence_number"));
+        page.maybe(TRACE_ID, meta("sqs_aws_trace_header"));
         if self.receipt_handle {
-            page.maybe("x-aws-sqsd-receipt-handle", meta("sqs_receipt_handle"));
+            page.maybe(RECEIPT_HANDLE, meta("sqs_receipt_handle"));
         }
-        page.maybe(
-            "x-aws-sqsd-path",
-            message.headers().get_bytes(PATH).map(|path| &path[..]),
-        );
+        if attributes.is_empty() {
+            return;
+        }
+        page.maybe(PATH_HEADER, attributes.get_bytes(PATH).cloned());
         if task(message).is_some() {
-            page.maybe(
-                "x-aws-sqsd-taskname",
-                message.headers().get_bytes(TASK_NAME).map(|name| &name[..]),
-            );
-            let scheduled = message.headers().get(SCHEDULED_TIME).unwrap_or_default();
-            let at = iso_of_text(scheduled);
-            page.put("x-aws-sqsd-scheduled-at", at.as_deref().unwrap_or(scheduled).as_bytes());
+            page.maybe(TASKNAME, attributes.get_bytes(TASK_NAME).cloned());
+            let scheduled = attributes.get(SCHEDULED_TIME).unwrap_or_default();
+            let at = iso_of_text(scheduled).unwrap_or_else(|| scheduled.to_owned());
+            page.put(SCHEDULED_AT, Bytes::from(at));
         }
         self.attributes(&mut page, message);
     }
@@ -217,17 +226,19 @@ impl Convention {
                 continue;
             }
             let kind = message.metadata().get(&format!("sqs_type_{name}")).unwrap_or("String");
-            let encoded;
-            let value: &[u8] = if kind.starts_with("String") || kind.starts_with("Number") {
-                value
+            let value = if kind.starts_with("String") || kind.starts_with("Number") {
+                value.clone()
             } else if self.base64 && kind.starts_with("Binary") {
-                encoded = BASE64_STANDARD.encode(value);
-                encoded.as_bytes()
+                Bytes::from(BASE64_STANDARD.encode(value))
             } else {
                 tracing::debug!(name, kind, "attribute is no text and stays behind");
                 continue;
             };
-            page.put(&format!("x-aws-sqsd-attr-{name}"), value);
+            // Names are checked here, and values below: nothing can end a line and begin another.
+            match HeaderName::from_bytes(format!("x-aws-sqsd-attr-{name}").as_bytes()) {
+                Ok(header) => page.put(header, value),
+                Err(_) => tracing::debug!(name, "attribute is no HTTP header and stays behind"),
+            }
         }
     }
 }
@@ -239,36 +250,30 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn maybe(&mut self, name: &str, value: Option<&[u8]>) {
+    fn maybe(&mut self, name: HeaderName, value: Option<Bytes>) {
         if let Some(value) = value {
             self.put(name, value);
         }
     }
 
     /// Adds a header, unless it is none, is there already or is too much.
-    fn put(&mut self, name: &str, value: &[u8]) {
-        // Names and values are checked here: nothing can end a line and begin another.
-        let (Ok(header), Ok(content)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-        else {
-            tracing::debug!(name, "attribute is no HTTP header and stays behind");
+    fn put(&mut self, name: HeaderName, value: Bytes) {
+        let Ok(value) = HeaderValue::from_maybe_shared(value) else {
+            tracing::debug!(%name, "value is no HTTP value and stays behind");
             return;
         };
-        if self.headers.contains_key(&header) {
-            tracing::debug!(name, "header is there already; the attribute stays behind");
-            return;
-        }
-        let size = name.len() + value.len() + AROUND;
+        let size = name.as_str().len() + value.len() + AROUND;
         if size > self.left {
-            tracing::debug!(
-                name,
-                size,
-                left = self.left,
-                "headers are full; the attribute stays behind"
-            );
+            tracing::debug!(%name, size, left = self.left, "headers are full; it stays behind");
             return;
         }
-        self.left -= size;
-        self.headers.insert(header, content);
+        match self.headers.entry(name) {
+            Entry::Vacant(place) => {
+                self.left -= size;
+                place.insert(value);
+            }
+            Entry::Occupied(there) => tracing::debug!(name = %there.key(), "header is there already; it stays behind"),
+        }
     }
 }
 
@@ -281,9 +286,10 @@ fn size(headers: &HeaderMap) -> usize {
 
 /// The periodic task that a message asks for, if it does; anybody may send one.
 pub(super) fn task(message: &Message) -> Option<Task<'_>> {
-    message.headers().get_bytes(SCHEDULED_TIME)?;
+    let headers = message.headers();
+    headers.get_bytes(SCHEDULED_TIME)?;
     Some(Task {
-        path: message.headers().get(PATH),
+        path: headers.get(PATH),
     })
 }
 

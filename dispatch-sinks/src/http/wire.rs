@@ -298,10 +298,11 @@ impl Requests {
         message: &Message,
         convention: Option<&Convention>,
     ) -> Result<Request, dispatch_core::Error> {
-        let mut headers = HeaderMap::with_capacity(self.fixed.len() + message.headers().len() + 6);
+        let own = if convention.is_some() { sqsd::HEADERS } else { 0 };
+        let mut headers = HeaderMap::with_capacity(self.fixed.len() + message.headers().len() + 6 + own);
         headers.insert(HOST, url.host.clone());
         self.forward(&mut headers, message);
-        if !self.bodiless && !headers.contains_key(CONTENT_TYPE) {
+        if !self.bodiless && !self.fixed.contains_key(CONTENT_TYPE) && !headers.contains_key(CONTENT_TYPE) {
             let content_type = message.headers().get_bytes("content-type").cloned();
             let content_type = content_type.and_then(|value| HeaderValue::from_maybe_shared(value).ok());
             headers.insert(CONTENT_TYPE, content_type.unwrap_or(BYTES));

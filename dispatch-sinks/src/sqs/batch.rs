@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dispatch_core::{Error, Headers, Reply};
+use dispatch_core::{Class, Error, Headers, Reply};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -83,7 +83,8 @@ async fn gather(shared: Arc<Shared>, mut receiver: mpsc::UnboundedReceiver<Waiti
         let due = waiting.front().map(|(since, _)| *since + linger);
         let is_due = is_full(&waiting) || !open || due.is_some_and(|due| Instant::now() >= due);
         if is_due && !waiting.is_empty() && requests.len() < most {
-            requests.spawn(send(Arc::clone(&shared), take(&mut waiting)));
+            let batch = take(&mut waiting, shared.fifo);
+            requests.spawn(send(Arc::clone(&shared), batch));
             continue;
         }
         tokio::select! {
@@ -92,7 +93,9 @@ async fn gather(shared: Arc<Shared>, mut receiver: mpsc::UnboundedReceiver<Waiti
                 None => open = false,
             },
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() && !is_due => {}
-            Some(_) = requests.join_next(), if !requests.is_empty() => {}
+            Some(failed) = requests.join_next(), if !requests.is_empty() => {
+                hold_back(&mut waiting, &failed.unwrap_or_default());
+            }
         }
     }
 }
@@ -101,28 +104,51 @@ fn is_full(waiting: &VecDeque<(Instant, Waiting)>) -> bool {
     waiting.len() >= BATCH || waiting.iter().map(|(_, waiting)| waiting.entry.size).sum::<usize>() >= LARGEST
 }
 
-/// As many as one request takes. Those whose caller has left are not sent.
-fn take(waiting: &mut VecDeque<(Instant, Waiting)>) -> Vec<Waiting> {
-    let (mut batch, mut size) = (Vec::with_capacity(BATCH), 0);
-    while let Some((_, next)) = waiting.front() {
-        if next.answer.is_closed() {
-            waiting.pop_front();
+/// As many as one request takes; on a FIFO queue one of a group, for those behind it must not overtake one that fails.
+/// Those whose caller has left are not sent.
+fn take(waiting: &mut VecDeque<(Instant, Waiting)>, fifo: bool) -> Vec<Waiting> {
+    waiting.retain(|(_, next)| !next.answer.is_closed());
+    let (mut batch, mut size) = (Vec::<Waiting>::with_capacity(BATCH), 0);
+    let mut at = 0;
+    while let Some((_, next)) = waiting.get(at).filter(|_| batch.len() < BATCH) {
+        let grouped = fifo && batch.iter().any(|taken| taken.entry.group == next.entry.group);
+        if grouped {
+            at += 1;
             continue;
         }
         size += next.entry.size;
-        if batch.len() == BATCH || (size > LARGEST && !batch.is_empty()) {
+        if size > LARGEST && !batch.is_empty() {
             break;
         }
-        batch.extend(waiting.pop_front().map(|(_, next)| next));
+        batch.extend(waiting.remove(at).map(|(_, next)| next));
     }
     batch
 }
 
-/// Sends one batch and tells each caller.
-async fn send(shared: Arc<Shared>, batch: Vec<Waiting>) {
-    if batch.is_empty() {
+/// Gives those of a FIFO group back whose head was not sent: their callers send them again, after it.
+fn hold_back(waiting: &mut VecDeque<(Instant, Waiting)>, failed: &[String]) {
+    if failed.is_empty() {
         return;
     }
+    for (since, next) in std::mem::take(waiting) {
+        if next.entry.group.as_ref().is_some_and(|group| failed.contains(group)) {
+            let error = Error::retry("the message ahead of it in its group was not sent").with_code("group");
+            drop(next.answer.send(Err(error)));
+        } else {
+            waiting.push_back((since, next));
+        }
+    }
+}
+
+/// Sends one batch and tells each caller; gives the FIFO groups whose message was not sent and may be later.
+async fn send(shared: Arc<Shared>, batch: Vec<Waiting>) -> Vec<String> {
+    if batch.is_empty() {
+        return Vec::new();
+    }
+    let groups: Vec<_> = batch
+        .iter()
+        .map(|next| next.entry.group.clone().filter(|_| shared.fifo))
+        .collect();
     let (entries, answers): (Vec<_>, Vec<_>) = batch.into_iter().map(|next| (next.entry, next.answer)).unzip();
     let outcomes = match call(&shared, entries.clone()).await {
         Ok(outcomes) => outcomes,
@@ -139,10 +165,16 @@ async fn send(shared: Arc<Shared>, batch: Vec<Waiting>) {
         }
         Err(error) => shared_by(entries.len(), error.into()),
     };
-    for (answer, outcome) in answers.into_iter().zip(outcomes) {
+    let mut failed = Vec::new();
+    for ((answer, outcome), group) in answers.into_iter().zip(outcomes).zip(groups) {
+        // What is never sent holds nobody up.
+        if outcome.as_ref().is_err_and(|error| error.class() != Class::Permanent) {
+            failed.extend(group);
+        }
         // Who has left is told nothing.
         drop(answer.send(outcome));
     }
+    failed
 }
 
 /// The same failure for each of several.

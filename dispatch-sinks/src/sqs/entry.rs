@@ -24,7 +24,7 @@ const ATTRIBUTES: usize = 10;
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     body: String,
-    group: Option<String>,
+    pub(super) group: Option<String>,
     dedup: Option<String>,
     delay: Option<i32>,
     trace_header: Option<String>,

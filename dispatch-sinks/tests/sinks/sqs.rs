@@ -146,6 +146,35 @@ async fn each_failure_has_its_class() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn none_of_a_fifo_group_overtakes_one_that_failed() {
+    let fake = fake();
+    let sink = sink(&fake, "q.fifo");
+    let message =
+        |n: usize| Message::with_id(format!("m{n}"), n.to_string()).with_key(if n == 9 { "other" } else { "k" });
+    // The first of the first request: of group `k`.
+    fake.fail("SendMessageBatch", 1, Fault::entries([0]));
+
+    let first = sink.send_batch((0..10).map(message).collect()).await;
+
+    let sent: Vec<_> = (0..10).filter(|n| first[*n].is_ok()).collect();
+    assert_eq!(
+        (sent, fake.bodies("q.fifo")),
+        (vec![9], vec!["9".to_owned()]),
+        "{first:?}"
+    );
+    assert!(
+        first[..9]
+            .iter()
+            .all(|result| result.as_ref().is_err_and(|error| error.class() == Class::Retry))
+    );
+    for result in sink.send_batch((0..9).map(message).collect()).await {
+        result.unwrap();
+    }
+    let expected: Vec<_> = std::iter::once(9).chain(0..9).map(|n| n.to_string()).collect();
+    assert_eq!(fake.bodies("q.fifo"), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fifo_message_that_is_sent_again_is_there_once() {
     let fake = fake();
     let sink = sink(&fake, "q.fifo");

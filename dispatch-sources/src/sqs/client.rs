@@ -13,7 +13,9 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 
-use super::{SqsSourceConfig, SqsSourceError, config::IDLE_WAIT, error::judge};
+use bytes::Bytes;
+
+use super::{SqsSourceConfig, SqsSourceError, config::IDLE_WAIT, error::judge, wire::Origin};
 
 /// The SDK's client, and the queue.
 #[derive(Debug)]
@@ -24,6 +26,8 @@ pub(super) struct Client {
     busy: aws_sdk_sqs::Client,
     idle: aws_sdk_sqs::Client,
     pub(super) url: String,
+    /// The queue as each message names it.
+    pub(super) origin: Origin,
     /// Credentials and region, for what else of Amazon's is asked.
     #[cfg(feature = "sqs-s3")]
     pub(super) sdk: SdkConfig,
@@ -40,7 +44,7 @@ impl Client {
 
     /// The last segment of the URL.
     pub(super) fn name(&self) -> &str {
-        self.url.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
+        last_segment(&self.url)
     }
 
     /// Loads credentials and region and finds the queue. `http`: a client of the caller's own.
@@ -81,11 +85,20 @@ impl Client {
             sqs,
             busy: receiver(config.wait_time.0),
             idle: receiver(IDLE_WAIT),
+            origin: Origin {
+                url: Bytes::copy_from_slice(url.as_bytes()),
+                name: Bytes::copy_from_slice(last_segment(&url).as_bytes()),
+                fifo: config.is_fifo(),
+            },
             url,
             #[cfg(feature = "sqs-s3")]
             sdk,
         })
     }
+}
+
+fn last_segment(url: &str) -> &str {
+    url.trim_end_matches('/').rsplit('/').next().unwrap_or_default()
 }
 
 /// Amazon's hosts hold their region.

@@ -87,8 +87,8 @@ impl SourceConfig for SqsSourceConfig {
     const TYPE: &'static str = "sqs";
     const SUMMARY: &'static str = "takes messages from Amazon SQS";
 
-    fn build(self, _: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
-        Ok(Box::new(SqsSource::new(self)?))
+    fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
+        Ok(Box::new(SqsSource::metered(self, &context.meter)?))
     }
 }
 

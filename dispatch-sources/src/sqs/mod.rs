@@ -56,6 +56,7 @@ mod config;
 mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
+mod meters;
 mod pace;
 mod poll;
 pub mod redrive;

@@ -8,6 +8,18 @@ use super::config::IDLE_WAIT;
 
 /// So long without messages, and one receive at a time waits as long as it can.
 const IDLE_AFTER: Duration = Duration::from_secs(30);
+/// A receive that waits longer may be cut off by a close, and what SQS hands to it then is out of reach until its
+/// visibility ends.
+const SHORT: Duration = Duration::from_secs(2);
+
+/// How the next receive asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub(super) wait: Duration,
+    /// Whether what it brings is ours for a moment only, until that is extended: the queue was empty, so this receive
+    /// waits long, most likely in vain.
+    pub(super) brief: bool,
+}
 
 /// More receives while they come back full, half as many when they come back empty.
 #[derive(Debug)]
@@ -16,6 +28,8 @@ pub(super) struct Pace {
     wait: Duration,
     pollers: usize,
     empty_since: Option<Instant>,
+    /// Whether the last receive brought nothing, or there was none.
+    dry: bool,
 }
 
 impl Pace {
@@ -25,6 +39,7 @@ impl Pace {
             wait,
             pollers: 1,
             empty_since: None,
+            dry: true,
         }
     }
 
@@ -37,13 +52,22 @@ impl Pace {
         if self.is_idle(now) { 1 } else { self.pollers }
     }
 
-    /// How long the next one waits.
-    pub(super) fn wait(&self, now: Instant) -> Duration {
-        if self.is_idle(now) { IDLE_WAIT } else { self.wait }
+    /// How the next one asks. While messages come none waits long, so that a close need not cut one off.
+    pub(super) fn ask(&self, now: Instant) -> Ask {
+        let wait = match (self.is_idle(now), self.dry) {
+            (true, _) => IDLE_WAIT,
+            (false, true) => self.wait,
+            (false, false) => self.wait.min(SHORT),
+        };
+        Ask {
+            wait,
+            brief: wait > SHORT,
+        }
     }
 
     /// One that began at `began` came back with `count` of the `asked`.
     pub(super) fn received(&mut self, began: Instant, asked: usize, count: usize) {
+        self.dry = count == 0;
         if count == 0 {
             self.empty_since.get_or_insert(began);
             self.pollers = (self.pollers / 2).max(1);
@@ -78,13 +102,26 @@ mod tests {
         assert_eq!(pace.pollers(now), 3, "a part of a batch changes nothing");
 
         pace.received(now, 10, 0);
-        assert_eq!((pace.pollers(now), pace.wait(now)), (1, WAIT));
+        let ask = |wait, brief| Ask { wait, brief };
+        assert_eq!((pace.pollers(now), pace.ask(now)), (1, ask(WAIT, false)));
         let later = now + IDLE_AFTER;
-        assert_eq!((pace.pollers(later), pace.wait(later)), (1, IDLE_WAIT));
+        assert_eq!((pace.pollers(later), pace.ask(later)), (1, ask(IDLE_WAIT, true)));
 
         pace.received(later, 1, 1);
-        assert_eq!((pace.pollers(later), pace.wait(later)), (2, WAIT));
+        assert_eq!((pace.pollers(later), pace.ask(later)), (2, ask(WAIT, false)));
         pace.failed();
         assert_eq!(pace.pollers(later), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_receive_waits_long_with_a_long_lease() {
+        let (mut pace, now) = (Pace::new(1, IDLE_WAIT), Instant::now());
+        let ask = |wait, brief| Ask { wait, brief };
+
+        assert_eq!(pace.ask(now), ask(IDLE_WAIT, true), "nothing is known of the queue");
+        pace.received(now, 10, 3);
+        assert_eq!(pace.ask(now), ask(SHORT, false));
+        pace.received(now, 10, 0);
+        assert_eq!(pace.ask(now), ask(IDLE_WAIT, true));
     }
 }

@@ -11,7 +11,7 @@ use aws_sdk_sqs::types::{
     BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
 };
 use bytes::Bytes;
-use dispatch_core::{Disposition, Error, SettleError, Settlement, Settler, Token};
+use dispatch_core::{Class, Disposition, Error, SettleError, Settlement, Settler, Token};
 use rand::RngExt as _;
 use tokio::{
     sync::{Mutex, Notify},
@@ -30,6 +30,9 @@ use super::{
 const BATCH: usize = 10;
 /// What fails without the sender's fault is tried again for so long here; then the driver does so.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// SQS counts its 12 hours from when it hands a message out, and we know only when it came.
+const MARGIN: Duration = Duration::from_secs(2);
 
 type Answer = Result<(), SettleError>;
 
@@ -103,7 +106,9 @@ impl SqsSettler {
     }
 
     fn deed(&self, token: &Token, disposition: &Disposition) -> Deed {
-        let left = LONGEST.saturating_sub(self.shared.held_for(token));
+        // From the receive on, as SQS counts it; whole seconds, so that rounding up does not go beyond.
+        let left = LONGEST.saturating_sub(self.shared.held_for(token) + MARGIN);
+        let left = Duration::from_secs(left.as_secs());
         match disposition {
             Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Deed::Delete,
             Disposition::Release => Deed::Change(Duration::ZERO),
@@ -136,6 +141,7 @@ impl SqsSettler {
     /// Makes one request of up to 10 entries: the numbers of those that were done, and what was said of the others.
     async fn call(&self, entries: &[Entry]) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsSourceError> {
         let client = self.shared.client().await?;
+        let meters = &self.shared.meters;
         let deletes = entries.first().is_some_and(|entry| entry.after.is_none());
         let handle = |entry: &Entry| parts(&entry.token).map_or("", |(_, handle)| handle).to_owned();
         let numbered = entries.iter().enumerate();
@@ -153,10 +159,12 @@ impl SqsSettler {
                 .delete_message_batch()
                 .queue_url(&client.url)
                 .set_entries(Some(built));
+            meters.delete_requests.add(1);
             let answer = request
                 .send()
                 .await
                 .map_err(|error| judge(DELETE, client.name(), error))?;
+            meters.deleted.add(answer.successful.len() as u64);
             let done = answer.successful.iter().filter_map(|entry| entry.id.parse().ok());
             return Ok((done.collect(), answer.failed));
         }
@@ -174,6 +182,7 @@ impl SqsSettler {
             .change_message_visibility_batch()
             .queue_url(&client.url)
             .set_entries(Some(built));
+        meters.visibility_requests.add(1);
         let answer = request
             .send()
             .await
@@ -225,10 +234,13 @@ impl SqsSettler {
                             continue;
                         };
                         let message = entry.message.as_deref().unwrap_or_default();
+                        if (entry.sender_fault || is_stale(&entry.code, message)) && chunk[*index].after.is_none() {
+                            self.shared.meters.delete_rejected.add(1);
+                        }
                         if is_stale(&entry.code, message) {
                             answers[*index] = Some(Err(SettleError::Stale));
                         } else if entry.sender_fault {
-                            answers[*index] = Some(Err(failed_with(&self.refused(&entry))));
+                            answers[*index] = Some(Err(refused_with(&self.refused(&entry))));
                         } else {
                             words = Some(entry);
                         }
@@ -255,9 +267,16 @@ impl SqsSettler {
                 break;
             }
             tracing::debug!(error = %error, entries = open.len(), ?wait, "settling again");
+            self.note_again(&chunk, open.len());
             sleep(wait).await;
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()
+    }
+
+    fn note_again(&self, chunk: &[Entry], count: usize) {
+        if chunk.first().is_some_and(|entry| entry.after.is_none()) {
+            self.shared.meters.delete_retried.add(count as u64);
+        }
     }
 
     fn refused(&self, entry: &BatchResultErrorEntry) -> SqsSourceError {
@@ -367,6 +386,14 @@ impl Drop for Extending<'_> {
     }
 }
 
+/// The sender's fault: to tell it again is of no use.
+fn refused_with(error: &SqsSourceError) -> SettleError {
+    match failed_with(error) {
+        SettleError::Failed(error) => SettleError::Failed(error.with_class(Class::Permanent)),
+        other => other,
+    }
+}
+
 fn failed_with(error: &SqsSourceError) -> SettleError {
     use dispatch_core::Classify as _;
     let code = error.code();
@@ -398,6 +425,9 @@ impl Settler for SqsSettler {
             self.count(id, disposition);
             // To delete under an old handle would prove nothing.
             if self.state().lost.remove(&token.handle) {
+                if disposition.is_final() {
+                    self.shared.meters.delete_abandoned.add(1);
+                }
                 answers.push(Some(Err(SettleError::Stale)));
                 continue;
             }
@@ -472,7 +502,8 @@ impl Settler for SqsSettler {
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.len());
         let mut changes = Vec::new();
         for token in &batch {
-            let left = longest.saturating_sub(self.shared.held_for(token));
+            let left = longest
+                .saturating_sub(self.shared.held_for(token) + if longest == LONGEST { MARGIN } else { Duration::ZERO });
             let is_over = parts(token).is_none() || left < Duration::from_secs(1);
             answers.push(is_over.then_some(Err(SettleError::Stale)));
             if !is_over {

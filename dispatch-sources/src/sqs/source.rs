@@ -3,7 +3,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use aws_sdk_sqs::config::SharedHttpClient;
 use dispatch_core::{
     Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, Reply, Settlement, Settler, Source, Token,
-    config::ConfigError,
+    config::ConfigError, telemetry::Meter,
 };
 use tokio::{
     sync::watch,
@@ -25,14 +25,21 @@ use super::{
     client::Client,
     config::LONGEST,
     error::judge,
+    meters::Meters,
     pace::Pace,
     poll::{Poll, poll},
     settler::SqsSettler,
     wire::Offsets,
 };
 
-/// How long a close waits for receives under way; what they bring is released. Then they are cut off.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long a close waits for receives under way; what they bring is released. While messages come no receive waits
+/// longer; those that do are cut off then.
+const GRACE: Duration = Duration::from_millis(2_500);
+/// The same where all of them ask an empty queue: what is handed to a cut one comes again in a moment.
+const SHORT_GRACE: Duration = Duration::from_millis(500);
+/// How seldom a queue is asked how many of its messages are out, and from how many on that is said.
+const LOOK: Duration = Duration::from_secs(600);
+const MANY_OUT: u64 = 100_000;
 /// The wait after a short receive that brought nothing.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
@@ -45,6 +52,10 @@ pub struct SqsSource {
     polls: JoinSet<Poll>,
     /// How much they may bring.
     reserved: usize,
+    /// How many of the receives under way hold what they bring for the whole visibility.
+    firm: usize,
+    /// The most that was ever asked for at once: the window, as far as it is known here.
+    widest: usize,
     /// Received and not yet asked for, and since when.
     ready: VecDeque<(Instant, Delivery)>,
     /// Nothing is asked before this.
@@ -58,8 +69,9 @@ pub(super) struct Shared {
     pub(super) fifo: bool,
     /// Receives give back what they bring: the gate is closed, or the source.
     pub(super) held: AtomicBool,
-    /// How many messages were too old to be worked on.
-    pub(super) expired: AtomicU64,
+    pub(super) meters: Meters,
+    /// When the queue was last asked how many messages are out.
+    asked_in_flight: Mutex<Option<Instant>>,
     http: Option<SharedHttpClient>,
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
     /// Cuts receives off that have brought nothing.
@@ -112,6 +124,12 @@ impl Shared {
 
     /// After credentials were refused the next call loads them anew: they may have been changed.
     pub(super) async fn heard(&self, error: &SqsSourceError) {
+        if let SqsSourceError::Throttled { code, queue, .. } = error {
+            self.meters.throttled.add(1);
+            if code == "OverLimit" {
+                tracing::error!(%queue, "too many messages of this queue are out: nothing is received until some are deleted");
+            }
+        }
         if matches!(
             error,
             SqsSourceError::Denied { .. } | SqsSourceError::NoCredentials { .. }
@@ -132,6 +150,39 @@ impl Shared {
     /// How long ago a delivery was received.
     pub(super) fn held_for(&self, token: &Token) -> Duration {
         self.epoch.elapsed().saturating_sub(Duration::from_millis(token.number))
+    }
+
+    /// Where many messages are out a long poll says no more than that there is nothing. So after one that brought
+    /// nothing the queue is asked how many are, once in ten minutes, and never while it is idle.
+    pub(super) async fn look_at_in_flight(&self, client: &Client) {
+        use aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessagesNotVisible as Out;
+        let now = Instant::now();
+        {
+            let mut asked = self.asked_in_flight.lock().unwrap_or_else(PoisonError::into_inner);
+            if asked.is_some_and(|at| now < at + LOOK) {
+                return;
+            }
+            *asked = Some(now);
+        }
+        let request = client
+            .sqs
+            .get_queue_attributes()
+            .queue_url(&client.url)
+            .attribute_names(Out);
+        let Ok(Ok(answer)) = timeout(SHORT_GRACE, request.send()).await else {
+            return;
+        };
+        let out = answer
+            .attributes
+            .as_ref()
+            .and_then(|all| all.get(&Out)?.parse::<u64>().ok());
+        if let Some(out) = out.filter(|out| *out >= MANY_OUT) {
+            tracing::error!(
+                queue = client.name(),
+                in_flight = out,
+                "SQS hands out no more than 120000 messages at once: who receives must delete, or fewer be received"
+            );
+        }
     }
 
     /// Whether a message is too old to be worked on.
@@ -186,7 +237,7 @@ impl SqsSource {
     /// # Errors
     /// Names the field that is wrong: no queue or two names for it, a URL that is none, a number out of its range.
     pub fn new(config: SqsSourceConfig) -> Result<Self, ConfigError> {
-        Self::build(config, None)
+        Self::build(config, None, &Meter::default())
     }
 
     /// As [`new`](Self::new), over an HTTP client of the caller's own, such as that of a
@@ -196,15 +247,24 @@ impl SqsSource {
     /// As `new`.
     #[cfg(feature = "testing")]
     pub fn with_http_client(config: SqsSourceConfig, http: SharedHttpClient) -> Result<Self, ConfigError> {
-        Self::build(config, Some(http))
+        Self::build(config, Some(http), &Meter::default())
     }
 
-    fn build(config: SqsSourceConfig, http: Option<SharedHttpClient>) -> Result<Self, ConfigError> {
+    /// As [`new`](Self::new), counting in `meter`; a file's source does.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn metered(config: SqsSourceConfig, meter: &Meter) -> Result<Self, ConfigError> {
+        Self::build(config, None, meter)
+    }
+
+    fn build(config: SqsSourceConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Result<Self, ConfigError> {
         config.check()?;
         let shared = Arc::new(Shared {
             fifo: config.is_fifo(),
             held: AtomicBool::new(false),
-            expired: AtomicU64::new(0),
+            meters: Meters::new(meter),
+            asked_in_flight: Mutex::default(),
             http,
             client: tokio::sync::Mutex::default(),
             cut: watch::Sender::new(false),
@@ -220,6 +280,8 @@ impl SqsSource {
             shared,
             polls: JoinSet::new(),
             reserved: 0,
+            firm: 0,
+            widest: 0,
             ready: VecDeque::new(),
             rest_until: None,
             closed: false,
@@ -229,7 +291,7 @@ impl SqsSource {
     /// How many messages were deleted for being older than `retention`.
     #[must_use]
     pub fn expired(&self) -> u64 {
-        self.shared.expired.load(Relaxed)
+        self.shared.meters.expired.get()
     }
 
     /// Whether the queue answers. A key that may not read attributes may receive all the same.
@@ -274,19 +336,30 @@ impl SqsSource {
             return;
         }
         self.rest_until = None;
+        self.widest = self.widest.max(max);
+        let whole = self.shared.config.receive_batch.min(self.widest);
         while self.reserved < max && self.polls.len() < self.pace.pollers(now) {
-            let asked = (max - self.reserved).min(self.shared.config.receive_batch);
+            let asked = (max - self.reserved).min(whole);
+            // Less than a batch waits for a receive under way and grows meanwhile: requests are billed.
+            if asked < whole && !self.polls.is_empty() {
+                break;
+            }
             self.reserved += asked;
             let (shared, settler) = (Arc::clone(&self.shared), Arc::clone(&self.settler));
-            self.polls.spawn(poll(shared, settler, asked, self.pace.wait(now)));
+            let ask = self.pace.ask(now);
+            self.firm += usize::from(!ask.brief);
+            self.polls.spawn(poll(shared, settler, asked, ask));
+            self.shared.meters.pollers.add(1);
         }
     }
 
     fn polled(&mut self, poll: Poll) -> Result<(), SqsSourceError> {
+        self.shared.meters.pollers.add(-1);
         self.reserved -= poll.asked;
+        self.firm -= usize::from(!poll.ask.brief);
         let result = poll.result.map(|deliveries| {
             self.pace.received(poll.began, poll.asked, poll.count);
-            if poll.count == 0 && poll.wait.is_zero() {
+            if poll.count == 0 && poll.ask.wait.is_zero() {
                 self.rest_until = Some(Instant::now() + SHORT_REST);
             }
             let now = Instant::now();
@@ -329,6 +402,7 @@ impl Source for SqsSource {
         capabilities.extends = config.heartbeat;
         capabilities.settle_batch = 10;
         capabilities.settle_linger = Duration::from_millis(50);
+        capabilities.settles_apart = true;
         capabilities.order = if self.shared.fifo { Order::Key } else { Order::None };
         capabilities.needs_lanes = self.shared.fifo;
         capabilities.counts_redeliveries = true;
@@ -380,7 +454,8 @@ impl Source for SqsSource {
                 // A receive that panicked has lost count of what it reserved.
                 Some(Err(error)) => {
                     self.polls.detach_all();
-                    self.reserved = 0;
+                    (self.reserved, self.firm) = (0, 0);
+                    self.shared.meters.pollers.set(0);
                     return Err(Error::retry(error));
                 }
                 None => {}
@@ -409,9 +484,10 @@ impl Source for SqsSource {
     async fn close(&mut self) -> Result<(), Error> {
         self.closed = true;
         self.hold().await?;
+        let grace = if self.firm == 0 { SHORT_GRACE } else { GRACE };
         let polls = async { while self.polls.join_next().await.is_some() {} };
-        if timeout(GRACE, polls).await.is_err() {
-            // SQS gives nothing to a connection that has ended.
+        if timeout(grace, polls).await.is_err() {
+            // They wait for long, and ask for a moment's lease only: what is still handed to one comes again soon.
             tracing::debug!(receives = self.polls.len(), "receives that brought nothing are cut off");
             self.shared.cut.send_replace(true);
             // What has brought something is given back; the driver bounds how long that may take.

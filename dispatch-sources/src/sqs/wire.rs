@@ -37,10 +37,10 @@ const METADATA: [(System, &str); 9] = [
 ];
 
 /// The queue that messages come from.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Origin<'a> {
-    pub(super) url: &'a str,
-    pub(super) name: &'a str,
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) url: Bytes,
+    pub(super) name: Bytes,
     pub(super) fifo: bool,
 }
 
@@ -48,33 +48,37 @@ pub(super) struct Origin<'a> {
 /// count for the attempt's number. None without an id or a handle, which SQS always gives.
 pub(super) fn take(
     message: SqsMessage,
-    origin: Origin<'_>,
+    origin: &Origin,
     received: u64,
     earlier: impl FnOnce(&str) -> i32,
 ) -> Option<Taken> {
     let (id, handle) = (message.message_id?, message.receipt_handle?);
-    let system = message.attributes.unwrap_or_default();
-    let group = system.get(&System::MessageGroupId);
+    let mut system = message.attributes.unwrap_or_default();
     let count: i32 = system
         .get(&System::ApproximateReceiveCount)
         .and_then(|count| count.parse().ok())
         .unwrap_or(1);
     let attempt = count.saturating_add(earlier(&id));
     let sent = time(system.get(&System::SentTimestamp)).unwrap_or_else(SystemTime::now);
+    let first_received = time(system.get(&System::ApproximateFirstReceiveTimestamp));
+    let group = system.get(&System::MessageGroupId).map(SmolStr::new);
 
-    let mut metadata = Headers::new();
-    metadata.append("sqs_message_id", id.as_str());
-    metadata.append("sqs_queue_url", origin.url);
-    metadata.append("sqs_queue_name", origin.name);
-    metadata.append("sqs_receipt_handle", handle.as_str());
+    // Made for every message: what can be shared or moved is.
+    let both = Bytes::from(format!("{id}\n{handle}"));
+    let attributes = message.message_attributes.unwrap_or_default();
+    let mut metadata = Headers::with_capacity(4 + system.len() + attributes.len());
+    metadata.append("sqs_message_id", both.slice(..id.len()));
+    metadata.append("sqs_queue_url", origin.url.clone());
+    metadata.append("sqs_queue_name", origin.name.clone());
+    metadata.append("sqs_receipt_handle", both.slice(id.len() + 1..));
     for (attribute, name) in &METADATA {
-        if let Some(value) = system.get(attribute) {
-            metadata.append(*name, value.as_str());
+        if let Some(value) = system.remove(attribute) {
+            metadata.append(SmolStr::new_static(name), value);
         }
     }
-    let mut attributes: Vec<_> = message.message_attributes.unwrap_or_default().into_iter().collect();
+    let mut attributes: Vec<_> = attributes.into_iter().collect();
     attributes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-    let mut headers = Headers::new();
+    let mut headers = Headers::with_capacity(attributes.len());
     for (name, value) in attributes {
         if value.data_type != "String" {
             metadata.append(format!("sqs_type_{name}"), value.data_type.as_str());
@@ -87,20 +91,20 @@ pub(super) fn take(
     }
     let token = Token {
         number: received,
-        fence: group.filter(|_| origin.fifo).map_or(0, |group| fence(group)),
-        handle: Bytes::from(format!("{id}\n{handle}")),
+        fence: group.as_deref().filter(|_| origin.fifo).map_or(0, fence),
+        handle: both,
     };
     let mut taken = Message::with_id_at(id, message.body.unwrap_or_default(), sent)
         .with_attempt(u32::try_from(attempt).unwrap_or(1))
         .with_headers(headers)
         .with_metadata(metadata);
     if let Some(group) = group {
-        taken = taken.with_key(group.as_str());
+        taken = taken.with_key(group);
     }
     Some(Taken {
         message: taken,
         token,
-        first_received: time(system.get(&System::ApproximateFirstReceiveTimestamp)),
+        first_received,
     })
 }
 
@@ -177,10 +181,10 @@ mod tests {
 
     use super::*;
 
-    fn origin(fifo: bool) -> Origin<'static> {
+    fn origin(fifo: bool) -> Origin {
         Origin {
-            url: "https://sqs.eu-west-1.amazonaws.com/1/orders",
-            name: "orders",
+            url: Bytes::from_static(b"https://sqs.eu-west-1.amazonaws.com/1/orders"),
+            name: Bytes::from_static(b"orders"),
             fifo,
         }
     }
@@ -212,7 +216,7 @@ mod tests {
 
     #[test]
     fn everything_that_sqs_says_is_in_the_message() {
-        let taken = take(message(), origin(true), 42, |_| 0).unwrap();
+        let taken = take(message(), &origin(true), 42, |_| 0).unwrap();
         let message = &taken.message;
 
         assert_eq!((message.id().as_str(), &message.payload[..]), ("m1", &b"hello"[..]));
@@ -256,8 +260,8 @@ mod tests {
 
     #[test]
     fn only_a_fifo_group_is_a_fence_and_uncounted_receives_count_no_attempt() {
-        let fair = take(message(), origin(false), 0, |_| -2).unwrap();
-        let less = take(message(), origin(true), 0, |_| -9).unwrap();
+        let fair = take(message(), &origin(false), 0, |_| -2).unwrap();
+        let less = take(message(), &origin(true), 0, |_| -9).unwrap();
 
         assert_eq!(
             (fair.token.fence, fair.message.attempt, less.message.attempt),
@@ -298,7 +302,7 @@ mod tests {
                 .message_attributes(name, attribute("String", Some("x"), None))
                 .build();
 
-            let taken = take(message, origin(true), 0, |_| earlier).unwrap();
+            let taken = take(message, &origin(true), 0, |_| earlier).unwrap();
 
             prop_assert!(taken.message.attempt >= 1);
             if !id.contains('\n') {

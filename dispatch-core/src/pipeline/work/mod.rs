@@ -29,12 +29,15 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    Delivery, Disposition, Error, Message, Reply, SettleError, clock,
+    Class, Delivery, Disposition, Error, Message, Reply, SettleError, clock,
     layer::{BreakerHandle, expired},
 };
 
-/// So often a settlement that failed is tried again, while its lease is kept; then the message comes again.
+/// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
+/// ours. Then the message comes again.
 const SETTLE_TRIES: u8 = 5;
+/// The longest wait before such a try, in doublings of 100 ms.
+const SETTLE_DOUBLINGS: u8 = 7;
 
 /// So many lists of woken messages in one turn; then the runtime has its own.
 const ROUNDS: u8 = 16;
@@ -72,6 +75,8 @@ pub(super) struct Work<S: Service<Message>> {
     keeper_at: Option<Instant>,
     /// Tells entries of one slot apart.
     serial: u32,
+    /// Whether nothing more is received.
+    ending: bool,
     counts: Counts,
     /// Its number on the roll, and the last question that it answered.
     driver: u64,
@@ -128,6 +133,7 @@ where
             timer: None,
             keeper_at: None,
             serial: 0,
+            ending: false,
             counts: Counts::default(),
             driver,
             answered,
@@ -136,6 +142,17 @@ where
 
     pub(super) fn in_flight(&self) -> usize {
         self.slots.len()
+    }
+
+    /// How many places of the window are taken.
+    pub(super) fn taken(&self) -> usize {
+        let lent: usize = self.desks.iter().map(Desk::lent).sum();
+        self.slots.len().saturating_sub(lent)
+    }
+
+    /// Nothing more is received: what is finished waits for no company.
+    pub(super) const fn end(&mut self) {
+        self.ending = true;
     }
 
     pub(super) const fn window(&self) -> usize {
@@ -233,8 +250,7 @@ where
                 self.start(slot, cx);
                 moved = true;
             }
-            let crowded =
-                self.slots.len() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
+            let crowded = self.taken() >= self.plan.window && self.resting() > self.plan.window - self.plan.concurrency;
             self.plan.crowded.store(crowded, Relaxed);
             moved |= self.send(waiting);
             moved |= self.poll_timer(cx);
@@ -312,7 +328,7 @@ where
         }
         let nothing_more = waiting && self.slots.running() == 0;
         for (desk, own) in self.desks.iter_mut().enumerate() {
-            while let Some(parcel) = own.take(now, nothing_more) {
+            while let Some(parcel) = own.take(now, nothing_more, self.ending) {
                 self.calls.push(Box::pin(async move {
                     let (slots, results) = parcel.send().await;
                     Returned::Settled {
@@ -377,11 +393,16 @@ where
             }
             Err(SettleError::Failed(error)) => {
                 let source = &self.plan.labels[entry.source()];
+                let lease = self.desks[entry.source()].capabilities.lease;
+                let ours = lease.is_some_and(|lease| Instant::now() < entry.leased_at() + lease) && !entry.lost;
                 if let Some((Some(_), tries)) = &mut entry.settling
-                    && *tries < SETTLE_TRIES
+                    && (*tries < SETTLE_TRIES || ours)
+                    // What the source refuses for good is refused again.
+                    && error.class() != Class::Permanent
                 {
-                    *tries += 1;
-                    let (wait, serial) = (Duration::from_millis(100) * (1 << *tries), entry.serial);
+                    *tries = tries.saturating_add(1);
+                    let wait = Duration::from_millis(100) * (1 << (*tries).min(SETTLE_DOUBLINGS));
+                    let serial = entry.serial;
                     tracing::warn!(%source, id = %entry.message.id(), error = error.report(), ?wait, "settlement failed, trying again");
                     self.calls.push(Box::pin(async move {
                         sleep(wait).await;
@@ -394,7 +415,9 @@ where
             }
         }
         self.counts.settled += 1;
-        self.slots.remove(slot);
+        if let Some(entry) = self.slots.remove(slot) {
+            self.desks[entry.source()].confirmed();
+        }
     }
 
     /// Gives back what was not started.

@@ -184,7 +184,14 @@ where
             self.backlog.done(lane);
         }
         let token = entry.token.clone();
-        self.desks[entry.source()].put(slot, token, disposition);
+        let desk = &mut self.desks[entry.source()];
+        let lease = desk.capabilities.lease;
+        let nearly_over = lease.is_some_and(|lease| clock::recent() > entry.leased_at() + lease * 3 / 4);
+        desk.decided();
+        desk.put(slot, token, disposition);
+        if nearly_over {
+            desk.hurry();
+        }
     }
 
     pub(super) fn kept(&mut self, kept: Kept) {

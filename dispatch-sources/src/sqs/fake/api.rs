@@ -672,5 +672,9 @@ fn bad(handle: &Handle, words: &str) -> Refusal {
         Handle::Invalid => Refusal::new("ReceiptHandleIsInvalid", "The input receipt handle is invalid."),
         Handle::NotInFlight => Refusal::new("MessageNotInflight", "The message referred to isn't in flight."),
         Handle::Stale => Refusal::new("InvalidParameterValue", words),
+        Handle::TooLong => Refusal::new(
+            "InvalidParameterValue",
+            "Total VisibilityTimeout for the message is beyond the limit [43200 seconds].",
+        ),
     }
 }

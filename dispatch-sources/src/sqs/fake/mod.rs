@@ -234,6 +234,11 @@ impl Fake {
         self.0.faults.order(operation, times, fault);
     }
 
+    /// Takes back what [`fail`](Self::fail) has ordered and was not used.
+    pub fn pardon(&self) {
+        self.0.faults.pardon();
+    }
+
     /// Asks `script` about each request before it is answered, after what [`fail`](Self::fail) has ordered.
     pub fn script(&self, script: impl FnMut(&Call) -> Option<Fault> + Send + 'static) {
         self.0.faults.script(Box::new(script));

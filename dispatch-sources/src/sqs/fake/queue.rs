@@ -157,6 +157,8 @@ pub(super) struct Held {
     hidden_until: Option<Instant>,
     /// Whether it is hidden because it is out.
     out: bool,
+    /// Since when it is, or was last.
+    taken: Option<Instant>,
     /// The queue it died in.
     pub(super) died_in: Option<String>,
 }
@@ -200,6 +202,8 @@ pub(super) enum Handle {
     Stale,
     /// Its message is visible again.
     NotInFlight,
+    /// It would be hidden for more than 12 hours from its receive on.
+    TooLong,
 }
 
 impl Queue {
@@ -241,6 +245,7 @@ impl Queue {
             receives: 0,
             hidden_until: None,
             out: false,
+            taken: None,
             died_in: None,
             message,
         };
@@ -359,6 +364,7 @@ impl Queue {
             held.receives += 1;
             held.first_received.get_or_insert(now);
             held.out = true;
+            held.taken = Some(now);
             self.out += 1;
             if let Some(group) = &held.message.group {
                 *self.busy.entry(group.clone()).or_default() += 1;
@@ -408,6 +414,10 @@ impl Queue {
     pub(super) fn change(&mut self, handle: &str, visibility: Duration, now: Instant) -> Result<(), Handle> {
         self.tick(now);
         let serial = self.find(handle)?;
+        let taken = self.held.get(&serial).and_then(|held| held.taken);
+        if taken.is_some_and(|taken| now + visibility > taken + LONGEST) {
+            return Err(Handle::TooLong);
+        }
         if visibility.is_zero() {
             self.back(serial);
             self.show(serial);

@@ -8,7 +8,7 @@ use aws_sdk_sqs::{
     types::QueueAttributeName,
 };
 use dispatch_core::{
-    random_id,
+    Source as _, random_id,
     testing::source::{Bench, source_battery},
 };
 
@@ -95,4 +95,50 @@ async fn moto_passes_the_battery() {
     if let Some(url) = server("moto_passes_the_battery", "DISPATCH_TEST_MOTO_URL") {
         battery(url).await;
     }
+}
+
+/// A receive that a close cuts off may be handed a message all the same: ElasticMQ does so.
+#[tokio::test]
+async fn after_a_close_the_next_message_is_soon_there_for_others() {
+    let Some(url) = server(
+        "after_a_close_the_next_message_is_soon_there_for_others",
+        "DISPATCH_TEST_SQS_URL",
+    ) else {
+        return;
+    };
+    let client = client(&url);
+    let queue = make_queue(&client, false).await;
+    let consumer = || {
+        let mut config = SqsSourceConfig::new(&queue);
+        config.endpoint_url = Some(url.clone());
+        config.region = Some("us-east-1".to_owned());
+        config.access_key_id = Some("key".to_owned());
+        config.secret_access_key = Some(Secret::new("secret"));
+        SqsSource::new(config).unwrap()
+    };
+    let mut first = consumer();
+    assert!(
+        tokio::time::timeout(SECOND, first.receive(10)).await.is_err(),
+        "there is nothing"
+    );
+    let began = tokio::time::Instant::now();
+    first.close().await.unwrap();
+    assert!(began.elapsed() < 2 * SECOND, "a close is quick: {:?}", began.elapsed());
+
+    client
+        .send_message()
+        .queue_url(&queue)
+        .message_body("x")
+        .send()
+        .await
+        .unwrap();
+    let sent = tokio::time::Instant::now();
+    let mut second = consumer();
+    let received = tokio::time::timeout(12 * SECOND, second.receive(10)).await;
+
+    assert!(
+        received.is_ok_and(|received| received.is_ok()),
+        "after {:?}",
+        sent.elapsed()
+    );
 }

@@ -99,11 +99,11 @@ async fn a_whole_call_that_fails_is_made_again() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delete_that_cannot_be_made_keeps_its_message_and_its_lease() {
-    // Deletes fail for two minutes; the visibility is 30 s.
+    // Deletes fail for twenty minutes; the visibility is 30 s.
     let fake = fake();
     let began = Instant::now();
     fake.script(move |call| {
-        (call.operation == "DeleteMessageBatch" && began.elapsed() < Duration::from_secs(45))
+        (call.operation == "DeleteMessageBatch" && began.elapsed() < Duration::from_secs(1_200))
             .then_some(Fault::Status(500))
     });
     (0..5).for_each(|n| drop(fake.send("q", n.to_string())));
@@ -206,6 +206,29 @@ async fn a_failure_without_a_delay_is_left_to_the_visibility_or_to_what_the_file
         receive(&mut source, 1).await;
 
         assert_eq!(began.elapsed().as_secs(), expected, "{error_visibility:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_visibility_ends_later_than_12_hours_after_the_receive() {
+    for held in [0, 7_200, 43_000] {
+        let fake = fake();
+        fake.send("q", "x");
+        let mut source = source(&fake, |config| {
+            (config.heartbeat, config.visibility_timeout) = (false, period(43_200))
+        });
+        let delivery = receive(&mut source, 1).await;
+        // Half a second more, so that rounding up would be too much.
+        tokio::time::sleep(Duration::from_secs(held) + SECOND / 2).await;
+        let nack = Disposition::Nack {
+            delay: Some(Duration::from_secs(43_200)),
+            attempts: Vec::new(),
+        };
+
+        let answers = source.settler().settle(settlements(delivery, &nack)).await;
+
+        assert!(answers[0].is_ok(), "after {held} s: {answers:?}");
+        assert_eq!(fake.in_flight("q"), 1, "hidden as long as it may be");
     }
 }
 

@@ -88,3 +88,51 @@ async fn a_server_that_goes_and_comes_back_is_found_again() {
     handle.drain();
     assert!(run.await.unwrap().unwrap().finished);
 }
+
+#[tokio::test]
+async fn what_is_asked_and_done_is_counted() {
+    use dispatch_core::telemetry::Meter;
+    let fake = fake();
+    let server = fake.serve().await;
+    (0..20).for_each(|n| drop(fake.send("q", n.to_string())));
+    fake.fail("DeleteMessageBatch", 1, Fault::entries([1]));
+    fake.fail("ReceiveMessage", 4, Fault::error("OverLimit"));
+    let meter = Meter::default().of("source");
+    let mut config = config(&fake, "q");
+    config.endpoint_url = Some(server.url());
+    config.wait_time = period(1);
+    let sink = MemorySink::new();
+    let source = SqsSource::metered(config, &meter).unwrap();
+    let pipeline = pipeline(source, &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    until("all are deleted", || fake.deleted("q") == 20).await;
+    until("one brought nothing", || {
+        read(&meter, "dispatch_sqs_empty_receives_total") > 0.0
+    })
+    .await;
+    handle.drain();
+    run.await.unwrap().unwrap();
+
+    let read = |name| read(&meter, name);
+    assert_eq!(read("dispatch_sqs_deleted_total"), 20.0);
+    assert_eq!(read("dispatch_sqs_delete_retried_total"), 1.0);
+    assert!(read("dispatch_sqs_throttled_total") >= 1.0);
+    let requests = read("dispatch_sqs_delete_requests_total");
+    assert!((3.0..=5.0).contains(&requests), "{requests} deletes");
+    assert!(read("dispatch_sqs_receive_requests_total") >= 3.0);
+    assert_eq!(
+        (
+            read("dispatch_sqs_delete_rejected_total"),
+            read("dispatch_sqs_delete_abandoned_total"),
+            read("dispatch_sqs_expired_total"),
+        ),
+        (0.0, 0.0, 0.0)
+    );
+}
+
+fn read(meter: &dispatch_core::telemetry::Meter, name: &str) -> f64 {
+    let readings = meter.read();
+    let reading = readings.iter().find(|reading| reading.name == name);
+    reading.unwrap_or_else(|| panic!("{name} is counted")).value
+}
