@@ -99,9 +99,9 @@ async fn a_task_may_tidy_up_and_return() {
 async fn what_ignores_its_cancel_is_ended_by_force() {
     for (task, signal) in [("ignore_cancel", "SIGTERM"), ("ignore_all", "SIGKILL")] {
         let rig = Rig::new(|config| config.cancel_grace = period(200));
-        let stubborn = json!({ "task": format!("work.{task}"), "args": [rig.path("at")], "timeout": 0.1 });
-        let stubborn = rig.start_message(Message::new(stubborn.to_string()));
+        let stubborn = rig.start(task, json!([rig.path("at")]));
         exists(&rig.path("at")).await;
+        rig.ask("cancel", json!({})).await;
         let behind = rig.start("echo", json!([1]));
 
         let error = stubborn.await.unwrap().unwrap_err();

@@ -30,11 +30,11 @@ async fn the_pool_grows_with_the_work_and_shrinks_without_it() {
             .count()
     };
     until(async || busy().await == 4).await;
+    let done = Instant::now();
     touch(&go);
     for held in held {
         held.await.unwrap().unwrap();
     }
-    let done = Instant::now();
     until(async || rig.workers().await.len() == 1).await;
 
     assert!(done.elapsed() >= Duration::from_millis(300), "{:?}", done.elapsed());

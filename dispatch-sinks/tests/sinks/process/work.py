@@ -72,9 +72,9 @@ def tidy(path):
 
 
 def ignore_cancel(path):
-    touch(path)
     while True:
         try:
+            touch(path)
             time.sleep(30)
         except DispatcherCancel:
             pass
