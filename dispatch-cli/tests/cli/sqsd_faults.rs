@@ -208,10 +208,13 @@ async fn what_another_process_has_done_is_deleted_and_not_posted_again() {
     first.kill();
     drop(first);
     assert_eq!(fake.deleted("q"), 0);
-    fake.expire("q", &id);
     fake.pardon();
 
+    let asked = fake.requests("ReceiveMessage");
     let mut second = Running::spawn(&mut preset());
+    // Not before: the queue could still hand it to the dead one's open receive.
+    until("the second asks", async || fake.requests("ReceiveMessage") > asked).await;
+    fake.expire("q", &id);
     until("it is deleted", async || fake.deleted("q") == 1).await;
     second.signal(Signal::TERM);
 
