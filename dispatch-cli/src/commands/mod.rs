@@ -50,8 +50,8 @@ pub(crate) enum Verb {
     Create(create::Create),
     /// Print pipeline files with their defaults, secrets hidden
     Echo(echo::Echo),
-    /// Print the JSON Schema of pipeline files
-    Schema,
+    /// Print the JSON Schema of pipeline files, or of a preset's own file
+    Schema(schema::Schema),
     /// Hand messages to a pipeline's source
     Send(send::Send),
     /// See and replay messages that were given up on
@@ -96,7 +96,7 @@ pub(crate) fn execute(cli: Cli, registry: Registry) -> Result {
         Some(Verb::List(list)) => list.execute(&global, &registry),
         Some(Verb::Create(create)) => create.execute(&global, &registry),
         Some(Verb::Echo(echo)) => echo.execute(&global, &registry),
-        Some(Verb::Schema) => schema::execute(&registry),
+        Some(Verb::Schema(schema)) => schema.execute(&registry),
         Some(Verb::Send(send)) => work(&global, send.execute(&global, &registry)),
         Some(Verb::Dlq(dlq)) => work(&global, dlq.execute(&global, &registry)),
         Some(Verb::Status(steer)) => work(&global, steer.execute(steer::Wish::Status, &global)),

@@ -284,7 +284,11 @@ impl ProcessSinkConfig {
     pub(super) fn settings_json(&self) -> Result<String, ConfigError> {
         let wrong =
             |message: &str| ConfigError::at("settings", message).help("write a table, or the text of a JSON object");
+        let nothing_said =
+            self.worker_class.is_none() && self.worker_kwargs.is_empty() && self.idle_timeout.0.is_zero();
         let mut settings = match &self.settings {
+            // Then the workers find the settings as any program does: by DISPATCHERD_CONFIG_FILE.
+            None if nothing_said => return Ok(String::new()),
             None => Map::new(),
             Some(WorkerSettings::Table(table)) => table.clone(),
             // Its place in the text would say something about the text, which may hold a password.

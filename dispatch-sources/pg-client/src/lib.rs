@@ -16,7 +16,7 @@
 mod error;
 mod tls;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 pub use error::{NoDsn, PgError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
@@ -47,13 +47,15 @@ pub struct Server {
 }
 
 impl Server {
-    /// Reads a DSN: a URL, or libpq's `key=value` text.
+    /// Reads a DSN: a URL, or libpq's `key=value` text. What it leaves out is as libpq has it: `PGHOST`, `PGPORT`, `PGUSER`,
+    /// `PGPASSWORD` and `PGDATABASE`, then the socket file of a server on this machine, then `localhost`.
     ///
     /// # Errors
     /// It is neither; the text is not told, for it may hold a password.
     pub fn parse(dsn: &str) -> Result<Self, NoDsn> {
         let (dsn, verify) = modes(dsn);
         let mut config: Config = dsn.parse().map_err(|_| NoDsn)?;
+        with_defaults(&mut config, |name| std::env::var(name).ok(), |path| path.exists());
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
         }
@@ -128,6 +130,40 @@ impl Server {
     }
 }
 
+/// What libpq takes from the environment where the DSN says nothing, and its way to a server on this machine.
+fn with_defaults(config: &mut Config, variable: impl Fn(&str) -> Option<String>, exists: impl Fn(&Path) -> bool) {
+    let given = |name: &str| variable(name).filter(|value| !value.is_empty());
+    if config.get_ports().is_empty()
+        && let Some(port) = given("PGPORT").and_then(|port| port.parse().ok())
+    {
+        config.port(port);
+    }
+    if config.get_user().is_none()
+        && let Some(user) = given("PGUSER").or_else(|| given("USER"))
+    {
+        config.user(user);
+    }
+    if config.get_password().is_none()
+        && let Some(password) = given("PGPASSWORD")
+    {
+        config.password(password);
+    }
+    if config.get_dbname().is_none()
+        && let Some(database) = given("PGDATABASE")
+    {
+        config.dbname(database);
+    }
+    if config.get_hosts().is_empty() && config.get_hostaddrs().is_empty() {
+        let port = config.get_ports().first().copied().unwrap_or(5432);
+        // Debian's directory, then that of PostgreSQL itself.
+        let directories = ["/var/run/postgresql", "/tmp"];
+        let socket = directories
+            .into_iter()
+            .find(|directory| exists(&Path::new(directory).join(format!(".s.PGSQL.{port}"))));
+        config.host(given("PGHOST").as_deref().or(socket).unwrap_or("localhost"));
+    }
+}
+
 /// libpq's `verify-ca` and `verify-full` are unknown to the client: here they are what `require` is, with the check.
 fn modes(dsn: &str) -> (String, bool) {
     let verify = ["sslmode=verify-full", "sslmode=verify-ca"]
@@ -187,6 +223,47 @@ mod tests {
         }
         let error = Server::parse("postgres://u:c4n4ry@host:port/").unwrap_err();
         assert!(!format!("{error} {error:?}").contains("c4n4ry"));
+    }
+
+    #[test]
+    fn what_a_dsn_leaves_out_is_as_libpq_has_it() {
+        let read = |dsn: &str, variables: &[(&str, &str)], socket: bool| {
+            let mut config: Config = dsn.parse().unwrap();
+            let variable = |name: &str| {
+                variables
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            with_defaults(&mut config, variable, |path| socket && path.ends_with(".s.PGSQL.5432"));
+            (
+                place(&config),
+                config.get_user().map(str::to_owned),
+                config.get_password().is_some(),
+            )
+        };
+        let environment = [
+            ("PGHOST", "db"),
+            ("PGPORT", "6543"),
+            ("PGUSER", "u"),
+            ("PGPASSWORD", "p"),
+            ("PGDATABASE", "d"),
+            ("USER", "me"),
+        ];
+
+        assert_eq!(
+            read("", &environment, true),
+            ("db:6543/d".to_owned(), Some("u".to_owned()), true)
+        );
+        assert_eq!(
+            read("host=h user=v dbname=app", &environment, true),
+            ("h:6543/app".to_owned(), Some("v".to_owned()), true)
+        );
+        assert_eq!(
+            read("dbname=app", &environment[5..], true),
+            ("/var/run/postgresql:5432/app".to_owned(), Some("me".to_owned()), false)
+        );
+        assert_eq!(read("dbname=app", &[], false).0, "localhost:5432/app");
     }
 
     #[test]

@@ -76,6 +76,13 @@ impl PgBroker {
                 (_, Value::Null) => continue,
                 // Of the driver, not of the connection.
                 ("autocommit" | "prepare_threshold" | "cursor_factory" | "row_factory" | "context", _) => continue,
+                // Of libpq alone, and without meaning here.
+                (
+                    "gssencmode" | "krbsrvname" | "client_encoding" | "fallback_application_name" | "sslcompression",
+                    _,
+                ) => {
+                    continue;
+                }
                 ("conninfo", Value::String(conninfo)) => {
                     parts.insert(0, conninfo.clone());
                     continue;

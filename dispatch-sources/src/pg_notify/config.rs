@@ -166,7 +166,36 @@ pub struct Scheduled {
     pub drift: bool,
     /// Further members of the task's message, as they go over the wire: `args`, `kwargs`, `timeout`, `on_duplicate`, …
     #[serde(default)]
-    pub message: Map<String, Value>,
+    pub message: Members,
+}
+
+/// Members of a task's message: a table, or, since TOML has no null, the text of a JSON object.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[serde(transparent)]
+pub struct Members(pub Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Either {
+            Table(Map<String, Value>),
+            Text(String),
+        }
+        match Either::deserialize(deserializer)? {
+            Either::Table(members) => Ok(Self(members)),
+            Either::Text(text) => serde_json::from_str(&text).map(Self).map_err(serde::de::Error::custom),
+        }
+    }
+}
+
+impl JsonSchema for Members {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Members".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": ["object", "string"], "description": "members of a task's message: a table, or JSON as text" })
+    }
 }
 
 /// A task to be run once at each start.
@@ -177,7 +206,7 @@ pub struct OnStart {
     pub task: String,
     /// Further members of the task's message, as they go over the wire.
     #[serde(default)]
-    pub message: Map<String, Value>,
+    pub message: Members,
 }
 
 impl PgNotifySourceConfig {

@@ -142,7 +142,7 @@ impl Hall {
         };
         self.changed.notify_one();
         if !rest.is_empty() {
-            self.put_away(rest).await;
+            self.put_away(rest, "too many wait").await;
         }
     }
 
@@ -151,11 +151,11 @@ impl Hall {
     }
 
     /// Into the store, or away.
-    async fn put_away(&self, tasks: Vec<TaskMessage>) {
+    async fn put_away(&self, tasks: Vec<TaskMessage>, why: &'static str) {
         let count = tasks.len();
         if self.settings.overflow == Overflow::Shed {
             for task in &tasks {
-                tracing::error!(task = %task.task, uuid = task.uuid.as_deref(), "task lost: too many wait, and overflow is shed");
+                tracing::error!(task = %task.task, uuid = task.uuid.as_deref(), why, "task lost: overflow is shed");
             }
             return self.shed.add(count as u64);
         }
@@ -278,7 +278,7 @@ impl Hall {
         };
         self.waiting.set(0);
         if !waiting.is_empty() {
-            self.put_away(waiting).await;
+            self.put_away(waiting, "the service ends").await;
         }
     }
 }
@@ -511,7 +511,7 @@ impl Settler for Settling {
         }
         hall.changed.notify_one();
         if !homeless.is_empty() {
-            hall.put_away(homeless).await;
+            hall.put_away(homeless, "the service ends").await;
         }
         results
     }

@@ -38,7 +38,7 @@ mod service;
 mod socket;
 mod source;
 
-pub use config::{Bound, Control, OnStart, PgNotifySourceConfig, Reconnect, Scheduled};
+pub use config::{Bound, Control, Members, OnStart, PgNotifySourceConfig, Reconnect, Scheduled};
 pub use dispatch_pg_client::PgError;
 pub use hall::Overflow;
 pub use source::PgNotifySource;

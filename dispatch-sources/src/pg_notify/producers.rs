@@ -18,7 +18,7 @@ pub(super) fn start(service: &Arc<Service>, running: &mut JoinSet<()>) {
     let on_start = Arc::clone(service);
     running.spawn(async move {
         for (number, own) in on_start.config.on_start.iter().enumerate() {
-            submit(&on_start, &own.task, &own.message, &format!("on-start-{number}")).await;
+            submit(&on_start, &own.task, &own.message.0, &format!("on-start-{number}")).await;
             on_start.counts.on_start.fetch_add(1, Relaxed);
         }
     });
@@ -37,7 +37,7 @@ pub(super) fn start(service: &Arc<Service>, running: &mut JoinSet<()>) {
             loop {
                 ticks.tick().await;
                 let number = fired.fetch_add(1, Relaxed);
-                submit(&service, &task, &own.message, &format!("sch-{number}")).await;
+                submit(&service, &task, &own.message.0, &format!("sch-{number}")).await;
                 service.counts.scheduled.fetch_add(1, Relaxed);
             }
         });

@@ -69,9 +69,16 @@ pub(crate) fn settings(config: &std::path::Path) -> std::result::Result<Settings
         Err(SettingsError::NotConfigured)
     };
     read.map_err(|error| {
+        if matches!(error, SettingsError::NotConfigured) {
+            let text = format!("there is no {FILE} here: name a file with --config, or set {VARIABLE} to one");
+            return Failure {
+                code: FAILED,
+                ..Failure::config(text)
+            };
+        }
         let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
         let name = match error {
-            SettingsError::NotConfigured | SettingsError::File { .. } => String::new(),
+            SettingsError::File { .. } => String::new(),
             _ => format!("{}: ", path.display()),
         };
         Failure {

@@ -205,13 +205,18 @@ fn message(page: &mut Page, options: &Value, but: &[&str]) -> Result<(), Setting
     let Value::Object(options) = options else { return Ok(()) };
     let members: Map<String, Value> = options
         .iter()
-        .filter(|(key, value)| !but.contains(&key.as_str()) && !value.is_null())
+        .filter(|(key, _)| !but.contains(&key.as_str()))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect();
     if members.is_empty() {
         return Ok(());
     }
-    let value = toml::Value::try_from(without_null(Value::Object(members))).map_err(|error| SettingsError::Value {
+    if holds_null(&members) {
+        // TOML has no null, JSON has.
+        page.pair("message", &Value::Object(members).to_string());
+        return Ok(());
+    }
+    let value = toml::Value::try_from(members).map_err(|error| SettingsError::Value {
         at: "producers".to_owned(),
         message: error.to_string(),
     })?;
@@ -220,21 +225,16 @@ fn message(page: &mut Page, options: &Value, but: &[&str]) -> Result<(), Setting
     Ok(())
 }
 
-/// TOML has no null: members that are null are left out, and in a list they are an empty text's place.
-fn without_null(value: Value) -> Value {
-    match value {
-        Value::Object(members) => members
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key, without_null(value)))
-            .collect(),
-        Value::Array(items) => items
-            .into_iter()
-            .filter(|item| !item.is_null())
-            .map(without_null)
-            .collect(),
-        other => other,
+fn holds_null(members: &Map<String, Value>) -> bool {
+    fn is(value: &Value) -> bool {
+        match value {
+            Value::Null => true,
+            Value::Object(members) => holds_null(members),
+            Value::Array(items) => items.iter().any(is),
+            Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+        }
     }
+    members.values().any(is)
 }
 
 fn list(items: &[impl AsRef<str>]) -> String {

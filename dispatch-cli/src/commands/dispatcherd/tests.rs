@@ -21,6 +21,7 @@ producers:
   OnStartProducer:
     task_list:
       a.b.sleep: {args: [1, [2]]}
+      a.b.none: {args: [1, null]}
   ControlProducer: null
 worker: {worker_cls: my.Worker, worker_kwargs: {idle_timeout: 3}}
 "#;
@@ -41,7 +42,7 @@ fn the_file_is_right_and_holds_no_secret() {
         .load("dispatcherd", &made.text)
         .unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let store = loaded.build_store().unwrap();
-    loaded.build(&store).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    drop(loaded.build(&store).unwrap_or_else(|mistakes| panic!("{mistakes}")));
 }
 
 #[test]
