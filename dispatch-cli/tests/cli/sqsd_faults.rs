@@ -191,7 +191,8 @@ async fn what_another_process_has_done_is_deleted_and_not_posted_again() {
     let worker = Worker::start().await;
     let id = fake.send("q", "x");
     let dir = dir(&[]);
-    let key = format!("{name}-{}", std::process::id());
+    // The fake counts its ids from 1: those of an earlier run are remembered under another key.
+    let key = format!("{name}-{}", dispatch_core::random_id());
     let preset = || {
         let mut preset = preset(&dir, &fake, &server, &worker.url);
         preset.env("REDIS_LOCKER_HOST", &host).env("REDIS_LOCKER_KEYNAME", &key);

@@ -16,7 +16,7 @@ use dispatch_core::{
 };
 use tokio::{
     sync::watch,
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
@@ -353,6 +353,15 @@ impl SqsSource {
         }
     }
 
+    /// A receive has come back that nobody waits for any more.
+    fn came_late(&mut self, polled: Result<Poll, JoinError>) {
+        if let Ok(poll) = polled
+            && let Err(error) = self.polled(poll)
+        {
+            tracing::debug!(%error, "the last receive failed");
+        }
+    }
+
     fn polled(&mut self, poll: Poll) -> Result<(), SqsSourceError> {
         self.shared.meters.pollers.add(-1);
         self.reserved -= poll.asked;
@@ -466,6 +475,10 @@ impl Source for SqsSource {
     /// Others may have the messages while we may not.
     async fn hold(&mut self) -> Result<(), Error> {
         self.shared.held.store(true, Relaxed);
+        // What had come back before that.
+        while let Some(polled) = self.polls.try_join_next() {
+            self.came_late(polled);
+        }
         let ready = self.ready.drain(..).map(|(_, delivery)| delivery).collect();
         release(&self.settler, ready).await;
         Ok(())
@@ -485,15 +498,21 @@ impl Source for SqsSource {
         self.closed = true;
         self.hold().await?;
         let grace = if self.firm == 0 { SHORT_GRACE } else { GRACE };
-        let polls = async { while self.polls.join_next().await.is_some() {} };
+        let polls = async {
+            while let Some(polled) = self.polls.join_next().await {
+                self.came_late(polled);
+            }
+        };
         if timeout(grace, polls).await.is_err() {
             // They wait for long, and ask for a moment's lease only: what is still handed to one comes again soon.
             tracing::debug!(receives = self.polls.len(), "receives that brought nothing are cut off");
             self.shared.cut.send_replace(true);
             // What has brought something is given back; the driver bounds how long that may take.
-            while self.polls.join_next().await.is_some() {}
+            while let Some(polled) = self.polls.join_next().await {
+                self.came_late(polled);
+            }
         }
-        // What came between the last receive and the close.
+        // What came between the last receive and the close; dropped, it would go back in a task that nobody waits for.
         self.hold().await
     }
 }

@@ -270,6 +270,32 @@ async fn what_a_receive_brings_after_the_stop_is_visible_at_once() {
     assert!(matches!(source.receive(1).await.unwrap(), Received::End));
 }
 
+/// A receive that has come back and was not looked at: what it brought goes back before the close is over.
+#[tokio::test(start_paused = true)]
+async fn what_came_back_unseen_before_the_stop_is_given_back_by_it() {
+    for hold_only in [true, false] {
+        let fake = fake();
+        let mut source = source(&fake, |_| ());
+        assert!(timeout(SECOND, source.receive(10)).await.is_err());
+        (0..3).for_each(|n| drop(fake.send("q", n.to_string())));
+        until("they were taken", || fake.in_flight("q") == 3).await;
+        // The receive's own task ends; nobody asks for what it brought.
+        tokio::time::sleep(SECOND).await;
+
+        if hold_only {
+            source.hold().await.unwrap();
+        } else {
+            source.close().await.unwrap();
+        }
+
+        assert_eq!(
+            (fake.visible("q"), fake.in_flight("q")),
+            (3, 0),
+            "hold only: {hold_only}"
+        );
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_receive_that_hangs_at_the_stop_is_cut_off_and_takes_nothing() {
     let fake = fake();
