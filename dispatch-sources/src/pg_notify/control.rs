@@ -13,8 +13,8 @@ use super::{
     service::{Origin, Service},
 };
 
-/// Every command, in the order of the documentation.
-pub(super) const COMMANDS: [&str; 12] = [
+/// Every command that a service can answer, in the order of the documentation.
+pub const COMMANDS: [&str; 12] = [
     "alive",
     "running",
     "cancel",

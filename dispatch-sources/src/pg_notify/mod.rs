@@ -39,6 +39,7 @@ mod socket;
 mod source;
 
 pub use config::{Bound, Control, Members, OnStart, PgNotifySourceConfig, Reconnect, Scheduled};
+pub use control::COMMANDS;
 pub use dispatch_pg_client::PgError;
 pub use hall::Overflow;
 pub use source::PgNotifySource;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use dispatch_sources::dispatcherd::{PgBroker, ProcessManager, Settings, SettingsError};
+use dispatch_sources::{
+    dispatcherd::{PgBroker, ProcessManager, Settings, SettingsError},
+    pg_notify::COMMANDS,
+};
 use serde_json::{Map, Value};
 
 use super::OnStop;
@@ -67,21 +70,7 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         settings.socket.as_ref().map(|socket| socket.socket_path.as_str()),
     );
     if settings.control {
-        let commands = [
-            "alive",
-            "running",
-            "cancel",
-            "workers",
-            "producers",
-            "metrics",
-            "main",
-            "chunks",
-            "aio_tasks",
-            "status",
-            "set_log_level",
-            "run",
-        ];
-        page.raw("allow", list(&commands));
+        page.raw("allow", list(&COMMANDS));
     }
     for (task, options) in settings
         .schedule
