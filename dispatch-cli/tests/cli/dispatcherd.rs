@@ -38,6 +38,10 @@ def sleep(seconds):
 def fail():
     raise ValueError("of its own")
 
+@task(queue=CHANNEL)
+def publish_hello():
+    print_hello.delay()
+
 @task(queue=CHANNEL, bind=True)
 def bound(dispatcher, next_value):
     note("bound " + dispatcher.uuid)
@@ -250,6 +254,37 @@ async fn with_the_durable_broker_nothing_is_lost_when_the_service_is_killed() {
     service.signal(Signal::TERM);
     service.signal(Signal::TERM);
     service.ends().await;
+}
+
+#[tokio::test]
+async fn a_pipeline_files_tasks_publish_by_the_file_that_the_variable_names() {
+    let Some(project) = Project::new("a_pipeline_files_tasks_publish_by_the_file_that_the_variable_names", "") else {
+        return;
+    };
+    let pipeline = format!(
+        r#"
+name = "demo"
+source = {{ type = "pg_notify", dsn = "${{DATABASE_URL}}", channels = ["{}"] }}
+layers = {{ timeout = "off", retry = "off", breaker = "off" }}
+sink = {{ type = "process", shim = "dispatcherd", python = "{}" }}
+store = {{ type = "memory" }}
+admin = {{ listen = "off" }}
+"#,
+        project.channel,
+        project.python.display()
+    );
+    std::fs::write(project.path().join("demo.toml"), pipeline).unwrap();
+    let mut run = command(project.path(), &["run", "demo.toml"]);
+    let run = project
+        .surroundings(&mut run)
+        .env("DATABASE_URL", std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap())
+        .env("DISPATCHERD_CONFIG_FILE", "dispatcher.yml");
+    let service = Running::spawn(run);
+    service.says("\"listening\"").await;
+
+    project.publish("publish_hello.delay()");
+
+    project.noted("hello world!!").await;
 }
 
 #[tokio::test]
