@@ -59,7 +59,8 @@ pub(crate) fn beside<F: Future<Output = ()> + Send + 'static>(
     registry: &Registry,
     more: impl FnOnce(Board) -> F,
 ) -> Result {
-    blocking(None, async {
+    // One: the work is the worker processes', and a task's way between threads costs more than all that is done to it.
+    blocking(NonZeroUsize::new(1), async {
         let mut stores = Stores::default();
         let loaded = load_texts(vec![text], loader, global.color)?;
         let plan = Plan::of(loaded, &mut stores, global.color)?;

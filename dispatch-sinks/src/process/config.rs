@@ -31,8 +31,9 @@ pub struct ProcessSinkConfig {
     pub min: usize,
     /// How many workers there are at most; 0 is the number of CPUs.
     pub max: usize,
-    /// How many tasks a worker holds, the one at work included; 1 or 2. More than one hides the way through the pipe.
-    /// Tasks with `on_duplicate` are never held behind another.
+    /// How many tasks a worker holds at most, the one at work included; 1 to 64. The second hides the way through the pipe;
+    /// more only while tasks are so short that all of them take a millisecond. Tasks with `on_duplicate` are never held
+    /// behind another.
     pub prefetch: usize,
     /// How long so many workers must not have been needed before one of them is stopped.
     pub scaledown_wait: Period,
@@ -79,7 +80,7 @@ impl Default for ProcessSinkConfig {
             preload: Vec::new(),
             min: 1,
             max: 0,
-            prefetch: 2,
+            prefetch: 8,
             scaledown_wait: seconds(15),
             scaledown_interval: seconds(15),
             scaledown_reserve: 0,
@@ -219,8 +220,12 @@ impl ProcessSinkConfig {
         if self.python.is_empty() {
             return wrong("python", "the program has no name", "write one such as \"python3\"");
         }
-        if !(1..=2).contains(&self.prefetch) {
-            return wrong("prefetch", "a worker holds one task or two", "write 1 or 2");
+        if !(1..=64).contains(&self.prefetch) {
+            return wrong(
+                "prefetch",
+                "a worker holds 1 to 64 tasks",
+                "write a number from 1 to 64, such as 8",
+            );
         }
         if self.max != 0 && self.max < self.min {
             return wrong(

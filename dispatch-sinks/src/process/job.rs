@@ -11,8 +11,8 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{ProcessSinkError, cancel::Cancel, wire};
 
-/// A longer task is not held behind another: a note to the worker must always find room in its pipe (64 KiB).
-const LONGEST_HELD: usize = 32 * 1024;
+/// A longer task is not held behind another, whoever holds it.
+const LONGEST_HELD: usize = super::worker::HELD_BYTES;
 
 /// What becomes of a task.
 pub(super) type Outcome = Result<Reply, ProcessSinkError>;

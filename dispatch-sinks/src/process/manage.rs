@@ -264,8 +264,7 @@ fn recall(state: &mut State, now: Instant) {
     }
     for worker in &mut state.workers {
         if idle > 0 && worker.recall_at().is_some_and(|at| now >= at) {
-            worker.recall(now);
-            idle -= 1;
+            idle -= worker.recall(idle, now);
         }
     }
 }

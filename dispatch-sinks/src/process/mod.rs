@@ -16,9 +16,9 @@
 //!
 //! # The pool
 //! There are `min` to `max` workers: as many as there are tasks. Those not needed for `scaledown_wait` are stopped, the
-//! longest idle first. A worker holds `prefetch` tasks, which hides the way through the pipe; one that waits behind a
-//! task of more than 10 ms goes to a worker that is idle. A worker that dies is seen at once and replaced; the task that
-//! waited in it goes to another.
+//! longest idle first. A worker holds two tasks, which hides the way through the pipe, and up to `prefetch` of them while
+//! they are short: as many as it does within a millisecond. What waits behind a task of more than 10 ms goes to a worker
+//! that is idle. A worker that dies is seen at once and replaced; the tasks that waited in it go to others.
 //!
 //! # Guarantees
 //! A task that no worker has begun is never lost with one. What is cancelled gets SIGUSR1 (in Python: an exception that
@@ -35,7 +35,7 @@
 //! # preload = ["app.tasks"]
 //! # min = 1
 //! # max = 4                              # 0, the default, is the number of CPUs
-//! # prefetch = 2
+//! # prefetch = 8
 //! # scaledown_wait = "15s"
 //! # scaledown_interval = "15s"
 //! # scaledown_reserve = 0

@@ -1,6 +1,7 @@
 //! The pool: which task is where, and who gets the next one.
 
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -24,7 +25,7 @@ use super::{
     worker::{Status, Worker},
 };
 
-/// A task that waits in a worker goes to an idle one when the task before it has been at work this long.
+/// Tasks that wait in a worker go to idle ones when the task before it has been at work this long.
 pub(super) const RECALL_AFTER: Duration = Duration::from_millis(10);
 
 /// What all who have to do with the pool share.
@@ -179,9 +180,12 @@ impl Pool {
             match place {
                 Some(place) => {
                     kick = state.hand_over(place, number, job);
-                    link.clone_from(&state.workers[place].link);
+                    let worker = &mut state.workers[place];
+                    if worker.writes_now() {
+                        link.clone_from(&worker.link);
+                    }
                     // One more that waits in a worker is one more that another worker could do.
-                    kick |= state.may_grow && state.workers[place].tasks.len() > 1;
+                    kick |= worker.tasks.len() > 1 && state.may_grow;
                 }
                 None => {
                     kick |= state.may_grow;
@@ -241,8 +245,8 @@ impl State {
         Some(job)
     }
 
-    /// Who can take this task now: the worker that has been idle longest; else, if it need not go to an idle one, the
-    /// worker with room whose task is the youngest, since that one is likeliest to be quick.
+    /// Who can take this task now: the worker that has been idle longest; else, if it need not go to an idle one, the one
+    /// with room that holds the fewest, of these the one whose task is the youngest, since that is likeliest to be quick.
     pub(super) fn place_for(&self, job: &Job) -> Option<usize> {
         let ready = || {
             self.workers
@@ -257,8 +261,8 @@ impl State {
         if job.alone || self.prefetch < 2 {
             return None;
         }
-        let room = ready().filter(|(_, worker)| worker.tasks.len() < worker.depth && !worker.leaving);
-        let (index, _) = room.max_by_key(|(_, worker)| worker.since)?;
+        let room = ready().filter(|(_, worker)| !worker.leaving && worker.has_room(job));
+        let (index, _) = room.max_by_key(|(_, worker)| (Reverse(worker.tasks.len()), worker.since))?;
         Some(index)
     }
 
@@ -321,12 +325,15 @@ impl State {
         let active = self.active();
         self.levels.leave(active, now);
         self.out -= 1;
+        let worker = &mut self.workers[index];
+        worker.took(now - worker.since);
         effects.answers.push((job.answer, outcome));
         self.next_begins(index, now, effects);
     }
 
     /// The first task of a worker has gone: the next one's time begins, or the worker is idle.
     fn next_begins(&mut self, index: usize, now: Instant, effects: &mut Effects) {
+        self.write_rest(index, effects);
         if self.workers[index].tasks.is_empty() {
             self.idle(index, now);
             return;
@@ -343,6 +350,14 @@ impl State {
         effects.kick |= self.begun(index);
     }
 
+    /// Sees to it that what was put in for a worker is written.
+    fn write_rest(&mut self, index: usize, effects: &mut Effects) {
+        let worker = &mut self.workers[index];
+        if std::mem::take(&mut worker.unwritten) {
+            effects.links.extend(worker.link.clone());
+        }
+    }
+
     /// Takes a task that has not begun from its worker: another will have it, unless it is not wanted any more.
     pub(super) fn take_back(&mut self, index: usize, place: usize, effects: &mut Effects) {
         let Some((number, mut job)) = self.workers[index].tasks.remove(place) else {
@@ -350,6 +365,7 @@ impl State {
         };
         self.out -= 1;
         let now = Instant::now();
+        self.write_rest(index, effects);
         if let Some(cancel) = &job.cancel {
             self.levels.leave(self.active() + 1, now);
             self.cancelled += 1;

@@ -1,6 +1,6 @@
 //! What the pool knows of one worker.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use rustix::process::Signal;
 use tokio::time::Instant;
@@ -13,6 +13,13 @@ use super::{
     output::Tail,
     pool::RECALL_AFTER,
 };
+
+/// How much work waits in a worker at most, beyond the one task that hides the way through the pipe.
+const AHEAD: Duration = Duration::from_millis(1);
+/// The tasks that wait in a worker are no larger in all: a note to it must always find room in its pipe (64 KiB).
+pub(super) const HELD_BYTES: usize = 32 * 1024;
+/// As many frames are written at once; what is put in beyond them goes with the next `done`, in one write.
+const WRITTEN: usize = 4;
 
 /// Where a worker stands in its life; the words are dispatcherd's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,10 +72,14 @@ pub(super) struct Worker {
     pub(super) process: Option<Arc<Handle>>,
     pub(super) link: Option<Arc<Link>>,
     pub(super) zygote: Option<u64>,
-    /// The first is at work, the second waits in it.
+    /// The first is at work, the others wait in it.
     pub(super) tasks: VecDeque<(u64, Job)>,
     /// How many tasks it takes at a time.
     pub(super) depth: usize,
+    /// How long its tasks take, of late.
+    pace: Duration,
+    /// Whether frames were put in that are not written yet.
+    pub(super) unwritten: bool,
     /// Whether it understands notes: it said that it holds more than one task.
     pub(super) notes: bool,
     /// Since when its first task is at work; while it has none, since when it is idle.
@@ -96,6 +107,8 @@ impl Worker {
             zygote: None,
             tasks: VecDeque::with_capacity(2),
             depth: 1,
+            pace: AHEAD,
+            unwritten: false,
             notes: false,
             since: now,
             idle_turn: 0,
@@ -109,6 +122,36 @@ impl Worker {
 
     pub(super) fn is_idle(&self) -> bool {
         self.status == Status::Ready && self.tasks.is_empty()
+    }
+
+    /// Whether it can hold one more behind the one at work.
+    pub(super) fn has_room(&self, job: &Job) -> bool {
+        let held = self.tasks.len();
+        if held < 2 {
+            return held < self.depth;
+        }
+        let bytes = || {
+            self.tasks
+                .iter()
+                .skip(1)
+                .map(|(_, job)| job.message.payload.len())
+                .sum::<usize>()
+        };
+        held < self.depth
+            && self.pace * u32::try_from(held).unwrap_or(u32::MAX) < AHEAD
+            && bytes() + job.message.payload.len() <= HELD_BYTES
+    }
+
+    /// Its first task took so long.
+    pub(super) fn took(&mut self, time: Duration) {
+        self.pace = (self.pace * 7 + time.min(RECALL_AFTER)) / 8;
+    }
+
+    /// Whether what was put in is to be written now; if not, the next `done` does it.
+    pub(super) fn writes_now(&mut self) -> bool {
+        let now = self.tasks.len() <= WRITTEN;
+        self.unwritten |= !now;
+        now
     }
 
     pub(super) fn signal(&self, signal: Signal) {
@@ -168,7 +211,7 @@ impl Worker {
         link.flush();
     }
 
-    /// When it may be asked for the task that waits in it, if there is one that an idle worker could have.
+    /// When it may be asked for what waits in it, if there is something that an idle worker could have.
     pub(super) fn recall_at(&self) -> Option<Instant> {
         let (_, job) = self
             .tasks
@@ -178,14 +221,62 @@ impl Worker {
         Some(job.recalled.map_or(self.since + RECALL_AFTER, |at| at + REPEAT))
     }
 
-    /// Asks for the task that waits in it, so that an idle worker can have it.
-    pub(super) fn recall(&mut self, now: Instant) {
-        let (Some(link), Some((_, job))) = (&self.link, self.tasks.get_mut(1)) else {
-            return;
-        };
-        job.recalled = Some(now);
-        link.put(|out| job.write_note(out, "revoke"));
-        link.ring();
-        link.flush();
+    /// Asks for what waits in it, so that `idle` workers can have it; says how much that is.
+    pub(super) fn recall(&mut self, idle: usize, now: Instant) -> usize {
+        let Some(link) = &self.link else { return 0 };
+        let mut asked = 0;
+        for (_, job) in self
+            .tasks
+            .iter_mut()
+            .skip(1)
+            .filter(|(_, job)| job.cancel.is_none())
+            .take(idle)
+        {
+            job.recalled = Some(now);
+            link.put(|out| job.write_note(out, "revoke"));
+            link.ring();
+            link.flush();
+            asked += 1;
+        }
+        asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dispatch_core::Message;
+
+    use super::*;
+
+    fn job(bytes: usize) -> Job {
+        let text = format!(r#"{{"task": "a.b", "args": ["{}"]}}"#, "x".repeat(bytes));
+        Job::new(Message::new(text)).unwrap().0
+    }
+
+    /// How many tasks of that size it takes.
+    fn holds(worker: &mut Worker, bytes: usize) -> usize {
+        worker.tasks.clear();
+        while worker.has_room(&job(bytes)) {
+            worker.tasks.push_back((0, job(bytes)));
+        }
+        worker.tasks.len()
+    }
+
+    #[test]
+    fn a_worker_holds_more_while_its_tasks_are_short_and_small() {
+        let mut worker = Worker::new(0, Instant::now());
+        worker.depth = 8;
+        assert_eq!(holds(&mut worker, 100), 2, "nobody knows yet how long they take");
+
+        for _ in 0..100 {
+            worker.took(Duration::from_micros(20));
+        }
+        assert_eq!(holds(&mut worker, 100), 8);
+        assert_eq!(holds(&mut worker, HELD_BYTES / 4), 4, "beside the first, three fit");
+
+        worker.took(Duration::from_secs(1));
+        assert_eq!(holds(&mut worker, 100), 2, "one long task is enough");
+        worker.depth = 1;
+        assert_eq!(holds(&mut worker, 100), 1);
     }
 }

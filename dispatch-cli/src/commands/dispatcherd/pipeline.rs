@@ -26,8 +26,8 @@ pub(super) struct Made {
     pub(super) variables: Vec<(String, String)>,
 }
 
-/// How many tasks a worker holds: the second one waits in the pipe.
-const HELD: usize = 2;
+/// How many tasks a worker holds, while they are short.
+const HELD: usize = 8;
 
 pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result<Made, SettingsError> {
     let mut page = Page::default();

@@ -39,6 +39,8 @@ CANCELLED = "<cancel>"
 MESSAGE_LIMIT, TRACEBACK_LIMIT = 8192, 32768
 
 encode = json.JSONEncoder(separators=(",", ":")).encode
+quote = json.encoder.encode_basestring_ascii
+raw_decode = json.JSONDecoder().raw_decode
 
 
 class DispatcherCancel(Exception):
@@ -296,6 +298,14 @@ class Link:
 def decode(line):
     """The value of a frame; one that Python's own limit on the digits of an int stops is read without that limit."""
     try:
+        # json.loads does the same, but looks for the encoding and for blanks first: a third of its time.
+        text = line.decode()
+        value, end = raw_decode(text)
+        if end == len(text):
+            return value
+    except ValueError:
+        pass
+    try:
         return json.loads(line)
     except ValueError:
         return _without_digit_limit(json.loads, line)
@@ -314,6 +324,15 @@ def _without_digit_limit(function, value):
 
 def encode_event(event):
     """The text of an event. A result that JSON cannot hold becomes null: it must not end the worker."""
+    try:
+        # What most tasks end with, without the encoder's walk: half a microsecond for three.
+        if event["event"] == "done" and event["result"] is None and len(event) == 6:
+            started, finish = event["time_started"], event["time_finish"]
+            if type(started) is float is type(finish) and 0 <= started <= finish < 1e12:
+                values = event["worker"], quote(event["uuid"]), started, finish
+                return '{"worker":%d,"event":"done","result":null,"uuid":%s,"time_started":%r,"time_finish":%r}' % values
+    except (KeyError, TypeError):
+        pass
     try:
         return encode(event)
     except (TypeError, ValueError, RecursionError):
@@ -357,9 +376,12 @@ class Gate:
         patterns = [fnmatch.translate(pattern) for pattern in patterns if pattern]
         self.allowed = re.compile("|".join(patterns)) if patterns else None
         self.lambdas = environ.get("DISPATCH_LAMBDA_TASKS") == "1"
+        self.open = self.allowed is None and self.lambdas
 
     def check(self, message):
         """TaskRefused for a message that holds a name, callbacks and errbacks included, which may not run."""
+        if self.open:
+            return
         name = message.get("task")
         if isinstance(name, str):
             if name.startswith("lambda"):
@@ -455,7 +477,7 @@ class Loop:
         self._idle_mode()
         self.worker.on_start()
         try:
-            self._send({"worker": self.link.worker_id, "event": "ready", "prefetch": 2})
+            self._send({"worker": self.link.worker_id, "event": "ready", "prefetch": 64})
             self._work()
             self._guard("on_shutdown", self.worker.on_shutdown)
             self._send({"worker": self.link.worker_id, "event": "shutdown"})

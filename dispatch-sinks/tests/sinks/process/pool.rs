@@ -122,6 +122,38 @@ async fn a_task_that_waits_behind_a_long_one_goes_to_an_idle_worker() {
 }
 
 #[tokio::test]
+async fn all_that_waits_behind_a_long_one_goes_to_an_idle_worker() {
+    let rig = Rig::new(|config| (config.min, config.max) = (2, 2));
+    // Until they are known to be quick, and so hold more than one behind that at work.
+    for round in 0..50 {
+        let quick: Vec<_> = (0..16).map(|n| rig.start("echo", json!([round, n]))).collect();
+        for task in quick {
+            task.await.unwrap().unwrap();
+        }
+    }
+    let (go, never) = (rig.path("go"), rig.path("never"));
+    let long = rig.start("hold", json!([rig.path("at0"), never]));
+    exists(&rig.path("at0")).await;
+    let other = rig.start("hold", json!([rig.path("at1"), go]));
+    exists(&rig.path("at1")).await;
+    let behind: Vec<_> = (0..12).map(|n| rig.start("echo", json!([n]))).collect();
+    until(async || rig.ask("pool", json!({})).await["active_task_ct"] == 14).await;
+    let queued = rig.ask("running", json!({})).await["queued"].as_object().map_or(0, |queued| queued.len());
+    assert_eq!(queued, 12, "what has not begun is shown as such, whoever holds it");
+
+    touch(&go);
+
+    other.await.unwrap().unwrap();
+    for (n, behind) in behind.into_iter().enumerate() {
+        assert_eq!(behind.await.unwrap().unwrap(), json!([[n], {}]));
+    }
+    assert!(!long.is_finished());
+    touch(&never);
+    long.await.unwrap().unwrap();
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn old_workers_are_replaced_after_their_task() {
     let rig = Rig::new(|config| {
         config.max_lifetime = period(500);

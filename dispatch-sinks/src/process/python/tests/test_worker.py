@@ -52,7 +52,7 @@ class Protocol:
 
     def test_a_worker_gets_ready_works_and_shuts_down(self):
         worker = self.worker(worker_id=7)
-        self.assertEqual(worker.ready, {"worker": 7, "event": "ready", "prefetch": 2})
+        self.assertEqual(worker.ready, {"worker": 7, "event": "ready", "prefetch": 64})
         before = time.time()
 
         worker.task("echo", 1, uuid="one", kwargs={"a": 2})
