@@ -10,7 +10,7 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-use futures::task::AtomicWaker;
+use futures::task::{ArcWake, AtomicWaker, waker_ref};
 
 use crate::lock::lock;
 
@@ -32,7 +32,6 @@ type Room<F> = Pin<Box<Option<F>>>;
 struct Slot<F, E> {
     future: Option<Room<F>>,
     wake: Arc<SlotWake>,
-    waker: Waker,
     entry: Option<E>,
 }
 
@@ -54,15 +53,11 @@ impl Wake for ReadyList {
     }
 }
 
-impl Wake for SlotWake {
-    fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        if !self.listed.swap(true, Ordering::AcqRel) {
-            lock(&self.ready.slots).push(self.index);
-            self.ready.driver.wake();
+impl ArcWake for SlotWake {
+    fn wake_by_ref(wake: &Arc<Self>) {
+        if !wake.listed.swap(true, Ordering::AcqRel) {
+            lock(&wake.ready.slots).push(wake.index);
+            wake.ready.driver.wake();
         }
     }
 }
@@ -114,11 +109,9 @@ impl<F: Future, E> Slots<F, E> {
             listed: AtomicBool::new(false),
             ready: Arc::clone(&self.ready),
         });
-        let waker = Waker::from(Arc::clone(&wake));
         self.slots.push(Slot {
             future: None,
             wake,
-            waker,
             entry: Some(entry),
         });
         index
@@ -203,7 +196,8 @@ impl<F: Future, E> Slots<F, E> {
         let Some(future) = slot.future.as_mut().and_then(|room| room.as_mut().as_pin_mut()) else {
             return Poll::Pending;
         };
-        let poll = future.poll(&mut Context::from_waker(&slot.waker));
+        // Borrowed: a slot need not keep a waker, nor count one up and down.
+        let poll = future.poll(&mut Context::from_waker(&waker_ref(&slot.wake)));
         if poll.is_ready() {
             self.cancel(index);
         }
