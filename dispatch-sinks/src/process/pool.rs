@@ -245,7 +245,7 @@ impl State {
         Some(job)
     }
 
-    /// Who can take this task now: the worker that has been idle longest; else, if it need not go to an idle one, the one
+    /// Who can take this task now: the worker that became idle last, for it is warm; else, if it need not go to an idle one, the one
     /// with room that holds the fewest, of these the one whose task is the youngest, since that is likeliest to be quick.
     pub(super) fn place_for(&self, job: &Job) -> Option<usize> {
         let ready = || {
@@ -255,7 +255,7 @@ impl State {
                 .filter(|(_, worker)| worker.status == Status::Ready)
         };
         let idle = ready().filter(|(_, worker)| worker.tasks.is_empty());
-        if let Some((index, _)) = idle.min_by_key(|(_, worker)| worker.idle_turn) {
+        if let Some((index, _)) = idle.max_by_key(|(_, worker)| worker.idle_turn) {
             return Some(index);
         }
         if job.alone || self.prefetch < 2 {

@@ -54,7 +54,7 @@ async fn the_sources_own_queue_makes_the_pool_grow_too() {
 }
 
 #[tokio::test]
-async fn the_worker_that_has_been_idle_longest_is_next() {
+async fn the_worker_that_became_idle_last_is_next() {
     let rig = Rig::new(|config| (config.min, config.max) = (3, 3));
     rig.sink.open().await.unwrap();
     until(async || rig.with_status("ready").await == 3).await;
@@ -64,8 +64,7 @@ async fn the_worker_that_has_been_idle_longest_is_next() {
         pids.push(rig.run("pid", json!([])).await.unwrap());
     }
 
-    assert_eq!(pids[..3], pids[3..]);
-    assert_ne!(pids[0], pids[1]);
+    assert!(pids.iter().all(|pid| *pid == pids[0]), "{pids:?}");
     rig.close().await;
 }
 
@@ -138,7 +137,9 @@ async fn all_that_waits_behind_a_long_one_goes_to_an_idle_worker() {
     exists(&rig.path("at1")).await;
     let behind: Vec<_> = (0..12).map(|n| rig.start("echo", json!([n]))).collect();
     until(async || rig.ask("pool", json!({})).await["active_task_ct"] == 14).await;
-    let queued = rig.ask("running", json!({})).await["queued"].as_object().map_or(0, |queued| queued.len());
+    let queued = rig.ask("running", json!({})).await["queued"]
+        .as_object()
+        .map_or(0, |queued| queued.len());
     assert_eq!(queued, 12, "what has not begun is shown as such, whoever holds it");
 
     touch(&go);
