@@ -33,6 +33,9 @@ pub struct MemoryConfig {
     /// How many finished messages `dedupe` remembers at most; 1 000 000. The first to expire give way to new ones.
     #[schemars(range(min = 1))]
     pub max_reservations: Option<usize>,
+    /// How many dead letters are kept at most; 10 000. The oldest give way to new ones, each with a warning in the log.
+    #[schemars(range(min = 1))]
+    pub max_dead_letters: Option<usize>,
 }
 
 impl StoreConfig for MemoryConfig {
@@ -40,13 +43,19 @@ impl StoreConfig for MemoryConfig {
     const SUMMARY: &'static str = "process memory: nothing is kept when the process ends";
 
     fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
-        let store = MemoryStore::new();
-        Ok(Arc::new(match self.max_reservations {
+        let mut store = MemoryStore::new();
+        match self.max_reservations {
             Some(0) => {
                 return Err(ConfigError::at("max_reservations", "nothing would be remembered").help("at least 1"));
             }
-            Some(most) => store.max_reservations(most),
-            None => store,
-        }))
+            Some(most) => store = store.max_reservations(most),
+            None => {}
+        }
+        match self.max_dead_letters {
+            Some(0) => return Err(ConfigError::at("max_dead_letters", "none would be kept").help("at least 1")),
+            Some(most) => store = store.max_dead_letters(most),
+            None => {}
+        }
+        Ok(Arc::new(store))
     }
 }

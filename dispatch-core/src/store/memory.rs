@@ -13,8 +13,9 @@ use std::{
 use async_trait::async_trait;
 use smol_str::SmolStr;
 
-use super::{DeadLetter, DeadLetters, Positions, Queue, Reservations, Slots, Store};
+use super::{DeadLetters, Positions, Queue, Reservations, Slots, Store};
 use crate::Error;
+use dead_letters::Letters;
 use queue::Line;
 use reservations::Reserved;
 
@@ -42,8 +43,7 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     lines: HashMap<SmolStr, Line>,
-    letters: Vec<DeadLetter>,
-    last_letter: u64,
+    letters: Letters,
     reserved: Reserved,
     slots: HashMap<SmolStr, BTreeSet<SystemTime>>,
     positions: HashMap<SmolStr, u64>,
@@ -60,6 +60,14 @@ impl MemoryStore {
     #[must_use]
     pub fn max_reservations(self, most: usize) -> Self {
         self.state().reserved.limit(most);
+        self
+    }
+
+    /// Keeps at most so many dead letters; the oldest give way to new ones, each with a warning in the log. 10 000 by
+    /// default.
+    #[must_use]
+    pub fn max_dead_letters(self, most: usize) -> Self {
+        self.state().letters.limit(most);
         self
     }
 

@@ -57,6 +57,8 @@ impl Reader {
             }
             0
         });
+        let offset = offset + belated_end(&mut file, offset).await.map_err(failed)?;
+        file.rewind().await.map_err(failed)?;
         let lines = count_lines(&mut file, offset).await.map_err(failed)?;
         file.seek(SeekFrom::Start(offset)).await.map_err(failed)?;
         Ok(Self {
@@ -97,6 +99,23 @@ impl Reader {
     pub(super) fn ended(&self) -> bool {
         self.ended
     }
+}
+
+/// How many bytes at `offset` only end a line that was handed out when the file stopped within it: they were written
+/// since, and are no empty line.
+async fn belated_end(file: &mut File, offset: u64) -> std::io::Result<u64> {
+    let Some(before) = offset.checked_sub(1) else {
+        return Ok(0);
+    };
+    file.seek(SeekFrom::Start(before)).await?;
+    let mut around = Vec::with_capacity(3);
+    file.take(3).read_to_end(&mut around).await?;
+    Ok(match around[..] {
+        [b'\n', ..] => 0,
+        [_, b'\n', ..] => 1,
+        [_, b'\r', b'\n'] => 2,
+        _ => 0,
+    })
 }
 
 /// How many lines end before `offset`, so that the rest are numbered as people count them.

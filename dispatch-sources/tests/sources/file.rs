@@ -93,6 +93,32 @@ async fn the_next_run_begins_at_the_first_line_that_was_not_settled() {
 }
 
 #[tokio::test]
+async fn the_late_end_of_a_line_is_no_empty_line() {
+    for (end, first) in [("\n", "b\n"), ("\r\n", "b\r\n"), ("", "\nb\n")] {
+        let dir = dir(&[("a", "a")]);
+        let (file, store) = (dir.path().join("a"), memory());
+        if end.is_empty() {
+            std::fs::write(&file, "a\n").unwrap();
+        }
+        let mut run = source(dir.path(), &store, &["a"], |_| {});
+        assert_eq!(texts(&all(&mut run).await), ["a"]);
+        run.close().await.unwrap();
+
+        std::fs::write(
+            &file,
+            format!("a{end}{}{first}", if end.is_empty() { "\n" } else { "" }),
+        )
+        .unwrap();
+        let mut next = source(dir.path(), &store, &["a"], |_| {});
+        let lines = all(&mut next).await;
+
+        let expected: &[&str] = if end.is_empty() { &["", "b"] } else { &["b"] };
+        assert_eq!(texts(&lines), expected, "{end:?}");
+        assert_eq!(lines[0].metadata().get("file_line"), Some("2"));
+    }
+}
+
+#[tokio::test]
 async fn a_line_that_is_given_back_comes_again_before_the_end() {
     let dir = dir(&[("a", "1\n2\n3\n")]);
     let mut source = source(dir.path(), &memory(), &["a"], |_| {});
