@@ -1,0 +1,231 @@
+//! Where tasks wait: for their delay, for their like to be done, for their turn.
+
+mod settling;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use dispatch_core::{
+    Delivery, Message, Settler, Store, Token,
+    store::Item,
+    tasks::TaskMessage,
+    telemetry::{Counter, Gauge, Meter},
+};
+use tokio::{sync::Notify, time::Instant};
+
+use self::{
+    settling::Settling,
+    state::{Place, State, message},
+};
+
+/// What becomes of a task that finds the hall full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Overflow {
+    /// It goes into the store, and comes back from there.
+    #[default]
+    Spill,
+    /// It is dropped, counted and logged.
+    Shed,
+}
+
+/// Every task that was received and is not done, each in one place.
+pub(super) struct Hall {
+    state: Mutex<State>,
+    changed: Notify,
+    settings: Settings,
+    discarded: Counter,
+    shed: Counter,
+    spilled: Counter,
+    waiting: Gauge,
+}
+
+pub(super) struct Settings {
+    /// At most so many tasks wait here.
+    pub(super) most: usize,
+    pub(super) overflow: Overflow,
+    pub(super) store: Arc<dyn Store>,
+    /// The queue in the store that the pipeline reads too.
+    pub(super) queue: String,
+}
+/// Where a listed task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Where {
+    Blocked,
+    Queued,
+    Delayed,
+    /// With a worker, or on its way to one.
+    Out,
+}
+
+impl Hall {
+    pub(super) fn new(settings: Settings, meter: &Meter) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Notify::new(),
+            settings,
+            discarded: meter.counter(
+                "dispatch_tasks_discarded_total",
+                "tasks dropped because their like ran or waited",
+            ),
+            shed: meter.counter("dispatch_tasks_shed_total", "tasks dropped because too many waited"),
+            spilled: meter.counter(
+                "dispatch_tasks_spilled_total",
+                "tasks put into the store because too many waited",
+            ),
+            waiting: meter.gauge(
+                "dispatch_tasks_waiting",
+                "tasks that wait for their delay, their like or their turn",
+            ),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // No change is left half done by a panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes tasks in; those that find no room are spilled or shed.
+    pub(super) async fn admit(&self, tasks: Vec<TaskMessage>) {
+        let rest = {
+            let mut state = self.state();
+            let room = self.settings.most.saturating_sub(state.waiting());
+            let mut tasks = tasks.into_iter();
+            for task in tasks.by_ref().take(if state.closed { 0 } else { room }) {
+                if !state.admit(task) {
+                    self.discarded.add(1);
+                }
+            }
+            self.gauge(&state);
+            tasks.collect::<Vec<_>>()
+        };
+        self.changed.notify_one();
+        if !rest.is_empty() {
+            self.put_away(rest, "too many wait").await;
+        }
+    }
+
+    fn gauge(&self, state: &State) {
+        self.waiting.set(i64::try_from(state.waiting()).unwrap_or(i64::MAX));
+    }
+
+    /// Into the store, or away.
+    async fn put_away(&self, tasks: Vec<TaskMessage>, why: &'static str) {
+        let count = tasks.len();
+        if self.settings.overflow == Overflow::Shed {
+            for task in &tasks {
+                tracing::error!(task = %task.task, uuid = task.uuid.as_deref(), why, "task lost: overflow is shed");
+            }
+            return self.shed.add(count as u64);
+        }
+        let later = |task: &TaskMessage| {
+            let mut item = Item::of(&message(task));
+            item.run_at = task.delay.map(|delay| SystemTime::now() + delay);
+            item
+        };
+        let items = tasks.iter().map(later).collect();
+        match self.settings.store.queue().enqueue(&self.settings.queue, items).await {
+            Ok(_) => self.spilled.add(count as u64),
+            Err(error) => {
+                self.shed.add(count as u64);
+                tracing::error!(
+                    tasks = count,
+                    error = error.report(),
+                    "tasks lost: the store did not take them"
+                );
+            }
+        }
+    }
+
+    /// Waits for tasks whose turn it is, and hands out at most `max`.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing.
+    pub(super) async fn next(self: &Arc<Self>, max: usize) -> Vec<Delivery> {
+        loop {
+            let changed = self.changed.notified();
+            let due = {
+                let mut state = self.state();
+                self.discarded.add(state.undelay(Instant::now()));
+                let taken = state.take(max);
+                if !taken.is_empty() {
+                    self.gauge(&state);
+                    let more = !state.ready.is_empty();
+                    drop(state);
+                    if more {
+                        self.changed.notify_one();
+                    }
+                    return self.hand_out(taken);
+                }
+                state.due()
+            };
+            tokio::select! {
+                () = changed => {}
+                () = async { match due { Some(at) => tokio::time::sleep_until(at).await, None => std::future::pending().await } } => {}
+            }
+        }
+    }
+
+    pub(super) fn settler(self: &Arc<Self>) -> Arc<dyn Settler> {
+        Arc::new(Settling(Arc::clone(self)))
+    }
+
+    fn hand_out(self: &Arc<Self>, taken: Vec<(usize, u64, Message)>) -> Vec<Delivery> {
+        let settler = self.settler();
+        let deliver = |(at, fence, message)| Delivery::new(message, Token::new(at as u64, fence), Arc::clone(&settler));
+        taken.into_iter().map(deliver).collect()
+    }
+
+    /// Every task that `wanted` picks, with the place it is in, by places and then as they came.
+    pub(super) fn list(&self, wanted: impl Fn(&TaskMessage) -> bool) -> Vec<(Where, String)> {
+        let state = self.state();
+        let mut found: Vec<_> = state.tasks.iter().filter(|(_, live)| wanted(&live.task)).collect();
+        found.sort_by_key(|(_, live)| (live.place.shown(), live.came));
+        found
+            .into_iter()
+            .map(|(_, live)| (live.place.shown(), live.task.text.clone()))
+            .collect()
+    }
+
+    /// Takes out every waiting task that `wanted` picks; what has been handed out is its worker's to cancel.
+    pub(super) fn cancel(&self, wanted: impl Fn(&TaskMessage) -> bool) -> Vec<(Where, String)> {
+        let mut state = self.state();
+        let mut chosen: Vec<_> = state
+            .tasks
+            .iter()
+            .filter(|(_, live)| live.place != Place::Running && wanted(&live.task))
+            .map(|(at, live)| (live.place.shown(), live.came, at))
+            .collect();
+        chosen.sort_unstable();
+        let all: HashSet<usize> = chosen.iter().map(|(_, _, at)| *at).collect();
+        state.ready.retain(|at| !all.contains(at));
+        let cancelled = chosen
+            .into_iter()
+            .map(|(place, _, at)| (place, state.remove(at).task.text))
+            .collect();
+        self.gauge(&state);
+        drop(state);
+        self.changed.notify_one();
+        cancelled
+    }
+
+    /// How many tasks wait for nothing but their turn.
+    pub(super) fn queued(&self) -> usize {
+        self.state().ready.len()
+    }
+
+    /// Hands out nothing more; what waits goes into the store, or is logged as lost.
+    pub(super) async fn close(&self) {
+        let waiting = self.state().close(Instant::now());
+        self.waiting.set(0);
+        if !waiting.is_empty() {
+            self.put_away(waiting, "the service ends").await;
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! What becomes of the tasks that were handed out.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use dispatch_core::{Disposition, SettleError, Settlement, Settler, tasks::TaskMessage};
+use tokio::time::Instant;
+
+use super::{Hall, state::Place};
+
+/// Takes outcomes back into the hall.
+pub(super) struct Settling(pub(super) Arc<Hall>);
+
+#[async_trait]
+impl Settler for Settling {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        let hall = &self.0;
+        let (mut results, mut homeless) = (Vec::with_capacity(batch.len()), Vec::new());
+        {
+            let mut state = hall.state();
+            let mut back = Vec::new();
+            for Settlement { token, disposition } in batch {
+                let at = usize::try_from(token.number).unwrap_or(usize::MAX);
+                let held = state
+                    .tasks
+                    .get(at)
+                    .is_some_and(|live| live.fence == token.fence && live.place == Place::Running);
+                if !held {
+                    results.push(Err(SettleError::Stale));
+                    continue;
+                }
+                results.push(Ok(()));
+                match disposition {
+                    Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => {
+                        state.remove(at);
+                    }
+                    Disposition::Release if !state.closed => back.push(at),
+                    Disposition::Nack { delay, .. } if !state.closed => {
+                        let mut task = state.remove(at).task;
+                        task.delay = Some(delay.unwrap_or(Duration::from_secs(1)));
+                        state.admit(task);
+                    }
+                    Disposition::Nack { delay, .. } => homeless.push(TaskMessage {
+                        delay,
+                        ..state.remove(at).task
+                    }),
+                    Disposition::Release => homeless.push(state.remove(at).remaining(Instant::now())),
+                }
+            }
+            // First again, in their order.
+            for at in back.into_iter().rev() {
+                state.tasks[at].place = Place::Ready;
+                state.ready.push_front(at);
+            }
+            hall.gauge(&state);
+        }
+        hall.changed.notify_one();
+        if !homeless.is_empty() {
+            hall.put_away(homeless, "the service ends").await;
+        }
+        results
+    }
+}

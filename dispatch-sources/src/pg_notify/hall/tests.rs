@@ -1,0 +1,205 @@
+use std::time::Duration;
+
+use dispatch_core::{
+    Disposition, MemoryStore, SettleError,
+    tasks::{BarePayload, Incoming},
+};
+
+use super::*;
+
+fn hall_with(most: usize, overflow: Overflow) -> (Arc<Hall>, Arc<MemoryStore>) {
+    let store = Arc::new(MemoryStore::new());
+    let settings = Settings {
+        most,
+        overflow,
+        store: store.clone(),
+        queue: "parked".to_owned(),
+    };
+    (Arc::new(Hall::new(settings, &Meter::default())), store)
+}
+
+fn hall() -> Arc<Hall> {
+    hall_with(1_000, Overflow::Spill).0
+}
+
+fn task(text: &str) -> TaskMessage {
+    match Incoming::read(text, BarePayload::Task) {
+        Incoming::Task(task) => task,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn tasks(policy: &str, count: usize) -> Vec<TaskMessage> {
+    (0..count)
+        .map(|n| {
+            task(&format!(
+                r#"{{"task": "a.b", "args": [1], "uuid": "{n}", "on_duplicate": "{policy}"}}"#
+            ))
+        })
+        .collect()
+}
+
+/// How many there are in each place.
+fn places(hall: &Hall) -> [usize; 4] {
+    let all = hall.list(|_| true);
+    [Where::Blocked, Where::Queued, Where::Delayed, Where::Out]
+        .map(|place| all.iter().filter(|(at, _)| *at == place).count())
+}
+
+async fn done(deliveries: Vec<Delivery>) {
+    for delivery in deliveries {
+        delivery
+            .settle(Disposition::Ack(dispatch_core::Reply::default()))
+            .await
+            .unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn ten_of_a_kind_run_wait_or_are_dropped_by_their_policy() {
+    for (policy, blocked, queued, discarded) in [
+        ("parallel", 0, 10, 0),
+        ("serial", 9, 1, 0),
+        ("queue_one", 1, 1, 8),
+        ("discard", 0, 1, 9),
+    ] {
+        let hall = hall();
+
+        hall.admit(tasks(policy, 10)).await;
+
+        assert_eq!(places(&hall), [blocked, queued, 0, 0], "{policy}");
+        assert_eq!(hall.discarded.get(), discarded, "{policy}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn serial_ones_run_one_after_the_other_in_order() {
+    let hall = hall();
+    hall.admit(tasks("serial", 3)).await;
+
+    for number in ["0", "1", "2"] {
+        let one = hall.next(10).await;
+        assert_eq!((one.len(), one[0].message.id().as_str()), (1, number));
+        done(one).await;
+    }
+
+    assert_eq!(places(&hall), [0; 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn likeness_is_of_task_and_arguments_and_the_policy_is_the_newcomers() {
+    let hall = hall();
+    let add = async |text: &str| hall.admit(vec![task(text)]).await;
+
+    add(r#"{"task": "a.b", "args": [1, {"x": 1}]}"#).await;
+    add(r#"{"task": "a.b", "args": [1.0, {"x": 1}], "uuid": "other", "timeout": 5, "on_duplicate": "discard"}"#).await;
+    assert_eq!(
+        (places(&hall)[1], hall.discarded.get()),
+        (1, 1),
+        "a parallel one counts as running"
+    );
+    add(r#"{"task": "a.b", "args": [2], "on_duplicate": "discard"}"#).await;
+    add(r#"{"task": "a.c", "args": [1, {"x": 1}], "on_duplicate": "discard"}"#).await;
+    add(r#"{"task": "a.b", "on_duplicate": "discard"}"#).await;
+    add(r#"{"task": "a.b", "args": [], "on_duplicate": "discard"}"#).await;
+    add(r#"{"task": "a.b", "args": [1, {"x": 1}]}"#).await;
+
+    assert_eq!(
+        (places(&hall)[1], hall.discarded.get()),
+        (6, 1),
+        "absent is not empty; parallel runs beside its like"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_task_waits_and_is_judged_when_it_is_due() {
+    let hall = hall();
+    hall.admit(vec![
+        task(r#"{"task": "a.b", "delay": 10, "uuid": "late", "on_duplicate": "discard"}"#),
+        task(r#"{"task": "a.b", "delay": 5, "uuid": "early"}"#),
+    ])
+    .await;
+    assert_eq!(places(&hall), [0, 0, 2, 0]);
+    let began = Instant::now();
+
+    let early = hall.next(9).await;
+    assert_eq!(
+        (early[0].message.id().as_str(), began.elapsed().as_secs()),
+        ("early", 5)
+    );
+    let nothing = tokio::time::timeout(Duration::from_secs(60), hall.next(9)).await;
+
+    assert!(nothing.is_err(), "its like runs, so it was dropped when it was due");
+    assert_eq!(hall.discarded.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_finds_no_room_is_spilled_or_shed() {
+    let (hall, store) = hall_with(3, Overflow::Spill);
+    hall.admit(tasks("parallel", 5)).await;
+    assert_eq!(
+        (places(&hall)[1], store.queue().depth("parked").await.unwrap().ready),
+        (3, 2)
+    );
+
+    let (hall, store) = hall_with(3, Overflow::Shed);
+    hall.admit(tasks("parallel", 5)).await;
+    assert_eq!(
+        (hall.shed.get(), store.queue().depth("parked").await.unwrap().ready),
+        (2, 0)
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_keeps_what_waits_and_what_comes_back() {
+    let (hall, store) = hall_with(100, Overflow::Spill);
+    hall.admit(tasks("parallel", 2)).await;
+    hall.admit(vec![task(r#"{"task": "a.b", "delay": 10}"#)]).await;
+    let out = hall.next(1).await;
+
+    hall.close().await;
+    for delivery in out {
+        delivery.settle(Disposition::Release).await.unwrap();
+    }
+
+    let depth = store.queue().depth("parked").await.unwrap();
+    assert_eq!((depth.ready, depth.delayed, places(&hall)), (2, 1, [0; 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_released_task_is_next_again_and_a_stale_settlement_changes_nothing() {
+    let hall = hall();
+    hall.admit(tasks("parallel", 3)).await;
+    let mut out = hall.next(2).await;
+    let (second, first) = (out.pop().unwrap(), out.pop().unwrap());
+    let stale = Delivery::new(
+        first.message.clone(),
+        first.receipt.token().clone(),
+        Arc::new(Settling(Arc::clone(&hall))),
+    );
+
+    first.settle(Disposition::Release).await.unwrap();
+    let again = hall.next(1).await;
+    let answer = stale.settle(Disposition::Ack(dispatch_core::Reply::default())).await;
+
+    assert_eq!(again[0].message.id(), "0");
+    assert!(matches!(answer, Err(SettleError::Stale)));
+    done(again.into_iter().chain([second]).collect()).await;
+    assert_eq!(places(&hall), [0, 1, 0, 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancel_takes_out_what_waits_and_lets_followers_go() {
+    let hall = hall();
+    hall.admit(tasks("serial", 2)).await;
+    hall.admit(vec![task(r#"{"task": "other.task", "delay": 10, "uuid": "d"}"#)])
+        .await;
+
+    let cancelled = hall.cancel(|task| task.uuid.as_deref() != Some("1"));
+
+    assert_eq!(
+        cancelled.iter().map(|(place, _)| *place).collect::<Vec<_>>(),
+        [Where::Queued, Where::Delayed]
+    );
+    assert_eq!(hall.next(5).await[0].message.id(), "1");
+}
