@@ -48,12 +48,9 @@ impl Server {
         let board = Scoreboard(pipelines.into_iter().collect::<Arc<[_]>>());
         let router = services(&board)?.merge(json::router(board));
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            let serve = axum::serve(listener, router).with_graceful_shutdown(async move { drop(stopped.await) });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "monitoring ended");
-            }
-        });
+        let task = tokio::spawn(dispatch_http_server::serve(listener, router, async {
+            drop(stopped.await);
+        }));
         tracing::info!(%address, "monitoring listens");
         Ok(Self {
             address,

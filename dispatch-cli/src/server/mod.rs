@@ -97,12 +97,9 @@ impl Running {
         let address = listener.local_addr().map_err(failed)?;
         let (stop, stopped) = oneshot::channel::<()>();
         let router = router(board.clone(), config);
-        let task = tokio::spawn(async move {
-            let serve = axum::serve(listener, router).with_graceful_shutdown(async move { drop(stopped.await) });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "admin server ended");
-            }
-        });
+        let task = tokio::spawn(dispatch_http_server::serve(listener, router, async {
+            drop(stopped.await);
+        }));
         tracing::info!(%address, "admin server listens");
         Ok(Self { stop, task })
     }

@@ -34,14 +34,10 @@ impl Server {
             // A fault of ours is an answer too: 500, and the caller sends again.
             .layer(CatchPanicLayer::new())
             .with_state(intake);
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
         let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
-            let serve = axum::serve(listener, service).with_graceful_shutdown(async move { drop(stopped.await) });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "server ended");
-            }
-        });
+        let task = tokio::spawn(dispatch_http_server::serve(listener, router, async {
+            drop(stopped.await);
+        }));
         tracing::info!(%address, "listening");
         Ok(Self { address, stop, task })
     }

@@ -47,9 +47,7 @@ pub(super) async fn serve(kwargs: Option<MetricsKwargs>, board: Board) {
     let router = Router::new()
         .route("/metrics", get(metrics))
         .with_state(Served { board, requests });
-    if let Err(error) = axum::serve(listener, router).await {
-        tracing::error!(%error, "metrics no longer served");
-    }
+    dispatch_http_server::serve(listener, router, std::future::pending()).await;
 }
 
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
