@@ -8,6 +8,9 @@ mod config;
 #[path = "store/enqueue.rs"]
 mod enqueue;
 #[cfg(feature = "postgres")]
+#[path = "store/order.rs"]
+mod order;
+#[cfg(feature = "postgres")]
 #[path = "store/postgres.rs"]
 mod postgres;
 #[cfg(feature = "redis")]

@@ -34,12 +34,13 @@ BEGIN
     ELSIF on_duplicate <> 'parallel' AND identity IS NULL THEN
         RAISE invalid_parameter_value USING MESSAGE = format('on_duplicate => %L needs an identity', on_duplicate);
     END IF;
-    IF on_duplicate = 'discard' THEN
-        -- Two at once must not both find nothing. To the end of the transaction: until then neither sees the other's row.
-        PERFORM pg_advisory_xact_lock(hashtextextended(queue || chr(10) || identity, 0));
-        IF EXISTS (SELECT FROM dispatch_item i WHERE i.queue = queue AND i.key = identity) THEN
-            RETURN NULL;
-        END IF;
+    IF on_duplicate <> 'parallel' THEN
+        -- One at a time under an identity, to the end of the transaction: until then nobody else sees its row, and numbers
+        -- must become visible in their order. Whoever enqueues from Rust takes the same lock.
+        PERFORM pg_advisory_xact_lock(1684632432, (hashtextextended(queue || chr(10) || identity, 0) & 1023)::int);
+    END IF;
+    IF on_duplicate = 'discard' AND EXISTS (SELECT FROM dispatch_item i WHERE i.queue = queue AND i.key = identity) THEN
+        RETURN NULL;
     END IF;
     item := nextval('dispatch_item_id_seq');
     INSERT INTO dispatch_ready AS r (queue, priority, run_at, id, key, dedupe)

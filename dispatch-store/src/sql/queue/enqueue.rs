@@ -1,8 +1,12 @@
-use std::{collections::HashSet, fmt::Write as _};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Write as _,
+};
 
 use async_trait::async_trait;
 use dispatch_core::store::{Enqueued, Item};
-use sea_orm::{DbErr, Value};
+use sea_orm::{DbErr, Value, sea_query::ArrayType};
+use smol_str::SmolStr;
 
 use super::columns::{Column, columns};
 use crate::sql::conn::{Conn, Needs, Work};
@@ -42,19 +46,30 @@ pub(in crate::sql) async fn insert(conn: &mut Conn<'_>, queue: &str, items: &[It
     }
 }
 
+/// One at a time under a key, until the commit: numbers are drawn before it, and an older one that became visible after
+/// a younger one was claimed would be worked on beside it. Few locks for all keys, since the server has room for few; in
+/// one order, so that two batches never wait for each other. `dispatch_enqueue` takes the same.
+const IN_TURN: &str = "
+    turns AS MATERIALIZED (
+        SELECT count(*) FROM (SELECT pg_advisory_xact_lock(1684632432, turn) FROM (
+            SELECT DISTINCT (hashtextextended($1 || chr(10) || key, 0) & 1023)::int AS turn
+            FROM unnest({keys}::text[]) AS keys(key) ORDER BY turn) AS turns) AS locked
+    )";
+
 /// PostgreSQL: every column that differs from item to item is one array, and each item is written straight from there.
 const STORE: &str = "
-    WITH stored AS (
-        INSERT INTO dispatch_item (queue, {names}) SELECT $1, {expressions} FROM unnest({arrays}) AS input({inputs})
+    WITH {turns} stored AS (
+        INSERT INTO dispatch_item (queue, {names})
+        SELECT $1, {expressions} FROM {after} unnest({arrays}) AS input({inputs})
         RETURNING id, priority, run_at, key
     )
     INSERT INTO dispatch_ready (queue, priority, run_at, id, key) SELECT $1, priority, run_at, id, key FROM stored";
 
 /// With dedupe keys the order of claims comes first: it says who is new. Answers with the places of those that are not.
 const STORE_NEW: &str = "
-    WITH input AS MATERIALIZED (
+    WITH {turns} input AS MATERIALIZED (
         SELECT nextval('dispatch_item_id_seq') AS id, place, {named}
-        FROM unnest({arrays}) WITH ORDINALITY AS input({inputs}, place)
+        FROM {after} unnest({arrays}) WITH ORDINALITY AS input({inputs}, place)
     ), waiting AS (
         INSERT INTO dispatch_ready (queue, priority, run_at, id, key, dedupe)
         SELECT $1, priority, run_at, id, key, dedupe FROM input
@@ -87,8 +102,18 @@ async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Resu
         .zip(&names)
         .map(|(value, name)| format!("{value} AS {name}"))
         .collect();
-    let keyed = items.iter().any(|item| item.dedupe.is_some());
-    let sql = if keyed { STORE_NEW } else { STORE }
+    let keys: BTreeSet<&SmolStr> = items.iter().filter_map(|item| item.key.as_ref()).collect();
+    let (mut turns, mut after) = (String::new(), "");
+    if !keys.is_empty() {
+        let keys = keys.iter().map(|key| Value::from(key.as_str())).collect();
+        values.push(Value::Array(ArrayType::String, Some(Box::new(keys))));
+        turns = IN_TURN.replace("{keys}", &format!("${}", values.len())) + ",";
+        after = "turns,";
+    }
+    let deduped = items.iter().any(|item| item.dedupe.is_some());
+    let sql = if deduped { STORE_NEW } else { STORE }
+        .replace("{turns}", &turns)
+        .replace("{after}", after)
         .replace("{names}", &names.join(", "))
         .replace("{named}", &named.join(", "))
         .replace("{expressions}", &expressions.join(", "))
@@ -96,7 +121,7 @@ async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Resu
         .replace("{inputs}", &inputs.join(", "));
 
     let mut answers = vec![Enqueued::New; items.len()];
-    if !keyed {
+    if !deduped {
         conn.run(&sql, values).await?;
         return Ok(answers);
     }
