@@ -1,5 +1,5 @@
 //! What the pool of worker processes costs: no-op tasks with 1 KB of arguments from the memory source through the driver
-//! to four workers, against the same four workers fed by a bare loop that keeps two tasks in each.
+//! to four workers, against the same four workers fed by a bare loop that keeps eight tasks in each.
 //!
 //! `cargo bench -p dispatch-benches --bench process_pool` prints both for the Python worker that comes along, and for
 //! one that answers without looking, which shows what the pipes alone allow. `PROCESS_POOL_TASKS` is how many; the
@@ -28,17 +28,19 @@ use dispatch_sinks::process::{ProcessSink, ProcessSinkConfig};
 use tokio::time::Instant;
 
 const WORKERS: usize = 4;
-const HELD: usize = 2;
+const HELD: usize = 8;
 /// Answers each line with the same event, without looking at it.
 const BLIND: &str = r#"
-import os
+import os, signal
+signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 DONE = b'{"worker":0,"event":"done","result":null,"uuid":"79688366-1b15-476a-9252-4be22647d52c","time_started":1795314018.300733,"time_finish":1795314018.300741}\n'
-os.write(4, b'{"event":"ready","prefetch":2}\n')
+os.write(4, b'{"event":"ready","prefetch":64}\n')
 while True:
     data = os.read(3, 65536)
     if not data or b'"stop"' in data:
         break
-    os.write(4, DONE * data.count(b"\n"))
+    # Not for a note that asks for a task back: its answer is the task's.
+    os.write(4, DONE * (data.count(b"\n") - data.count(b'["revoke"')))
 os.write(4, b'{"event":"shutdown"}\n')
 "#;
 
@@ -163,11 +165,11 @@ fn main() {
         for _ in 0..3 {
             let loose = show(&format!("{name}, bare loop"), tasks, bare(&command, tasks));
             for threads in [1, 2] {
-                let runtime = tokio::runtime::Builder::new_multi_thread()
-                    .worker_threads(threads)
-                    .enable_all()
-                    .build()
-                    .unwrap();
+                let mut runtime = match threads {
+                    1 => tokio::runtime::Builder::new_current_thread(),
+                    _ => tokio::runtime::Builder::new_multi_thread(),
+                };
+                let runtime = runtime.worker_threads(threads).enable_all().build().unwrap();
                 let took =
                     runtime.block_on(async { tokio::spawn(pooled_owned(command.clone(), tasks)).await.unwrap() });
                 let rate = show(&format!("{name}, pool, {threads} threads"), tasks, took);
