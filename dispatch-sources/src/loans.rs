@@ -3,11 +3,15 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
-use dispatch_core::{Delivery, Error, Message, SettleError, Settlement, Settler, Store, Token, store::Item};
+use dispatch_core::{Class, Delivery, Error, Message, SettleError, Settlement, Settler, Store, Token, store::Item};
 use tokio::sync::Notify;
+
+/// How long after a failure the Store is asked again.
+const AGAIN: Duration = Duration::from_millis(200);
 
 /// What each settlement is answered.
 type Answers = Vec<Result<(), SettleError>>;
@@ -93,10 +97,24 @@ impl Loans {
             state.back.drain(..).collect()
         };
         let items: Vec<_> = back.iter().chain(&more).map(Item::of).collect();
-        if !items.is_empty() {
-            store.queue().enqueue(&queue, items).await?;
+        if items.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        // Nobody else has them: whoever closes says how long this may take.
+        loop {
+            match store.queue().enqueue(&queue, items.clone()).await {
+                Ok(_) => return Ok(()),
+                Err(error) if error.class() == Class::Permanent => return Err(error),
+                Err(error) => {
+                    tracing::warn!(
+                        error = error.report(),
+                        count = items.len(),
+                        "the Store does not take what was read; trying again"
+                    );
+                    tokio::time::sleep(AGAIN).await;
+                }
+            }
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,18 +122,22 @@ impl Loans {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes outcomes in; says what came back and must be parked.
-    fn take_in(&self, batch: Vec<Settlement>) -> (Answers, Vec<(usize, Message)>) {
+    /// Takes outcomes in; says what came back and must be parked: it stays lent until it is.
+    fn take_in(&self, batch: Vec<Settlement>) -> (Answers, Vec<(usize, u64, Message)>) {
         let mut to_park = Vec::new();
         let mut state = self.state();
         let results = batch
             .into_iter()
             .enumerate()
             .map(|(index, entry)| {
-                let message = state.out.remove(&entry.token.number).ok_or(SettleError::Stale)?;
+                let number = entry.token.number;
+                let message = state.out.remove(&number).ok_or(SettleError::Stale)?;
                 match (entry.disposition.is_final(), state.parking.is_some()) {
                     (true, _) => {}
-                    (false, true) => to_park.push((index, message)),
+                    (false, true) => {
+                        state.out.insert(number, message.clone());
+                        to_park.push((index, number, message));
+                    }
                     (false, false) => state.back.push_back(message),
                 }
                 Ok(())
@@ -131,15 +153,13 @@ impl Settler for Loans {
         let (mut results, to_park) = self.take_in(batch);
         let parking = self.state().parking.clone().filter(|_| !to_park.is_empty());
         if let Some((store, queue)) = parking {
-            let items = to_park.iter().map(|(_, message)| Item::of(message)).collect();
-            if let Err(error) = store.queue().enqueue(&queue, items).await {
-                tracing::error!(
-                    error = error.report(),
-                    count = to_park.len(),
-                    "messages given back are lost: the Store fails"
-                );
-                for (index, _) in to_park {
-                    results[index] = Err(SettleError::Failed(Error::new(error.class(), error.report())));
+            let items = to_park.iter().map(|(_, _, message)| Item::of(message)).collect();
+            let parked = store.queue().enqueue(&queue, items).await;
+            let mut state = self.state();
+            for (index, number, _) in to_park {
+                match &parked {
+                    Ok(_) => drop(state.out.remove(&number)),
+                    Err(error) => results[index] = Err(SettleError::Failed(Error::new(error.class(), error.report()))),
                 }
             }
         }

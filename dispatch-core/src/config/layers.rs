@@ -309,6 +309,9 @@ pub struct RetryConfig {
     rules: BTreeMap<String, RuleConfig>,
 }
 
+/// Classes whose attempts no number bounds.
+const UNCOUNTED: [&str; 3] = ["throttled", "unavailable", "permanent"];
+
 /// What is different for one class or code.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -332,6 +335,13 @@ impl RetryConfig {
         let backoff = |config: &Option<BackoffConfig>| config.as_ref().map(BackoffConfig::backoff).transpose();
         let mut rules = Vec::new();
         for (name, rule) in &self.rules {
+            if rule.max_attempts.is_some() && UNCOUNTED.contains(&name.as_str()) {
+                let place = format!("rules.{name}.max_attempts");
+                return Err(
+                    ConfigError::at(place, format!("attempts that end as `{name}` are not counted"))
+                        .help("bound them by `max_elapsed`, or by `layers.deadline`"),
+                );
+            }
             rules.push((
                 name.into(),
                 RetryRule {

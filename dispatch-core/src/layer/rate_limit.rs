@@ -23,7 +23,7 @@ use crate::{Class, Error, Message, clock, own::Own, telemetry::Stats};
 ///
 /// In any span of time at most `rate * span + burst` attempts pass. Those that must wait do so in the order they came;
 /// dropping one that waits costs nothing. An error of class `Throttled(after)` holds its key, not only its message,
-/// for that long, 5 min at most. All services of one layer, and their clones, share the rate.
+/// for that long, 5 min at most ([`longest_hold`](Self::longest_hold)). All services of one layer, and their clones, share the rate.
 ///
 /// Timers tick each millisecond: above 1000 a second, attempts pass in small groups, at the same rate.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ enum Limits {
 struct Pace {
     interval: Duration,
     tolerance: Duration,
+    /// No far side holds a key for longer.
+    longest_hold: Duration,
 }
 
 impl Pace {
@@ -62,6 +64,7 @@ impl Pace {
         Self {
             interval,
             tolerance: interval.saturating_mul(burst - 1),
+            longest_hold: LONGEST_HOLD,
         }
     }
 }
@@ -205,13 +208,29 @@ impl RateLimitLayer {
     /// Counts waits in `stats`.
     #[must_use]
     pub fn with_stats(self, stats: Arc<Stats>) -> Self {
-        match Arc::try_unwrap(self.shared) {
-            Ok(shared) => Self {
-                shared: Arc::new(Shared { stats, ..shared }),
-            },
-            // A service was made already: it keeps the counters it has.
-            Err(shared) => Self { shared },
+        self.change(|shared| shared.stats = stats)
+    }
+
+    /// How long a throttled attempt may hold its key at most; 5 min.
+    #[must_use]
+    pub fn longest_hold(self, most: Duration) -> Self {
+        self.change(|shared| match &mut shared.limits {
+            Limits::Unlimited => {}
+            Limits::Global(limiter) => limiter.pace.longest_hold = most,
+            Limits::Keyed { pace, paces, .. } => {
+                for pace in paces.values_mut().chain([pace]) {
+                    pace.longest_hold = most;
+                }
+            }
+        })
+    }
+
+    /// A layer that has made a service already stays as it is.
+    fn change(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            change(shared);
         }
+        self
     }
 }
 
@@ -302,13 +321,13 @@ where
     }
 }
 
-/// No far side holds a key for longer.
+/// The longest hold unless another is chosen.
 const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// Holds the key of a throttled attempt.
 fn hold_if_throttled(passing: Option<&Passing>, error: &Error) {
     if let (Some(limiter), Class::Throttled(Some(after))) = (passing.and_then(Passing::limiter), error.class()) {
-        limiter.hold(Instant::now() + after.min(LONGEST_HOLD));
+        limiter.hold(Instant::now() + after.min(limiter.pace.longest_hold));
     }
 }
 

@@ -101,6 +101,11 @@ impl Stack {
             ),
             Limit::Adaptive(settings) => (ConcurrencyLayer::unlimited(), AdaptiveConcurrencyLayer::new(settings)),
         };
+        let longest_hold = self.retry.as_ref().map(|policy| policy.throttle_max);
+        let rate_limit = match longest_hold {
+            Some(most) => self.rate_limit.longest_hold(most),
+            None => self.rate_limit,
+        };
         let retry = self.retry.map(|policy| RetryPolicy {
             stats: Arc::clone(stats),
             ..policy
@@ -109,7 +114,7 @@ impl Stack {
             deadline: DeadlineLayer::new(self.deadline).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
             breaker: self.breaker.map_or_else(BreakerLayer::off, BreakerLayer::with),
-            rate_limit: self.rate_limit.with_stats(Arc::clone(stats)),
+            rate_limit: rate_limit.with_stats(Arc::clone(stats)),
             concurrency,
             adaptive,
             measure: MeasureLayer::new(Arc::clone(stats)),

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use crate::{Capabilities, Disposition, SettleError, Settlement, Settler, Token};
+use crate::{Capabilities, Disposition, Error, SettleError, Settlement, Settler, Token};
 
 /// So many settling calls to one source at once; a further batch waits and grows.
 const CALLS: usize = 4;
@@ -143,10 +143,14 @@ impl Desk {
 }
 
 impl Parcel {
-    /// Hands the batch over. A settler that answers for too few entries has settled the rest, for all that it said.
+    /// Hands the batch over. Nobody knows what became of an entry that the settler does not answer for.
     pub(super) async fn send(self) -> (Vec<usize>, Vec<Result<(), SettleError>>) {
         let mut results = self.settler.settle(self.batch).await;
-        results.resize_with(self.slots.len(), || Ok(()));
+        results.resize_with(self.slots.len(), || {
+            Err(SettleError::Failed(Error::permanent(
+                "the settler gave no answer for it",
+            )))
+        });
         (self.slots, results)
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Intake {
 
 struct Supervised {
     label: SmolStr,
-    /// Away while it connects in a task of its own.
+    /// Away while it connects in a task of its own, and for good if it panicked there.
     source: Option<Box<dyn Source>>,
     state: State,
     /// Failures in a row.
@@ -48,11 +48,13 @@ enum State {
     Connecting(JoinHandle<(Box<dyn Source>, Result<(), Error>)>),
     Up,
     Ended,
+    /// Ended by a panic.
+    Lost,
 }
 
 impl State {
     const fn is_ended(&self) -> bool {
-        matches!(self, Self::Ended)
+        matches!(self, Self::Ended | Self::Lost)
     }
 }
 
@@ -192,7 +194,7 @@ impl Intake {
                 None
             }
             Word::Lost(error) => {
-                source.state = State::Ended;
+                source.state = State::Lost;
                 self.shared.failed(&source.label, error.report());
                 tracing::error!(source = %source.label, error = error.report(), "source is lost");
                 None
@@ -228,7 +230,9 @@ impl Intake {
                 // A connection still being made has received nothing.
                 task.abort();
             }
-            let Some(inner) = &mut source.source else { return true };
+            let Some(inner) = &mut source.source else {
+                return !matches!(source.state, State::Lost);
+            };
             match inner.close().await {
                 Ok(()) => true,
                 Err(error) => {

@@ -108,7 +108,7 @@ fn every_form_of_the_layers_is_read() {
         "retry = { max_attempts = 3, backoff = \"5s\" }",
         "retry = { backoff = [\"1s\", \"10s\", \"1h\"] }",
         "retry = { backoff = { base = \"1s\", factor = 2, max = \"5m\", jitter = \"full\" }, budget = \"20%\", max_elapsed = \"1h\" }",
-        "retry = { backoff = { kind = \"fibonacci\" }, rules = { throttled = { max_attempts = 2 }, \"503\" = { backoff = \"1m\" } } }",
+        "retry = { backoff = { kind = \"fibonacci\" }, rules = { throttled = { backoff = \"2m\" }, \"503\" = { backoff = \"1m\" } } }",
         "retry = { backoff = { kind = \"decorrelated\", min = \"10ms\" } }",
         "breaker = \"off\"",
         "breaker = { failures = \"50%\", min_calls = 20, window = \"30s\", open = \"30s\", probes = 3 }",

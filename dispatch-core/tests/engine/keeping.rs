@@ -1,5 +1,6 @@
 use dispatch_core::{
     Class, Disposition,
+    store::{Item, QueueSource},
     testing::{Faults, FaultyStore},
 };
 
@@ -177,6 +178,45 @@ async fn a_passed_deadline_is_a_dead_letter_with_its_history() {
     let letters = letters(&store).await;
     assert_eq!((letters[0].reason.as_str(), letters[0].attempts.len()), ("deadline", 4));
     assert_balanced(&summary);
+}
+
+/// By the machine's own clock: attempts are written down with the time of day.
+#[tokio::test]
+async fn a_deadline_counts_from_the_first_of_all_deliveries() {
+    let store = Arc::new(MemoryStore::new());
+    let item = Item::of(&numbered(1)[0]);
+    store.queue().enqueue("q", vec![item]).await.unwrap();
+    let sink = MemorySink::answering(|_| no("never"));
+    let pipeline = Pipeline::builder("test")
+        .source(QueueSource::new(store.clone(), "q"))
+        .sink(sink.clone())
+        .store(store.clone())
+        // Nothing is waited here: each attempt is a delivery of its own.
+        .retry(RetryPolicy {
+            stay: Duration::ZERO,
+            max_attempts: 1_000,
+            ..every(Duration::from_millis(100))
+        })
+        .deadline(Duration::from_millis(350))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    let letter = async {
+        loop {
+            match letters(&store).await.pop() {
+                Some(letter) => return letter,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let letter = tokio::time::timeout(Duration::from_secs(20), letter).await.unwrap();
+
+    assert_eq!(letter.reason, "deadline");
+    assert!(sink.count() < 20, "{}", sink.count());
+    handle.drain();
+    run.await.unwrap().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

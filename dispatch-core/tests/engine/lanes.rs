@@ -144,6 +144,28 @@ async fn a_drain_does_not_wait_for_a_resting_head_and_forgets_no_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_head_that_fails_during_a_drain_does_not_rest() {
+    let store = Arc::new(MemoryStore::new());
+    let source = MemorySource::ending([Message::with_id("a", "a").with_key("a")]).poor();
+    let sink = MemorySink::slow(Duration::from_secs(2), |_| no("never"));
+    let pipeline = pipeline(source, &sink)
+        .store(store.clone())
+        .lanes(by_key(true))
+        .retry(every(Duration::from_secs(300)))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    let depth = store.queue().depth("parked:test").await.unwrap();
+    assert_eq!((summary.finished, depth.delayed, summary.parked), (true, 1, 1));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rest_that_a_drain_ended_starts_nothing_while_the_store_is_slow() {
     let faults = Faults::default();
     let memory = Arc::new(MemoryStore::new());

@@ -152,3 +152,68 @@ async fn what_is_on_its_way_back_is_not_made_to_stay() {
         "a lease was extended while its message was given back"
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_nack_or_a_release_that_fails_is_told_again() {
+    let faults = Faults::default();
+    let memory = MemorySource::ending(numbered(1));
+    let answers = std::sync::atomic::AtomicU32::new(0);
+    let sink = MemorySink::answering(move |_| match answers.fetch_add(1, Relaxed) {
+        0 => no("once"),
+        _ => Ok(()),
+    });
+    faults.fail("settle", 3, Class::Unavailable);
+
+    let summary = Pipeline::builder("test")
+        .source(FaultySource::new(memory, faults.clone()))
+        .sink(sink.clone())
+        // Longer than what is waited here, so that the source is told.
+        .retry(every(Duration::from_secs(10)))
+        .run()
+        .await
+        .unwrap();
+
+    assert!(faults.are_spent());
+    assert_eq!((summary.received, summary.nacked, summary.delivered), (2, 1, 1));
+}
+
+/// Answers for nothing.
+struct Mute(MemorySource);
+
+struct Silence(Arc<dyn Settler>);
+
+#[async_trait::async_trait]
+impl Settler for Silence {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        self.0.settle(batch).await;
+        Vec::new()
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Mute {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(Silence(self.0.settler()))
+    }
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        self.0.receive(max).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_settler_that_does_not_answer_is_counted_as_failed() {
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("test")
+        .source(Mute(MemorySource::ending(numbered(2))))
+        .sink(sink.clone())
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+
+    pipeline.run().await.unwrap();
+
+    assert_eq!((sink.count(), handle.stats().settle_failed.load(Relaxed)), (2, 2));
+}

@@ -1,13 +1,17 @@
 use std::{
     io::{self, Read},
+    sync::Arc,
     time::Duration,
 };
 
 use dispatch_core::{
-    Disposition, Received, Reply, Source as _, Store as _,
+    Class, Disposition, Received, Reply, SettleError, Settlement, Source as _, Store as _,
     pipeline::parked_queue,
     store::{Claim, DeadLetterFilter},
-    testing::source::{Bench, source_battery},
+    testing::{
+        Faults, FaultyStore,
+        source::{Bench, source_battery},
+    },
 };
 use dispatch_sources::stdin::{StdinSource, StdinSourceConfig};
 
@@ -188,4 +192,34 @@ async fn what_was_read_and_not_worked_on_is_parked_when_the_pipeline_stops() {
         .unwrap();
     assert_eq!(parked, ["2", "3", "4", "5"]);
     assert_eq!((letters.len(), &letters[0].payload[..]), (1, &b"half a li"[..]));
+}
+
+#[tokio::test]
+async fn a_store_that_fails_for_a_while_loses_nothing_that_was_read() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (taken, mut takes) = tokio::sync::mpsc::unbounded_channel();
+    let (faults, memory) = (Faults::default(), memory());
+    let store = Arc::new(FaultyStore::new(memory.clone(), faults.clone()));
+    let mut source = StdinSource::from_reader(&config(""), &context(".".as_ref(), store), Pipe(receiver, taken));
+    sender.send(b"1\n2\n".to_vec()).unwrap();
+    let lines = receive(&mut source, 1).await;
+    takes.recv().await.unwrap();
+
+    faults.fail("enqueue", 2, Class::Unavailable);
+    source.close().await.unwrap();
+    faults.fail("enqueue", 1, Class::Unavailable);
+    let release = || {
+        let token = lines[0].receipt.token().clone();
+        vec![Settlement {
+            token,
+            disposition: Disposition::Release,
+        }]
+    };
+    let settler = source.settler();
+    let first = settler.settle(release()).await.pop().unwrap();
+    let again = settler.settle(release()).await.pop().unwrap();
+
+    assert!(matches!(first, Err(SettleError::Failed(_))) && again.is_ok());
+    assert!(faults.are_spent());
+    assert_eq!(memory.queue().depth(&parked_queue("p")).await.unwrap().ready, 2);
 }

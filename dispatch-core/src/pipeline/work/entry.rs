@@ -1,7 +1,7 @@
 //! One delivery on its way, and what is counted of all.
 
 use smol_str::SmolStr;
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{num::NonZeroU8, sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
@@ -57,26 +57,37 @@ pub(super) struct Entry {
     pub(super) keeping: bool,
     /// Whether it is still to be settled: from its receipt until the settlement is on the desk.
     pub(super) open: bool,
-    /// Once settled: how, if for good, and how often the source could not be told.
-    pub(super) settling: Option<(Option<Final>, u8)>,
+    /// Once settled: how, and how often the source could not be told.
+    pub(super) settling: Option<(Settled, u8)>,
 }
 
-/// An outcome that the source is told again if it could not be told.
+/// An outcome, which the source is told again if it could not be told.
 #[derive(Clone, Copy)]
-pub(super) enum Final {
+pub(super) enum Settled {
     Ack,
     DeadLetter,
     Parked,
+    /// After so many seconds, or as many as fit; none is the source's own time.
+    Nack(Option<NonZeroU8>),
+    Release,
 }
 
-impl Final {
-    pub(super) const fn of(disposition: &Disposition) -> Option<Self> {
+impl Settled {
+    pub(super) fn of(disposition: &Disposition) -> Self {
         match disposition {
-            Disposition::Ack(_) => Some(Self::Ack),
-            Disposition::DeadLetter(_) => Some(Self::DeadLetter),
-            Disposition::Parked => Some(Self::Parked),
-            Disposition::Nack { .. } | Disposition::Release => None,
+            Disposition::Ack(_) => Self::Ack,
+            Disposition::DeadLetter(_) => Self::DeadLetter,
+            Disposition::Parked => Self::Parked,
+            Disposition::Nack { delay, .. } => {
+                let seconds = delay.map(|delay| u8::try_from(delay.as_millis().div_ceil(1000)).unwrap_or(u8::MAX));
+                Self::Nack(seconds.and_then(NonZeroU8::new))
+            }
+            Disposition::Release => Self::Release,
         }
+    }
+
+    pub(super) const fn goes_back(self) -> bool {
+        matches!(self, Self::Nack(_) | Self::Release)
     }
 
     /// Without what came with it: the answer or the history went with the first telling.
@@ -85,6 +96,11 @@ impl Final {
             Self::Ack => Disposition::Ack(Reply::default()),
             Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
             Self::Parked => Disposition::Parked,
+            Self::Nack(seconds) => Disposition::Nack {
+                delay: seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
+                attempts: Vec::new(),
+            },
+            Self::Release => Disposition::Release,
         }
     }
 }
@@ -106,7 +122,7 @@ impl Entry {
 
     /// Whether it is settled as not done.
     pub(super) const fn goes_back(&self) -> bool {
-        matches!(self.settling, Some((None, _)))
+        matches!(self.settling, Some((settled, _)) if settled.goes_back())
     }
 
     /// Adds failed attempts to its history, and those that count to its number.
@@ -117,11 +133,19 @@ impl Entry {
             self.message.attempt = self.message.attempt.saturating_add(counted);
         }
         let history = self.history.get_or_insert_default();
+        let own = history.len() - usize::from(self.prior).min(history.len()) + attempts.len();
         history.extend(attempts);
         Attempt::shorten(history);
+        // The last ones stay, so those of this delivery are behind all others as before.
+        self.prior = u16::try_from(history.len().saturating_sub(own)).unwrap_or(u16::MAX);
     }
 
     pub(super) fn take_history(&mut self) -> Vec<Attempt> {
         self.history.take().map(|history| *history).unwrap_or_default()
+    }
+
+    /// What of `history` is of this delivery: the source remembers what came before.
+    pub(super) fn own(&self, mut history: Vec<Attempt>) -> Vec<Attempt> {
+        history.split_off(usize::from(self.prior).min(history.len()))
     }
 }

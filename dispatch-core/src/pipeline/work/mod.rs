@@ -77,6 +77,8 @@ pub(super) struct Work<S: Service<Message>> {
     serial: u32,
     /// Whether nothing more is received.
     ending: bool,
+    /// Whether nothing waits here for a further attempt.
+    draining: bool,
     counts: Counts,
     /// Its number on the roll, and the last question that it answered.
     driver: u64,
@@ -134,6 +136,7 @@ where
             keeper_at: None,
             serial: 0,
             ending: false,
+            draining: false,
             counts: Counts::default(),
             driver,
             answered,
@@ -189,7 +192,10 @@ where
             self.counts.queue.record(lag);
             latest = lag;
             if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
-                message.deadline = Some(now + total);
+                // From the first receipt on, as far as the source remembers it.
+                let first = history.first().map_or(wall, |attempt| attempt.at);
+                let spent = wall.duration_since(first).unwrap_or_default();
+                message.deadline = Some(now + total.saturating_sub(spent));
             }
             let lane = match &self.plan.lanes {
                 // The source's own order is not the pipeline's to choose.
@@ -374,7 +380,7 @@ where
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
                     let (token, source) = (entry.token.clone(), entry.source());
-                    if let Some((Some(how), _)) = entry.settling {
+                    if let Some((how, _)) = entry.settling {
                         self.desks[source].put(slot, token, how.again());
                     }
                 }
@@ -395,8 +401,9 @@ where
                 let source = &self.plan.labels[entry.source()];
                 let lease = self.desks[entry.source()].capabilities.lease;
                 let ours = lease.is_some_and(|lease| Instant::now() < entry.leased_at() + lease) && !entry.lost;
-                if let Some((Some(_), tries)) = &mut entry.settling
-                    && (*tries < SETTLE_TRIES || ours)
+                if let Some((settled, tries)) = &mut entry.settling
+                    // What goes back does so with the end of its lease, too.
+                    && (*tries < SETTLE_TRIES || (ours && !settled.goes_back()))
                     // What the source refuses for good is refused again.
                     && error.class() != Class::Permanent
                 {

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
-use super::{Returned, Work, entry::Final};
+use super::{Returned, Work, entry::Settled};
 use crate::{
     Attempt, Disposition, Error, Message, Order, Reply, clock,
     layer::{BreakerHandle, BreakerState},
@@ -55,7 +55,7 @@ where
     pub(super) fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let mut followers = VecDeque::new();
-        if let (true, Some(lane)) = (self.backlog.is_ordered(), entry.lane.as_deref()) {
+        if let (true, Some(lane)) = (self.backlog.is_ordered() && !self.draining, entry.lane.as_deref()) {
             if self.desks[entry.source()].capabilities.order == Order::None {
                 return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
             }
@@ -71,7 +71,7 @@ where
 
     pub(super) fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        if entry.lane.is_some() && self.backlog.is_ordered() {
+        if entry.lane.is_some() && self.backlog.is_ordered() && !self.draining {
             return self.rest(slot, delay, attempts);
         }
         entry.remember(attempts);
@@ -106,8 +106,10 @@ where
         }));
     }
 
-    /// Ends every rest: a drain does not wait for them. The source keeps what was tried, or the Store does.
+    /// Ends every rest, and lets none begin: a drain does not wait for them. The source keeps what was tried, or the
+    /// Store does.
     pub(in crate::pipeline) fn end_rests(&mut self) {
+        self.draining = true;
         let now = Instant::now();
         let resting: Vec<_> = self
             .slots
@@ -122,7 +124,8 @@ where
             if source.wants_reply
                 || (source.redelivers && source.counts_redeliveries && source.nack_delay.allows(delay))
             {
-                let attempts = entry.take_history().split_off(entry.prior.into());
+                let history = entry.take_history();
+                let attempts = entry.own(history);
                 self.shared.stats.nacked.fetch_add(1, Relaxed);
                 self.settle(
                     slot,
@@ -178,7 +181,7 @@ where
         if !std::mem::replace(&mut entry.open, false) {
             return;
         }
-        entry.settling = Some((Final::of(&disposition), 0));
+        entry.settling = Some((Settled::of(&disposition), 0));
         // Only who had its turn may end it: what goes back untried leaves its lane to the one at work.
         if let (true, Some(lane)) = (entry.started, &entry.lane) {
             self.backlog.done(lane);
@@ -248,8 +251,7 @@ where
         if source.redelivers || source.wants_reply {
             let delay = Duration::from_secs(5);
             let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
-            // The source remembers what came before this delivery.
-            let attempts = keepsake.into_attempts().split_off(entry.prior.into());
+            let attempts = entry.own(keepsake.into_attempts());
             entry.keeping = false;
             self.nack(slot, delay, attempts);
         } else {
