@@ -25,8 +25,9 @@ use super::{
     hints::Hints,
 };
 
-/// At most one notification a queue in this time: NOTIFY takes a lock that is one for the whole server.
-const QUIET: Duration = Duration::from_millis(20);
+/// The pause after a notification, once there is more than one thing to announce at a time: NOTIFY takes a lock that is one
+/// for the whole server. It grows from the first to the second; who listens is busy then.
+const QUIET: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 /// Between two tries to listen.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -125,13 +126,22 @@ impl Setup {
 
 async fn send(connections: Arc<Connections>, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
     let mut batch = Vec::new();
+    let [least, most] = QUIET;
+    let mut quiet = Duration::ZERO;
     while queues.recv_many(&mut batch, 10_000).await > 0 {
+        quiet = if batch.len() > 1 {
+            (quiet * 2).clamp(least, most)
+        } else {
+            Duration::ZERO
+        };
         let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| Setup::channel(&queue)).collect();
         let own = setup.own.clone();
         if let Err(error) = connections.perform(&Notify { channels, own }).await {
             tracing::debug!(%error, "notify failed; the poll will find it");
         }
-        sleep(QUIET).await;
+        if !quiet.is_zero() {
+            sleep(quiet).await;
+        }
     }
 }
 
