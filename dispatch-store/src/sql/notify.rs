@@ -11,10 +11,7 @@ use dispatch_core::random_id;
 use md5::{Digest, Md5};
 use sea_orm::{
     DbErr,
-    sqlx::{
-        self,
-        postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
-    },
+    sqlx::{self, postgres::PgNotification},
 };
 use smol_str::SmolStr;
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
@@ -23,11 +20,14 @@ use super::{
     conn::{Conn, Needs, Work},
     connections::Connections,
     hints::Hints,
+    servers::Servers,
 };
 
 /// The pause after a notification, once there is more than one thing to announce at a time: NOTIFY takes a lock that is one
 /// for the whole server. It grows from the first to the second; who listens is busy then.
 const QUIET: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+/// How long a connection to listen may take.
+const CONNECT: Duration = Duration::from_secs(30);
 /// Between two tries to listen.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -49,16 +49,16 @@ struct Listening {
 
 #[derive(Debug, Clone)]
 struct Setup {
-    options: PgConnectOptions,
+    servers: Servers,
     /// The payload of our own notifications, so that they do not wake ourselves.
     own: SmolStr,
     hints: Arc<Hints>,
 }
 
 impl Notifier {
-    pub(super) fn new(connections: Arc<Connections>, options: PgConnectOptions, hints: Arc<Hints>) -> Self {
+    pub(super) fn new(connections: Arc<Connections>, servers: Servers, hints: Arc<Hints>) -> Self {
         let setup = Setup {
-            options,
+            servers,
             own: random_id(),
             hints,
         };
@@ -190,12 +190,8 @@ async fn listen(
     wanted: &mut mpsc::UnboundedReceiver<SmolStr>,
     queues: &mut HashMap<String, SmolStr>,
 ) -> Result<(), sqlx::Error> {
-    // A pool of its own: a listener keeps its connection for good.
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_lazy_with(setup.options.clone());
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.listen_all(queues.keys().map(String::as_str)).await?;
+    let channels: Vec<&str> = queues.keys().map(String::as_str).collect();
+    let mut listener = setup.servers.listen(&channels, CONNECT).await?;
     setup.hints.bump_all();
     loop {
         tokio::select! {

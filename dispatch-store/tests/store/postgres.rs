@@ -192,6 +192,24 @@ async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(call: impl Fn()
 }
 
 #[tokio::test]
+async fn of_several_servers_the_first_that_answers_is_used() {
+    let Some(server) = Server::find("of_several_servers_the_first_that_answers_is_used").await else {
+        return;
+    };
+    let store = server.open_with(|config| {
+        let (front, database) = server.url.rsplit_once('/').unwrap();
+        let (front, host) = front.rsplit_once('@').unwrap_or(("postgres://", front));
+        let several = format!("{front}@127.0.0.1:1,{host}/{database}");
+        config.url = Secret::new(several);
+    });
+
+    store.queue().enqueue("q", vec![item("x")]).await.unwrap();
+
+    assert_eq!(next(&store, "q").await.len(), 1);
+    server.end(store).await;
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_in_words() {
     let Some(server) = Server::find("a_newer_schema_is_refused_in_words").await else {
         return;
