@@ -136,6 +136,9 @@ async fn publish(url: &str, channel: &str, calls: &Arc<Calls>) -> Duration {
     began.elapsed()
 }
 
+/// The rate and the processor time of the bare loop, and ours.
+type Round = ((f64, f64), (f64, f64));
+
 pub(crate) fn run(url: &str) {
     let (tasks, rounds) = (number("LISTEN_TASKS", 50_000), number("LISTEN_ROUNDS", 9));
     let runtime = Runtime::new().unwrap();
@@ -153,8 +156,8 @@ pub(crate) fn run(url: &str) {
         let cpu = spent.elapsed().as_secs_f64() / tasks as f64 * 1e6;
         (tasks as f64 / took.as_secs_f64(), cpu)
     };
-    let rounds: Vec<_> = (0..rounds).map(|_| (round(false), round(true))).collect();
-    let middle = |value: &dyn Fn(&((f64, f64), (f64, f64))) -> f64| median(rounds.iter().map(value).collect());
+    let rounds: Vec<Round> = (0..rounds).map(|_| (round(false), round(true))).collect();
+    let middle = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     println!(
         "  bare loop {:.0}/s, {:.1} us CPU each; pg_notify to tasks {:.0}/s, {:.1} us; rate {:.2} of it, CPU {:.2} of it",
         middle(&|round| round.0.0),
