@@ -132,6 +132,8 @@ async fn what_nobody_announces_is_found_soon() {
             (claimed, tokio::time::Instant::now())
         };
         let committing = async {
+            // The caller's transaction goes on for a while: who waits has looked, and looked in vain.
+            tokio::time::sleep(Duration::from_millis(50)).await;
             transaction.commit().await.unwrap();
             tokio::time::Instant::now()
         };
