@@ -48,7 +48,7 @@ def bound(dispatcher, next_value):
     dispatcher.control("run", data={"task": "my_tasks.add", "args": [next_value]})
 "#;
 
-struct Project {
+pub(crate) struct Project {
     dir: tempfile::TempDir,
     python: PathBuf,
     channel: String,
@@ -56,7 +56,7 @@ struct Project {
 
 impl Project {
     /// None where there is no server or no Python with dispatcherd; in CI that is a failure.
-    fn new(test: &str, more: &str) -> Option<Self> {
+    pub(crate) fn new(test: &str, more: &str) -> Option<Self> {
         let mut found =
             ["DISPATCH_TEST_POSTGRES_URL", "DISPATCH_TEST_PYTHON"].map(|name| (name, std::env::var(name).ok()));
         for (name, value) in &found {
@@ -90,7 +90,7 @@ brokers:
         })
     }
 
-    fn surroundings<'c>(&self, command: &'c mut Command) -> &'c mut Command {
+    pub(crate) fn surroundings<'c>(&self, command: &'c mut Command) -> &'c mut Command {
         command
             .env("CHANNEL", &self.channel)
             .env("NOTES", self.path().join("notes"))
@@ -102,11 +102,11 @@ brokers:
             .current_dir(self.path())
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    async fn start(&self, arguments: &[&str]) -> Running {
+    pub(crate) async fn start(&self, arguments: &[&str]) -> Running {
         let python = self.python.display().to_string();
         let mut all = vec!["dispatcherd", "--log-level", "INFO", "--python", &python];
         all.extend(arguments);
@@ -116,7 +116,7 @@ brokers:
     }
 
     /// Runs Python that has set dispatcherd up and knows the tasks.
-    fn publish(&self, code: &str) {
+    pub(crate) fn publish(&self, code: &str) {
         let code = format!(
             "from dispatcherd.config import setup\nsetup(file_path='dispatcher.yml')\nfrom my_tasks import *\n{code}"
         );
@@ -124,17 +124,17 @@ brokers:
         assert_eq!(done.code, 0, "{done:?}");
     }
 
-    fn ctl(&self, arguments: &[&str]) -> Done {
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Done {
         let program = self.python.with_file_name("dispatcherctl");
         done(self.surroundings(Command::new(program).args(arguments).args(["--log-level", "CRITICAL"])))
     }
 
-    fn notes(&self) -> Vec<String> {
+    pub(crate) fn notes(&self) -> Vec<String> {
         let notes = std::fs::read_to_string(self.path().join("notes")).unwrap_or_default();
         notes.lines().map(str::to_owned).collect()
     }
 
-    async fn noted(&self, wanted: &str) {
+    pub(crate) async fn noted(&self, wanted: &str) {
         until(&format!("the note {wanted}"), async || {
             self.notes().iter().any(|note| note == wanted)
         })

@@ -7,6 +7,9 @@ mod dead_letters;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_checklist;
 mod docs;
 mod exits;
 mod input;

@@ -5,7 +5,7 @@ use std::{path::Path, time::Duration};
 use rustix::process::Signal;
 use tokio::time::Instant;
 
-use crate::support::{Running, dir, until};
+use crate::support::{Running, command, dir, until};
 
 const CONFIG: &str = "name = \"p\"\nprefetch = 8\n[source]\ntype = \"file\"\npaths = [\"tasks.ndjson\"]\n\
     [layers]\nconcurrency = 8\n[sink]\ntype = \"process\"\nmin = 3\nmax = 3\n[store]\ntype = \"memory\"\n[admin]\nlisten = \"off\"\n";
@@ -59,4 +59,31 @@ async fn workers_do_not_outlive_a_killed_dispatch() {
 
     until("the end of all workers", async || workers.iter().all(|pid| !runs(*pid))).await;
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn what_a_killed_dispatch_leaves_is_removed_by_the_next() {
+    let dir = dir(&[("p.toml", CONFIG), ("work.py", WORK), ("tasks.ndjson", &tasks(3, 0.1))]);
+    let temporary = dir.path().join("tmp");
+    std::fs::create_dir(&temporary).unwrap();
+    let start = || Running::spawn(command(dir.path(), &["run", "p.toml", "-q"]).env("TMPDIR", &temporary));
+    let left = || {
+        let entries = std::fs::read_dir(&temporary)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        entries.collect::<Vec<_>>()
+    };
+    let mut killed = start();
+    until("tasks at work", async || pids(dir.path()).len() >= 3).await;
+    killed.kill();
+    let before = left();
+    assert_eq!(before.len(), 1, "{before:?}");
+
+    let mut next = start();
+    until("tasks of the next at work", async || pids(dir.path()).len() >= 6).await;
+
+    assert!(!before[0].exists(), "{:?}", left());
+    next.signal(Signal::TERM);
+    assert_eq!(next.ends().await, 0, "{:#?}", next.log());
+    assert!(left().is_empty(), "{:?}", left());
 }

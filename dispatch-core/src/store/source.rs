@@ -36,12 +36,24 @@ pub struct QueueSource {
     lease: Duration,
     ordered: bool,
     /// A claim under way, in a task of its own, so that dropping `receive` cannot lose what it brings.
-    claim: Option<(Instant, JoinHandle<Result<Vec<Claimed>, Error>>)>,
+    claim: Option<Claiming>,
     /// Waits until there may be something, likewise.
     wait: Option<JoinHandle<()>>,
     /// Claimed and not yet asked for, with the time their lease began.
     ready: VecDeque<(Instant, Delivery)>,
+    /// How many to claim at once, though fewer may be asked for: what is worked off in a few milliseconds.
+    ahead: usize,
+    /// When the latest claim was made that got all it asked for.
+    filled: Option<Instant>,
     closed: bool,
+}
+
+/// A claim under way.
+struct Claiming {
+    /// When its leases begin, at the earliest.
+    began: Instant,
+    asked: usize,
+    task: JoinHandle<Result<Vec<Claimed>, Error>>,
 }
 
 impl fmt::Debug for QueueSource {
@@ -64,6 +76,8 @@ impl QueueSource {
             claim: None,
             wait: None,
             ready: VecDeque::new(),
+            ahead: 0,
+            filled: None,
             closed: false,
         }
     }
@@ -92,12 +106,45 @@ impl QueueSource {
     fn start_claim(&mut self, max: usize) {
         let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
         let claim = Claim {
-            max: max.min(MOST),
+            max: max.max(self.ahead).min(MOST),
             lease: self.lease,
             ordered: self.ordered,
         };
         let task = tokio::spawn(async move { store.queue().claim(&queue, claim).await });
-        self.claim = Some((Instant::now(), task));
+        self.claim = Some(Claiming {
+            began: Instant::now(),
+            asked: claim.max,
+            task,
+        });
+    }
+
+    /// Takes in what a claim brought, and learns from it how much to claim at once.
+    async fn finish_claim(&mut self) -> Result<(), Error> {
+        let Some(claiming) = &mut self.claim else { return Ok(()) };
+        let claimed = (&mut claiming.task).await;
+        let (began, asked) = (claiming.began, claiming.asked);
+        self.claim = None;
+        let claimed = joined(claimed)?;
+        if claimed.is_empty() {
+            self.start_wait();
+        }
+        // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
+        // held back from other processes.
+        let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
+        let full = claimed.len() == asked && asked >= WORTHWHILE;
+        self.ahead = if full && quick { MOST.min(asked * 2) } else { 0 };
+        self.filled = full.then_some(began);
+        let settler = self.settler();
+        self.ready
+            .extend(claimed.into_iter().map(|claimed| (began, deliver(claimed, &settler))));
+        Ok(())
+    }
+
+    /// Claims on while the last ones are worked on.
+    fn claim_ahead(&mut self) {
+        if self.ready.len() < self.ahead / 2 && self.claim.is_none() && self.wait.is_none() {
+            self.start_claim(self.ahead);
+        }
     }
 
     fn start_wait(&mut self) {
@@ -154,6 +201,7 @@ impl Source for QueueSource {
         loop {
             let ready = self.take_ready(max);
             if !ready.is_empty() {
+                self.claim_ahead();
                 return Ok(Received::Batch(ready));
             }
             if let Some(wait) = &mut self.wait {
@@ -164,24 +212,15 @@ impl Source for QueueSource {
             if self.claim.is_none() {
                 self.start_claim(max);
             }
-            if let Some((leased, claim)) = &mut self.claim {
-                let (leased, claimed) = (*leased, claim.await);
-                self.claim = None;
-                let claimed = joined(claimed)?;
-                if claimed.is_empty() {
-                    self.start_wait();
-                }
-                let settler = self.settler();
-                self.ready
-                    .extend(claimed.into_iter().map(|claimed| (leased, deliver(claimed, &settler))));
-            }
+            self.finish_claim().await?;
         }
     }
 
     async fn hold(&mut self) -> Result<(), Error> {
         // Others may have them while we may not.
+        let finished = self.finish_claim().await;
         self.ready.clear();
-        Ok(())
+        finished
     }
 
     async fn probe(&mut self) -> Result<(), Error> {
@@ -198,8 +237,8 @@ impl Source for QueueSource {
             .drain(..)
             .map(|(_, delivery)| delivery.receipt.into_parts().0)
             .collect();
-        if let Some((_, claim)) = self.claim.take() {
-            let claimed = joined(claim.await)?;
+        if let Some(claiming) = self.claim.take() {
+            let claimed = joined(claiming.task.await)?;
             leases.extend(
                 claimed
                     .iter()
@@ -235,6 +274,10 @@ const fn lease_of(token: &Token) -> Lease {
 
 /// The most that one claim takes: a store holds rows twice while it reads them, and a window of thousands must not.
 const MOST: usize = 500;
+/// A claim of fewer is the wish of a small window.
+const WORTHWHILE: usize = 32;
+/// Claims that follow each other faster than this grow.
+const QUICK: Duration = Duration::from_millis(20);
 
 /// The wait before a message comes again whose nack says none.
 const DEFAULT_DELAY: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@ mod drain;
 mod keeping;
 mod lanes;
 mod leases;
+mod read_ahead;
 mod sources;
 mod watched;
 mod window;

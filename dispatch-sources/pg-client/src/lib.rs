@@ -30,6 +30,9 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// So long a connection may take, unless the DSN has a `connect_timeout`.
 const CONNECT: Duration = Duration::from_secs(10);
 
+/// How we are called in the server's views, unless the DSN has an `application_name`.
+const APPLICATION: &str = "dispatch";
+
 /// The stream below a connection.
 pub type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
 
@@ -62,7 +65,7 @@ impl Server {
         config.keepalives_idle(Duration::from_secs(30));
         config.tcp_user_timeout(Duration::from_secs(30));
         if config.get_application_name().is_none() {
-            config.application_name("dispatch");
+            config.application_name(APPLICATION);
         }
         Ok(Self {
             place: place(&config).into(),
@@ -72,7 +75,8 @@ impl Server {
         })
     }
 
-    /// The same connection as a URL, for clients that read no other form; it holds the password.
+    /// The same connection as a URL, for our stores, which read no other form; it holds the password. Which of several
+    /// servers to take is not in it: a store takes the first that can be written to.
     #[must_use]
     pub fn url(&self) -> String {
         let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
@@ -82,17 +86,29 @@ impl Server {
             .get_password()
             .map(|password| String::from_utf8_lossy(password).into_owned());
         let password = password.map_or_else(String::new, |password| format!(":{}", encode(&password)));
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let (host, query) = match config.get_hosts().first() {
-            Some(Host::Tcp(host)) if host.contains(':') => (format!("[{host}]"), String::new()),
-            Some(Host::Tcp(host)) => (host.clone(), String::new()),
-            // The directory of a socket file goes where a host would not be read.
-            Some(Host::Unix(path)) => (
-                "localhost".to_owned(),
-                format!("&host={}", encode(&path.to_string_lossy())),
-            ),
-            None => ("localhost".to_owned(), String::new()),
+        let port = |at: usize| {
+            let ports = config.get_ports();
+            ports.get(at).or(ports.first()).copied().unwrap_or(5432)
         };
+        let host = |(at, host): (usize, &Host)| match host {
+            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", port(at)),
+            Host::Tcp(host) => format!("{host}:{}", port(at)),
+            // The directory of a socket file.
+            Host::Unix(path) => format!("{}:{}", encode(&path.to_string_lossy()), port(at)),
+        };
+        let hosts: Vec<_> = config.get_hosts().iter().enumerate().map(host).collect();
+        let hosts = if hosts.is_empty() {
+            format!("localhost:{}", port(0))
+        } else {
+            hosts.join(",")
+        };
+        let mut query = String::new();
+        let name = config.get_application_name().filter(|name| *name != APPLICATION);
+        for (key, value) in [("application_name", name), ("options", config.get_options())] {
+            if let Some(value) = value {
+                query.push_str(&format!("&{key}={}", encode(value)));
+            }
+        }
         let mode = match config.get_ssl_mode() {
             SslMode::Disable => "disable",
             SslMode::Require if self.verify => "verify-full",
@@ -100,7 +116,7 @@ impl Server {
             _ => "prefer",
         };
         let database = config.get_dbname().map(encode).unwrap_or_default();
-        format!("postgres://{user}{password}@{host}:{port}/{database}?sslmode={mode}{query}")
+        format!("postgres://{user}{password}@{hosts}/{database}?sslmode={mode}{query}")
     }
 
     /// Host, port and database, for people.
@@ -274,9 +290,18 @@ mod tests {
                 "host=db.example port=6543 user='a b' password='p@ss/w:d' dbname=app sslmode=verify-full",
                 "postgres://a%20b:p%40ss%2Fw%3Ad@db%2Eexample:6543/app?sslmode=verify-full",
             ),
+            ("host=/run/pg user=u", "postgres://u@%2Frun%2Fpg:5432/?sslmode=prefer"),
             (
-                "host=/run/pg user=u",
-                "postgres://u@localhost:5432/?sslmode=prefer&host=%2Frun%2Fpg",
+                "postgres://u@one:1,two:2/app?target_session_attrs=read-write",
+                "postgres://u@one:1,two:2/app?sslmode=prefer",
+            ),
+            (
+                "host=one,two user=u dbname=app",
+                "postgres://u@one:5432,two:5432/app?sslmode=prefer",
+            ),
+            (
+                "host=h user=u application_name='my app' options='-c search_path=jobs'",
+                "postgres://u@h:5432/?sslmode=prefer&application_name=my%20app&options=%2Dc%20search%5Fpath%3Djobs",
             ),
         ] {
             assert_eq!(

@@ -28,6 +28,9 @@ pub struct PgBroker {
     /// Seconds that a self-check may take. 2.
     #[serde(deserialize_with = "given")]
     pub max_self_check_message_age_seconds: Option<Option<f64>>,
+    /// Of the durable broker alone: where its tables lie, if not where the user's search path begins.
+    #[serde(skip)]
+    pub schema: Option<String>,
 }
 
 impl std::fmt::Debug for PgBroker {

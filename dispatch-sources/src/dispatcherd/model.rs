@@ -245,7 +245,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         match name.as_str() {
             "pg_notify" | "dispatcherd.brokers.pg_notify" => pg_notify = section("brokers.pg_notify", Some(kwargs))?,
             "socket" | "dispatcherd.brokers.socket" => socket = section("brokers.socket", Some(kwargs))?,
-            DURABLE => durable = section(&format!("brokers.{DURABLE}"), Some(kwargs))?,
+            DURABLE => durable = section_of_durable(kwargs)?,
             dotted if dotted.contains('.') => other_brokers.push((name, kwargs)),
             unknown => {
                 return Err(value(
@@ -297,6 +297,19 @@ fn value(at: &str, message: &str) -> SettingsError {
         },
         message: message.to_owned(),
     }
+}
+
+/// Reads the durable broker: as `pg_notify`, with one key more.
+fn section_of_durable(mut kwargs: Value) -> Result<Option<PgBroker>, SettingsError> {
+    let at = format!("brokers.{DURABLE}");
+    let schema = match kwargs.as_object_mut().and_then(|kwargs| kwargs.remove("schema")) {
+        None | Some(Value::Null) => None,
+        // The module too takes an empty one for none.
+        Some(Value::String(schema)) => Some(schema).filter(|schema| !schema.is_empty()),
+        Some(_) => return Err(value(&format!("{at}.schema"), "the name of a schema is wanted")),
+    };
+    let broker: Option<PgBroker> = section(&at, Some(kwargs))?;
+    Ok(broker.map(|broker| PgBroker { schema, ..broker }))
 }
 
 /// Reads a section; an absent one is none, as is `null`.
@@ -376,6 +389,26 @@ extra: 1
         assert_eq!(settings.service.process_manager_cls, ProcessManager::ForkServer);
         assert_eq!(settings.worker.worker_kwargs["idle_timeout"], 3);
         assert!(!format!("{settings:?}").contains("it's"), "no password is told");
+    }
+
+    #[test]
+    fn the_schema_is_the_durable_brokers_alone() {
+        let read = |broker: &str, schema: &str| {
+            let text = format!("version: 2\nbrokers: {{{broker}: {{channels: [a], schema: {schema}}}}}");
+            Settings::from_yaml(&text)
+        };
+
+        let settings = read(DURABLE, "jobs").unwrap();
+
+        assert_eq!(settings.pg_notify().unwrap().schema.as_deref(), Some("jobs"));
+        assert_eq!(read(DURABLE, "null").unwrap().pg_notify().unwrap().schema, None);
+        for (broker, schema, part) in [
+            ("pg_notify", "jobs", "unknown field `schema`"),
+            (DURABLE, "[a]", "the name of a schema"),
+        ] {
+            let error = read(broker, schema).unwrap_err().to_string();
+            assert!(error.contains(part), "{broker}: {error}");
+        }
     }
 
     #[test]

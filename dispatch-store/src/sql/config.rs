@@ -95,7 +95,8 @@ mod postgres {
     #[derive(Debug, Clone, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     pub struct PostgresConfig {
-        /// Where the server is: `postgres://user:password@host:5432/database?sslmode=verify-full`.
+        /// Where the server is: `postgres://user:password@host:5432/database?sslmode=verify-full`. Of several, as in
+        /// `postgres://user@first:5432,second:5432/database`, the first that takes writes is used.
         pub url: Secret,
         /// Where to listen for hints, if `url` leads to a pooler in transaction mode, which cannot: the server itself.
         #[serde(default)]
@@ -141,7 +142,7 @@ mod postgres {
                 max_connections: self.max_connections,
                 connect_timeout: self.connect_timeout.0,
             };
-            if target.options().is_err() {
+            if target.servers().is_err() {
                 return Err(ConfigError::at("url", "this URL cannot be read").help(form));
             }
             if target.listen_url_is_wrong() {

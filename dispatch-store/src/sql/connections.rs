@@ -13,7 +13,7 @@ use std::{
 
 use sea_orm::{
     DbErr,
-    sqlx::{self, Connection, PgConnection, postgres::PgConnectOptions},
+    sqlx::{self, Connection, PgConnection},
 };
 use tokio::{
     sync::{Semaphore, SemaphorePermit},
@@ -24,6 +24,7 @@ use super::{
     conn::{Conn, Needs, Work, failed},
     error::is_lost,
     postgres::Target,
+    servers::Servers,
 };
 
 /// A connection that idled for longer is asked whether it lives before it is used.
@@ -33,7 +34,7 @@ const STALE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(super) struct Connections {
     place: String,
-    options: PgConnectOptions,
+    servers: Servers,
     /// What every connection is told first; where a pooler stands between, every transaction.
     setting: String,
     pooled: bool,
@@ -61,10 +62,10 @@ pub(super) struct Lent<'a> {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Connections {
-    pub(super) fn new(place: String, options: PgConnectOptions, target: &Target) -> Self {
+    pub(super) fn new(servers: Servers, target: &Target) -> Self {
         Self {
-            place,
-            options,
+            place: servers.place(),
+            servers,
             setting: target.setting(),
             pooled: target.is_pooled(),
             connect_timeout: target.connect_timeout,
@@ -136,7 +137,7 @@ impl Connections {
     }
 
     async fn connect(&self) -> Result<PgConnection, sqlx::Error> {
-        let mut connection = PgConnection::connect_with(&self.options).await?;
+        let mut connection = self.servers.connect(self.connect_timeout).await?;
         if self.pooled {
             return Ok(connection);
         }

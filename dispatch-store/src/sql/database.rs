@@ -79,6 +79,17 @@ impl Database {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether others put things in of which an announcement can come too early: they announce nothing while they see
+    /// that something waits, and when they commit it may be gone.
+    pub(super) fn has_silent_news(&self) -> bool {
+        match &self.target {
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite(_) => false,
+            #[cfg(feature = "postgres")]
+            Target::Postgres(_) => true,
+        }
+    }
+
     /// Tells other processes that `queue` has something new.
     pub(super) fn announce(&self, queue: &str) {
         self.hints.of(queue).bump();

@@ -2,8 +2,9 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use smol_str::SmolStr;
@@ -22,8 +23,13 @@ pub(super) struct Hint {
     seen: AtomicU64,
     /// Whether claims ask for order by key, so that an item that is due may yet be held back.
     ordered: AtomicBool,
+    /// Looks that found nothing, since one that did.
+    fruitless: AtomicU32,
     changed: Notify,
 }
+
+/// The wait after the first look that finds nothing.
+const SOON: Duration = Duration::from_millis(1);
 
 impl Hints {
     pub(super) fn of(&self, queue: &str) -> Arc<Hint> {
@@ -35,6 +41,7 @@ impl Hints {
             news: AtomicU64::new(1),
             seen: AtomicU64::new(0),
             ordered: AtomicBool::new(false),
+            fruitless: AtomicU32::new(0),
             changed: Notify::new(),
         });
         hints.insert(queue.into(), Arc::clone(&hint));
@@ -65,6 +72,17 @@ impl Hint {
     /// A claim found less than it had room for.
     pub(super) fn emptied(&self, begun: u64) {
         self.seen.fetch_max(begun, Ordering::AcqRel);
+    }
+
+    /// A claim found something: more may be on its way that nobody will announce.
+    pub(super) fn found(&self) {
+        self.fruitless.store(0, Ordering::Relaxed);
+    }
+
+    /// How long to wait for an announcement before looking again: twice as long after each look in vain.
+    pub(super) fn patience(&self) -> Duration {
+        let looks = self.fruitless.fetch_add(1, Ordering::Relaxed);
+        SOON * 2_u32.saturating_pow(looks.min(16))
     }
 
     pub(super) fn has_news(&self) -> bool {

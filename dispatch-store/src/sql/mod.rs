@@ -63,6 +63,8 @@ mod postgres;
 mod queue;
 mod roles;
 mod rows;
+#[cfg(feature = "postgres")]
+mod servers;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "sqlite")]

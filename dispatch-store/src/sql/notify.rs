@@ -11,10 +11,7 @@ use dispatch_core::random_id;
 use md5::{Digest, Md5};
 use sea_orm::{
     DbErr,
-    sqlx::{
-        self,
-        postgres::{PgConnectOptions, PgListener, PgNotification, PgPoolOptions},
-    },
+    sqlx::{self, postgres::PgNotification},
 };
 use smol_str::SmolStr;
 use tokio::{sync::mpsc, task::AbortHandle, time::sleep};
@@ -23,10 +20,14 @@ use super::{
     conn::{Conn, Needs, Work},
     connections::Connections,
     hints::Hints,
+    servers::Servers,
 };
 
-/// At most one notification a queue in this time: NOTIFY takes a lock that is one for the whole server.
-const QUIET: Duration = Duration::from_millis(20);
+/// The pause after a notification, once there is more than one thing to announce at a time: NOTIFY takes a lock that is one
+/// for the whole server. It grows from the first to the second; who listens is busy then.
+const QUIET: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+/// How long a connection to listen may take.
+const CONNECT: Duration = Duration::from_secs(30);
 /// Between two tries to listen.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -48,16 +49,16 @@ struct Listening {
 
 #[derive(Debug, Clone)]
 struct Setup {
-    options: PgConnectOptions,
+    servers: Servers,
     /// The payload of our own notifications, so that they do not wake ourselves.
     own: SmolStr,
     hints: Arc<Hints>,
 }
 
 impl Notifier {
-    pub(super) fn new(connections: Arc<Connections>, options: PgConnectOptions, hints: Arc<Hints>) -> Self {
+    pub(super) fn new(connections: Arc<Connections>, servers: Servers, hints: Arc<Hints>) -> Self {
         let setup = Setup {
-            options,
+            servers,
             own: random_id(),
             hints,
         };
@@ -125,13 +126,22 @@ impl Setup {
 
 async fn send(connections: Arc<Connections>, setup: Setup, mut queues: mpsc::UnboundedReceiver<SmolStr>) {
     let mut batch = Vec::new();
+    let [least, most] = QUIET;
+    let mut quiet = Duration::ZERO;
     while queues.recv_many(&mut batch, 10_000).await > 0 {
+        quiet = if batch.len() > 1 {
+            (quiet * 2).clamp(least, most)
+        } else {
+            Duration::ZERO
+        };
         let channels: BTreeSet<String> = batch.drain(..).map(|queue: SmolStr| Setup::channel(&queue)).collect();
         let own = setup.own.clone();
         if let Err(error) = connections.perform(&Notify { channels, own }).await {
             tracing::debug!(%error, "notify failed; the poll will find it");
         }
-        sleep(QUIET).await;
+        if !quiet.is_zero() {
+            sleep(quiet).await;
+        }
     }
 }
 
@@ -180,12 +190,8 @@ async fn listen(
     wanted: &mut mpsc::UnboundedReceiver<SmolStr>,
     queues: &mut HashMap<String, SmolStr>,
 ) -> Result<(), sqlx::Error> {
-    // A pool of its own: a listener keeps its connection for good.
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .connect_lazy_with(setup.options.clone());
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.listen_all(queues.keys().map(String::as_str)).await?;
+    let channels: Vec<&str> = queues.keys().map(String::as_str).collect();
+    let mut listener = setup.servers.listen(&channels, CONNECT).await?;
     setup.hints.bump_all();
     loop {
         tokio::select! {

@@ -1,9 +1,9 @@
-use std::{str::FromStr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use dispatch_core::config::Secret;
 use sea_orm::{
     DbErr, RuntimeErr,
-    sqlx::{self, ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions},
+    sqlx::{self, Connection, Executor, PgConnection},
 };
 
 use super::{
@@ -13,6 +13,7 @@ use super::{
     hints::Hints,
     migrate,
     notify::Notifier,
+    servers::Servers,
 };
 
 /// How often work that collided with somebody else's is done again.
@@ -41,16 +42,20 @@ pub(super) struct Postgres {
 
 impl Target {
     /// What the URL says, without connecting.
-    pub(super) fn options(&self) -> Result<PgConnectOptions, sqlx::Error> {
-        let mut options = PgConnectOptions::from_str(self.url.expose())?;
-        if self.is_pooled() {
-            // A prepared statement belongs to one connection, and the next one may be another.
-            options = options.statement_cache_capacity(0);
-        }
-        if !self.url.expose().contains("application_name=") {
-            options = options.application_name("dispatch");
-        }
-        Ok(options.disable_statement_logging())
+    pub(super) fn servers(&self) -> Result<Servers, sqlx::Error> {
+        let (pooled, named) = (self.is_pooled(), self.url.expose().contains("application_name="));
+        let servers = Servers::parse(self.url.expose())?;
+        Ok(servers.map(|mut options| {
+            if pooled {
+                // A prepared statement belongs to one connection, and the next one may be another.
+                options = options.statement_cache_capacity(0);
+            }
+            if named {
+                options
+            } else {
+                options.application_name("dispatch")
+            }
+        }))
     }
 
     /// Whether a pooler stands between, for which the next transaction may be another connection.
@@ -59,21 +64,19 @@ impl Target {
     }
 
     pub(super) fn listen_url_is_wrong(&self) -> bool {
-        self.listen_options().is_some_and(|options| options.is_err())
+        self.listen_servers().is_some_and(|servers| servers.is_err())
     }
 
-    fn listen_options(&self) -> Option<Result<PgConnectOptions, sqlx::Error>> {
-        let url = self.listen_url.as_ref()?;
-        Some(PgConnectOptions::from_str(url.expose()).map(ConnectOptions::disable_statement_logging))
+    fn listen_servers(&self) -> Option<Result<Servers, sqlx::Error>> {
+        self.listen_url.as_ref().map(|url| Servers::parse(url.expose()))
     }
 
     pub(super) async fn open(&self, hints: Arc<Hints>) -> Result<Postgres, SqlStoreError> {
         let nowhere = |source| self.failed("the server in `url`", source);
-        let options = self.options().map_err(|error| nowhere(wrap(error)))?;
-        let place = place(&options);
+        let servers = self.servers().map_err(|error| nowhere(wrap(error)))?;
+        let place = servers.place();
         // A direct connection first: it says why it fails, where a pool would say that it waited.
-        let direct = tokio::time::timeout(self.connect_timeout, PgConnection::connect_with(&options)).await;
-        let direct = direct.unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut));
+        let direct = servers.connect(self.connect_timeout).await;
         let mut direct = direct.map_err(|error| self.failed(&place, wrap(error)))?;
         if let Some(schema) = &self.schema {
             self.create_schema(&mut direct, schema)
@@ -84,7 +87,7 @@ impl Target {
             tracing::debug!(%error, "close of the first connection failed");
         }
 
-        let connections = Arc::new(Connections::new(place.clone(), options.clone(), self));
+        let connections = Arc::new(Connections::new(servers.clone(), self));
         let mut first = connections.take().await.map_err(|source| self.failed(&place, source))?;
         let begin = format!("{}; SELECT pg_advisory_xact_lock({LOCK})", connections.begin());
         migrate::migrate(
@@ -95,9 +98,9 @@ impl Target {
         )
         .await?;
         connections.put(first);
-        let listening = match self.listen_options() {
-            Some(options) => options.map_err(|error| nowhere(wrap(error)))?,
-            None => options,
+        let listening = match self.listen_servers() {
+            Some(listening) => listening.map_err(|error| nowhere(wrap(error)))?,
+            None => servers,
         };
         let notifier = Notifier::new(Arc::clone(&connections), listening, hints);
         Ok(Postgres { connections, notifier })
@@ -135,12 +138,6 @@ impl Target {
         }
         setting
     }
-}
-
-/// The server without its password.
-fn place(options: &PgConnectOptions) -> String {
-    let database = options.get_database().unwrap_or_default();
-    format!("postgres://{}:{}/{database}", options.get_host(), options.get_port())
 }
 
 fn quoted(name: &str) -> String {

@@ -113,6 +113,41 @@ async fn who_waits_is_woken_by_what_sql_enqueues() {
     server.end(store).await;
 }
 
+/// Who enqueues beside something that waits announces nothing; by the commit it may be taken.
+#[tokio::test]
+async fn what_nobody_announces_is_found_soon() {
+    let Some(server) = Server::find("what_nobody_announces_is_found_soon").await else {
+        return;
+    };
+    let store = server.open();
+    enqueue_after_probe(&server, &store).await;
+    let mut quick = 0;
+    for _ in 0..5 {
+        enqueue(&server.admin, &server.schema, "'q', 'waits'").await;
+        let transaction = server.admin.begin().await.unwrap();
+        enqueue(&transaction, &server.schema, "'q', 'unannounced'").await;
+        assert_eq!(next(&store, "q").await.len(), 1);
+        let waiting = async {
+            let claimed = next(&store, "q").await;
+            (claimed, tokio::time::Instant::now())
+        };
+        let committing = async {
+            // The caller's transaction goes on for a while: who waits has looked, and looked in vain.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            transaction.commit().await.unwrap();
+            tokio::time::Instant::now()
+        };
+
+        let ((claimed, woken), committed) = tokio::join!(waiting, committing);
+
+        assert_eq!(claimed[0].item.payload, "unannounced");
+        quick += u32::from(woken.saturating_duration_since(committed) < Duration::from_millis(500));
+    }
+
+    assert!(quick >= 3, "it waited for the poll of 2 s: only {quick} of 5 did not");
+    server.end(store).await;
+}
+
 /// Once through everything, so that the listener listens.
 async fn enqueue_after_probe(server: &Server, store: &Arc<dyn Store>) {
     store.probe().await.unwrap();

@@ -120,6 +120,36 @@ async fn another_process_wakes_by_a_hint() {
     server.end(here).await;
 }
 
+/// Vacuum came when the queue was nearly empty: by its statistics, to walk the whole table for each item is cheap.
+#[tokio::test]
+async fn old_statistics_make_nothing_quadratic() {
+    const MANY: usize = 30_000;
+    let Some(server) = Server::find("old_statistics_make_nothing_quadratic").await else {
+        return;
+    };
+    let store = server.open();
+    let fill = async |count: usize| {
+        for _ in 0..count / 1_000 {
+            let items = (0..1_000).map(|_| item("x")).collect();
+            store.queue().enqueue("q", items).await.unwrap();
+        }
+    };
+    fill(MANY).await;
+    store.queue().purge("q").await.unwrap();
+    // The last page is in use, so that the table keeps its size.
+    store.queue().enqueue("other", vec![item("last")]).await.unwrap();
+    for table in ["dispatch_item", "dispatch_ready"] {
+        server.run(&format!("VACUUM ANALYZE {}.{table}", server.schema)).await;
+    }
+    fill(MANY).await;
+
+    // Quadratic, it takes minutes; this is no more than a way out.
+    let purged = tokio::time::timeout(Duration::from_secs(30), store.queue().purge("q")).await;
+
+    assert_eq!(purged.expect("it ends").unwrap(), MANY as u64);
+    server.end(store).await;
+}
+
 #[tokio::test]
 async fn a_killed_backend_is_replaced() {
     let Some(server) = Server::find("a_killed_backend_is_replaced").await else {
@@ -159,6 +189,24 @@ async fn until_it_works<T, F: Future<Output = Result<T, Error>>>(call: impl Fn()
         }
     }
     panic!("the pool recovers within 20 calls");
+}
+
+#[tokio::test]
+async fn of_several_servers_the_first_that_answers_is_used() {
+    let Some(server) = Server::find("of_several_servers_the_first_that_answers_is_used").await else {
+        return;
+    };
+    let store = server.open_with(|config| {
+        let (front, database) = server.url.rsplit_once('/').unwrap();
+        let (front, host) = front.rsplit_once('@').unwrap_or(("postgres://", front));
+        let several = format!("{front}@127.0.0.1:1,{host}/{database}");
+        config.url = Secret::new(several);
+    });
+
+    store.queue().enqueue("q", vec![item("x")]).await.unwrap();
+
+    assert_eq!(next(&store, "q").await.len(), 1);
+    server.end(store).await;
 }
 
 #[tokio::test]

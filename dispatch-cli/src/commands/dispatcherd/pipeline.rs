@@ -16,8 +16,10 @@ const DSN: &str = "DISPATCHERD_DSN";
 /// All settings as JSON, as the file names them.
 const SETTINGS: &str = "DISPATCHERD_SETTINGS";
 
-/// The same connection as a URL, for the store.
+/// The durable broker's connection as a URL, for the store.
 const URL: &str = "DISPATCHERD_URL";
+/// The durable broker's connection, where `pg_notify` stands beside it and has another.
+const DURABLE_DSN: &str = "DISPATCHERD_DURABLE_DSN";
 
 /// A file, and the variables that stand in it.
 #[derive(Debug)]
@@ -40,42 +42,48 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     if on_stop == OnStop::Cancel {
         page.pair("drain_timeout", "0s");
     }
-    let durable = settings.pg_notify.is_none();
-    let notified = if durable { "source.notified" } else { "source" };
-    if durable {
-        queues(&mut page, settings, broker);
+    let durable = settings.durable.as_ref();
+    let notified = if durable.is_some() { "source.notified" } else { "source" };
+    if let Some(durable) = durable {
+        queues(&mut page, settings, durable);
     }
-    page.table(notified);
-    page.pair("type", "pg_notify");
-    page.line(&format!("dsn = \"${{{DSN}}}\""));
-    page.raw("channels", list(&broker.channels));
-    page.pair("idle_check", &bound(broker.idle()));
-    if let (Some(_), Some(age)) = (broker.idle(), broker.max_age()) {
-        page.pair("self_check_max_age", &seconds(age));
+    let (dsn, others) = (broker.dsn()?, durable.filter(|_| settings.pg_notify.is_some()));
+    let others = others.map(|other| Ok((other, other.dsn()?))).transpose()?;
+    let mut variables = vec![
+        (DSN.to_owned(), dsn.expose().to_owned()),
+        (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
+    ];
+    let mut channels: Vec<&String> = broker.channels.iter().collect();
+    match others {
+        // One connection is enough for both.
+        Some((other, own)) if own.expose() == dsn.expose() => {
+            channels.extend(
+                other
+                    .channels
+                    .iter()
+                    .filter(|channel| !broker.channels.contains(channel)),
+            );
+        }
+        Some((other, own)) => {
+            page.line("\n# Commands of the durable broker, and tasks that somebody sends by notification there.");
+            let name = "source.notified_durable";
+            listener(&mut page, settings, name, DURABLE_DSN, other, &other.channels);
+            control(&mut page, settings, name, None);
+            variables.push((DURABLE_DSN.to_owned(), own.expose().to_owned()));
+        }
+        None => {}
     }
-    let chunks = settings
-        .service
-        .main_kwargs
-        .chunk_message_timeout_seconds
-        .unwrap_or(1_800.0);
-    page.pair("chunk_timeout", &bound(Some(chunks).filter(|chunks| *chunks > 0.0)));
-    if !durable {
+    listener(&mut page, settings, notified, DSN, broker, &channels);
+    if durable.is_none() {
         page.line("# Nothing outlives this process but by the one key that makes tasks durable.");
         page.pair("overflow", "shed");
     }
-    page.table(&format!("{notified}.control"));
-    page.maybe("node_id", settings.service.main_kwargs.node_id.as_deref());
-    page.maybe(
-        "socket",
-        settings.socket.as_ref().map(|socket| socket.socket_path.as_str()),
-    );
-    if settings.control {
-        page.raw("allow", list(&COMMANDS));
-    }
+    let socket = settings.socket.as_ref().map(|socket| socket.socket_path.as_str());
+    control(&mut page, settings, notified, socket);
     for (task, options) in settings
         .schedule
         .iter()
-        .filter(|(_, options)| !(durable && over_processes(options)))
+        .filter(|(_, options)| !(durable.is_some() && over_processes(options)))
     {
         page.table(&format!("{notified}.schedule.{}", quoted(task)));
         page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
@@ -90,19 +98,16 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     layers(&mut page, settings);
     sink(&mut page, settings, python);
     page.table("store");
-    let mut variables = vec![
-        (DSN.to_owned(), broker.dsn()?.expose().to_owned()),
-        (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
-    ];
-    if durable {
+    if let Some(durable) = durable {
         let server =
-            dispatch_pg_client::Server::parse(broker.dsn()?.expose()).map_err(|error| SettingsError::Value {
+            dispatch_pg_client::Server::parse(durable.dsn()?.expose()).map_err(|error| SettingsError::Value {
                 at: "brokers.dispatch_py.broker.config".to_owned(),
                 message: error.to_string(),
             })?;
         variables.push((URL.to_owned(), server.url()));
         page.pair("type", "postgres");
         page.line(&format!("url = \"${{{URL}}}\""));
+        page.maybe("schema", durable.schema.as_deref());
     } else {
         page.pair("type", "memory");
     }
@@ -112,6 +117,41 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         text: page.0,
         variables,
     })
+}
+
+/// A source that listens.
+fn listener(
+    page: &mut Page,
+    settings: &Settings,
+    name: &str,
+    dsn: &str,
+    broker: &PgBroker,
+    channels: &[impl AsRef<str>],
+) {
+    page.table(name);
+    page.pair("type", "pg_notify");
+    page.line(&format!("dsn = \"${{{dsn}}}\""));
+    page.raw("channels", list(channels));
+    page.pair("idle_check", &bound(broker.idle()));
+    if let (Some(_), Some(age)) = (broker.idle(), broker.max_age()) {
+        page.pair("self_check_max_age", &seconds(age));
+    }
+    let chunks = settings
+        .service
+        .main_kwargs
+        .chunk_message_timeout_seconds
+        .unwrap_or(1_800.0);
+    page.pair("chunk_timeout", &bound(Some(chunks).filter(|chunks| *chunks > 0.0)));
+}
+
+/// Who steers it.
+fn control(page: &mut Page, settings: &Settings, name: &str, socket: Option<&str>) {
+    page.table(&format!("{name}.control"));
+    page.maybe("node_id", settings.service.main_kwargs.node_id.as_deref());
+    page.maybe("socket", socket);
+    if settings.control {
+        page.raw("allow", list(&COMMANDS));
+    }
 }
 
 /// A queue for each channel, and the schedules, each slot once over all processes.
@@ -146,7 +186,7 @@ fn layers(page: &mut Page, settings: &Settings) {
     page.line("# A task's own `timeout` is its worker's to keep; what fails is logged and kept, and not tried again.");
     page.pair("timeout", "off");
     page.pair("breaker", "off");
-    if settings.pg_notify.is_some() {
+    if settings.durable.is_none() {
         page.pair("retry", "off");
     }
 }
@@ -180,7 +220,7 @@ fn sink(page: &mut Page, settings: &Settings, python: &str) {
         "max_lifetime",
         &seconds(pool.worker_max_lifetime_seconds.unwrap_or_default()),
     );
-    if settings.pg_notify.is_none() {
+    if settings.durable.is_some() {
         page.line("# The queue keeps it: it is run again.");
         page.pair("on_crash", "retry");
     }

@@ -45,6 +45,46 @@ fn the_file_is_right_and_holds_no_secret() {
     drop(loaded.build(&store).unwrap_or_else(|mistakes| panic!("{mistakes}")));
 }
 
+/// The sources and the store of the pipeline that brokers make.
+fn made(brokers: &str) -> toml::Table {
+    let settings = Settings::from_yaml(&format!("version: 2\nbrokers: {{{brokers}}}")).unwrap();
+    let made = make(&settings, "python3", OnStop::Drain).unwrap();
+    let mut registry = dispatch_core::Registry::new();
+    crate::register(&mut registry);
+    let loader = dispatch_core::config::Loader::new(&registry).environment(made.variables);
+    let mut loaded = loader
+        .load("dispatcherd", &made.text)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let store = loaded.build_store().unwrap();
+    drop(loaded.build(&store).unwrap_or_else(|mistakes| panic!("{mistakes}")));
+    toml::from_str(&made.text).unwrap()
+}
+
+#[tokio::test]
+async fn both_brokers_in_one_file_are_both_read() {
+    let durable = "dispatch_py.broker: {config: {dbname: a}, channels: [kept, both], schema: jobs}";
+
+    let one = made(&format!(
+        "pg_notify: {{config: {{dbname: a}}, channels: [sent, both]}}, {durable}"
+    ));
+    let two = made(&format!(
+        "pg_notify: {{config: {{dbname: b}}, channels: [sent]}}, {durable}"
+    ));
+
+    let queues = |made: &toml::Table| ["queue_0", "queue_1"].map(|queue| made["source"][queue]["queue"].clone());
+    assert_eq!(queues(&one), ["kept", "both"].map(toml::Value::from));
+    assert_eq!(queues(&two), queues(&one));
+    let channels = |made: &toml::Table, source: &str| made["source"][source]["channels"].to_string();
+    assert_eq!(channels(&one, "notified"), r#"["sent", "both", "kept"]"#);
+    assert_eq!(channels(&two, "notified"), r#"["sent"]"#);
+    assert_eq!(channels(&two, "notified_durable"), r#"["kept", "both"]"#);
+    for made in [one, two] {
+        assert_eq!(made["store"]["schema"].as_str(), Some("jobs"));
+        assert_eq!(made["sink"]["on_crash"].as_str(), Some("retry"));
+        assert!(made["layers"].get("retry").is_none(), "retry has its defaults");
+    }
+}
+
 #[test]
 fn what_only_python_can_honour_is_said() {
     let settings = |config: &str| Settings::from_yaml(&format!("version: 2\nbrokers: {{{config}}}")).unwrap();

@@ -44,6 +44,9 @@ impl Queue for SqlStore {
         let hint = self.database.hints.of(queue);
         let begun = hint.begin(claim.ordered);
         let claimed = self.claim_all(queue, claim).await?;
+        if !claimed.is_empty() {
+            hint.found();
+        }
         if claimed.len() < claim.max {
             hint.emptied(begun);
         }

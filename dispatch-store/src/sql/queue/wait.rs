@@ -11,6 +11,8 @@ use crate::sql::{
 
 /// The least time between two wakes by what the database says rather than by a hint.
 const BREATH: Duration = Duration::from_millis(5);
+/// A wait up to this long asks the database for no reason to be shorter.
+const SHORT: Duration = Duration::from_millis(16);
 
 impl SqlStore {
     /// Waits for a hint, for time to make something claimable, or for the poll that finds what hints have missed.
@@ -23,14 +25,27 @@ impl SqlStore {
         if hint.has_news() {
             return;
         }
+        // The poll, at first in quick succession.
+        let poll = if self.database.has_silent_news() {
+            hint.patience().min(self.poll)
+        } else {
+            self.poll
+        };
+        if poll <= SHORT {
+            tokio::select! {
+                () = changed => {}
+                () = sleep(poll) => {}
+            }
+            return;
+        }
         let queue = queue.to_owned();
         let wait = match self.database.perform(Next { queue }).await {
             // Due, yet the last claim did not get it: new from another process, or being taken just now.
             Ok(next) if next.expired || (next.ready && !hint.is_ordered()) => BREATH,
-            Ok(next) => next.after.map_or(self.poll, |after| after.clamp(BREATH, self.poll)),
+            Ok(next) => next.after.map_or(poll, |after| after.clamp(BREATH, poll)),
             Err(error) => {
                 tracing::debug!(%error, "waiting without a look at the queue");
-                self.poll
+                poll
             }
         };
         tokio::select! {

@@ -1,0 +1,56 @@
+//! The bare loop: connections that lock 100 rows and delete them, with a synchronous commit.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+
+use crate::server::connect;
+
+const CONNECTIONS: usize = 4;
+
+/// A table in the order of claims, with nothing else.
+pub(crate) struct Bare {
+    clients: Vec<Client>,
+}
+
+impl Bare {
+    pub(crate) async fn open(url: &str) -> Self {
+        let clients = join_all((0..CONNECTIONS).map(|_| connect(url))).await;
+        let table = "CREATE TABLE bare (id bigserial PRIMARY KEY, run_at timestamptz NOT NULL DEFAULT now(), payload bytea NOT NULL);
+            CREATE INDEX ON bare (run_at, id)";
+        clients[0].batch_execute(table).await.unwrap();
+        Self { clients }
+    }
+
+    /// Fills the table, and says how long the emptying took.
+    pub(crate) async fn round(&self, rows: usize, payload: &[u8]) -> Duration {
+        let fill = "INSERT INTO bare (payload) SELECT $1 FROM generate_series(1, $2::bigint)";
+        let count = i64::try_from(rows).unwrap();
+        self.clients[0].execute(fill, &[&payload, &count]).await.unwrap();
+        let began = Instant::now();
+        let done = join_all(self.clients.iter().map(empty)).await;
+        assert_eq!(done.iter().sum::<usize>(), rows);
+        began.elapsed()
+    }
+}
+
+async fn empty(client: &Client) -> usize {
+    let lock =
+        "SELECT id, payload FROM bare WHERE run_at <= now() ORDER BY run_at, id LIMIT 100 FOR UPDATE SKIP LOCKED";
+    let lock = client.prepare(lock).await.unwrap();
+    let delete = client.prepare("DELETE FROM bare WHERE id = ANY($1)").await.unwrap();
+    let mut done = 0;
+    loop {
+        client.batch_execute("BEGIN").await.unwrap();
+        let rows = client.query(&lock, &[]).await.unwrap();
+        let ids: Vec<i64> = rows.iter().map(|row| row.get(0)).collect();
+        client.execute(&delete, &[&ids]).await.unwrap();
+        client.batch_execute("COMMIT").await.unwrap();
+        if ids.is_empty() {
+            return done;
+        }
+        done += ids.len();
+    }
+}

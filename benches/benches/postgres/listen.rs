@@ -1,0 +1,170 @@
+//! LISTEN to tasks in Rust: the source `pg_notify` into the sink `tasks`, against a loop over tokio-postgres that reads
+//! each notification's JSON into the same type and calls the same function.
+//!
+//! Statements of 1,000 tasks publish them, one after the other; the clock runs from the first statement to the last task's
+//! call. `LISTEN_TASKS` is how many, `LISTEN_ROUNDS` how often.
+
+use std::{
+    borrow::Cow,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use cpu_time::ProcessTime;
+use dispatch_core::{Error, Pipeline, config::Secret, random_id};
+use dispatch_sinks::tasks::{State, Task, Tasks};
+use dispatch_sources::pg_notify::{PgNotifySource, PgNotifySourceConfig};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::Runtime,
+    sync::Notify,
+    time::{Instant, sleep},
+};
+use tokio_postgres::{AsyncMessage, NoTls};
+
+use crate::server::{connect, median, number};
+
+#[derive(Serialize, Deserialize)]
+struct Nothing(u64, String);
+
+impl Task for Nothing {
+    const NAME: &'static str = "bench.nothing";
+}
+
+/// So many tasks are published by one statement.
+const STATEMENT: usize = 1_000;
+
+/// Counts calls, and says when the last one has come.
+struct Calls {
+    most: usize,
+    count: AtomicUsize,
+    all: Notify,
+}
+
+impl Calls {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self {
+            most,
+            count: AtomicUsize::new(0),
+            all: Notify::new(),
+        })
+    }
+
+    fn one(&self) {
+        if self.count.fetch_add(1, Relaxed) + 1 == self.most {
+            self.all.notify_one();
+        }
+    }
+}
+
+async fn nothing(task: Nothing, State(calls): State<Arc<Calls>>) -> Result<(), Error> {
+    std::hint::black_box(task);
+    calls.one();
+    Ok(())
+}
+
+/// What the bare loop reads of a notification.
+#[derive(Deserialize)]
+struct Published<'m> {
+    #[serde(borrow)]
+    task: Cow<'m, str>,
+    args: Nothing,
+}
+
+async fn bare(url: &str, channel: &str, calls: &Arc<Calls>) -> Duration {
+    let (client, mut connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+    let heard = Arc::clone(calls);
+    let listener = tokio::spawn(async move {
+        while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
+            let Ok(AsyncMessage::Notification(notification)) = message else {
+                continue;
+            };
+            let published: Published<'_> = serde_json::from_str(notification.payload()).unwrap();
+            assert_eq!(published.task, Nothing::NAME);
+            nothing(published.args, State(Arc::clone(&heard))).await.unwrap();
+        }
+    });
+    client.batch_execute(&format!("LISTEN {channel}")).await.unwrap();
+    let took = publish(url, channel, calls).await;
+    drop(client);
+    listener.await.unwrap();
+    took
+}
+
+async fn ours(url: &str, channel: &str, calls: &Arc<Calls>) -> Duration {
+    let config = PgNotifySourceConfig::new(Secret::new(url), [channel]);
+    let pipeline = Pipeline::builder("listen")
+        .source(PgNotifySource::open(config).unwrap())
+        .sink(Tasks::new().state(Arc::clone(calls)).handle(nothing))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    let client = connect(url).await;
+    let listens =
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND strpos(query, $1) > 0 AND state = 'idle'";
+    while client.query_one(listens, &[&channel]).await.unwrap().get::<_, i64>(0) == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    let took = publish(url, channel, calls).await;
+    handle.drain();
+    run.await.unwrap().unwrap();
+    took
+}
+
+/// Publishes all tasks, and says how long it took to the last one's call.
+async fn publish(url: &str, channel: &str, calls: &Arc<Calls>) -> Duration {
+    let client = connect(url).await;
+    let publish = "SELECT count(pg_notify($1,
+        '{\"task\": \"bench.nothing\", \"uuid\": \"79688366-1b15-476a-9252-' || lpad(n::text, 12, '0') || '\", \"args\": ['
+        || n || ', \"' || repeat('x', 100) || '\"]}')) FROM generate_series($2::bigint, $3::bigint) n";
+    let publish = client.prepare(publish).await.unwrap();
+    let began = Instant::now();
+    for first in (0..calls.most).step_by(STATEMENT) {
+        let last = calls.most.min(first + STATEMENT) - 1;
+        let range = [first, last].map(|number| i64::try_from(number).unwrap());
+        client
+            .execute(&publish, &[&channel, &range[0], &range[1]])
+            .await
+            .unwrap();
+    }
+    calls.all.notified().await;
+    began.elapsed()
+}
+
+/// The rate and the processor time of the bare loop, and ours.
+type Round = ((f64, f64), (f64, f64));
+
+pub(crate) fn run(url: &str) {
+    let (tasks, rounds) = (number("LISTEN_TASKS", 50_000), number("LISTEN_ROUNDS", 9));
+    let runtime = Runtime::new().unwrap();
+    let round = |ours_: bool| {
+        let channel = format!("bench_{}", random_id().replace('-', "_").to_lowercase());
+        let calls = Calls::new(tasks);
+        let spent = ProcessTime::now();
+        let took = runtime.block_on(async {
+            if ours_ {
+                ours(url, &channel, &calls).await
+            } else {
+                bare(url, &channel, &calls).await
+            }
+        });
+        let cpu = spent.elapsed().as_secs_f64() / tasks as f64 * 1e6;
+        (tasks as f64 / took.as_secs_f64(), cpu)
+    };
+    let rounds: Vec<Round> = (0..rounds).map(|_| (round(false), round(true))).collect();
+    let middle = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
+    println!(
+        "  bare loop {:.0}/s, {:.1} us CPU each; pg_notify to tasks {:.0}/s, {:.1} us; rate {:.2} of it, CPU {:.2} of it",
+        middle(&|round| round.0.0),
+        middle(&|round| round.0.1),
+        middle(&|round| round.1.0),
+        middle(&|round| round.1.1),
+        middle(&|round| round.1.0 / round.0.0),
+        middle(&|round| round.1.1 / round.0.1),
+    );
+}

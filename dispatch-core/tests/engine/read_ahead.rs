@@ -1,0 +1,70 @@
+//! The queue's source claims more than it is asked for where that is worked off at once, and only there.
+
+use std::{sync::Arc, time::Duration};
+
+use dispatch_core::{
+    Delivery, MemoryStore, Message, Received, Source, Store,
+    store::{Item, QueueSource},
+};
+use tokio::time::sleep;
+
+const ASKED: usize = 100;
+
+async fn filled() -> (Arc<MemoryStore>, QueueSource) {
+    let store = Arc::new(MemoryStore::new());
+    let items = (0..5_000).map(|_| Item::of(&Message::new("x"))).collect();
+    store.queue().enqueue("q", items).await.unwrap();
+    let source = QueueSource::new(store.clone(), "q");
+    (store, source)
+}
+
+async fn take(source: &mut QueueSource, held: &mut Vec<Delivery>) {
+    match source.receive(ASKED).await.unwrap() {
+        Received::Batch(batch) => held.extend(batch),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn leased(store: &MemoryStore) -> usize {
+    // Claims go on in tasks of their own.
+    sleep(Duration::from_millis(1)).await;
+    usize::try_from(store.queue().depth("q").await.unwrap().leased).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_grow_while_they_are_worked_off_at_once() {
+    let (store, mut source) = filled().await;
+    let mut held = Vec::new();
+
+    for _ in 0..20 {
+        take(&mut source, &mut held).await;
+    }
+
+    let ahead = leased(&store).await - held.len();
+    assert!((250..=1_000).contains(&ahead), "{ahead} ahead of {}", held.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_ahead_of_a_slow_sink() {
+    let (store, mut source) = filled().await;
+    let mut held = Vec::new();
+
+    for _ in 0..5 {
+        take(&mut source, &mut held).await;
+        assert_eq!(leased(&store).await, held.len());
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_claimed_ahead_goes_back_when_the_gate_closes() {
+    let (store, mut source) = filled().await;
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        take(&mut source, &mut held).await;
+    }
+
+    source.hold().await.unwrap();
+
+    assert_eq!(leased(&store).await, held.len());
+}
