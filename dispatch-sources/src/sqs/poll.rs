@@ -129,8 +129,8 @@ async fn receive(
     let count = messages.len();
     if count == 0 {
         shared.meters.empty_receives.add(1);
-        if !brief && !wait.is_zero() {
-            shared.look_at_in_flight(&client).await;
+        if !wait.is_zero() {
+            shared.look_at_in_flight(&client, brief).await;
         }
     }
     let (mut deliveries, mut old, mut broken) = (Vec::with_capacity(count), Vec::new(), Vec::new());

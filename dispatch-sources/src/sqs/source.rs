@@ -40,6 +40,8 @@ const SHORT_GRACE: Duration = Duration::from_millis(500);
 /// How seldom a queue is asked how many of its messages are out, and from how many on that is said.
 const LOOK: Duration = Duration::from_secs(600);
 const MANY_OUT: u64 = 100_000;
+/// How seldom it is said that SQS refuses.
+const TELL: Duration = Duration::from_secs(60);
 /// The wait after a short receive that brought nothing.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
@@ -70,8 +72,10 @@ pub(super) struct Shared {
     /// Receives give back what they bring: the gate is closed, or the source.
     pub(super) held: AtomicBool,
     pub(super) meters: Meters,
-    /// When the queue was last asked how many messages are out.
-    asked_in_flight: Mutex<Option<Instant>>,
+    /// When the queue was last asked how many messages are out, and whether they were too many.
+    asked_in_flight: Mutex<Option<(Instant, bool)>>,
+    /// When a refusal was last told of.
+    told_refusal: Mutex<Option<Instant>>,
     http: Option<SharedHttpClient>,
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
     /// Cuts receives off that have brought nothing.
@@ -122,8 +126,17 @@ impl Shared {
         Ok(fresh)
     }
 
-    /// After credentials were refused the next call loads them anew: they may have been changed.
+    /// Counts and tells what an operator must know. After credentials were refused the next call loads them anew: they
+    /// may have been changed.
     pub(super) async fn heard(&self, error: &SqsSourceError) {
+        if let SqsSourceError::Misuse { .. } = error {
+            self.meters.misuse.add(1);
+            tracing::error!(%error, "a request of ours is wrong: please report this");
+            debug_assert!(false, "{error}");
+        }
+        if let SqsSourceError::Refused { .. } = error {
+            self.tell_refusal(error);
+        }
         if let SqsSourceError::Throttled { code, queue, .. } = error {
             self.meters.throttled.add(1);
             if code == "OverLimit" {
@@ -135,6 +148,15 @@ impl Shared {
             SqsSourceError::Denied { .. } | SqsSourceError::NoCredentials { .. }
         ) {
             self.client.lock().await.take();
+        }
+    }
+
+    /// No waiting mends it, and yet it is asked again: that must not go unseen, nor fill the log.
+    fn tell_refusal(&self, error: &SqsSourceError) {
+        let mut told = self.told_refusal.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|at| at.elapsed() >= TELL) {
+            *told = Some(Instant::now());
+            tracing::error!(%error, "SQS refuses what is asked: mend the queue or its key; it is asked again every minute");
         }
     }
 
@@ -153,16 +175,19 @@ impl Shared {
     }
 
     /// Where many messages are out a long poll says no more than that there is nothing. So after one that brought
-    /// nothing the queue is asked how many are, once in ten minutes, and never while it is idle.
-    pub(super) async fn look_at_in_flight(&self, client: &Client) {
+    /// nothing the queue is asked how many are: the first time, and then once in ten minutes while it is not `idle`,
+    /// or while they are too many.
+    pub(super) async fn look_at_in_flight(&self, client: &Client, idle: bool) {
         use aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessagesNotVisible as Out;
         let now = Instant::now();
+        let asked = || self.asked_in_flight.lock().unwrap_or_else(PoisonError::into_inner);
         {
-            let mut asked = self.asked_in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.is_some_and(|at| now < at + LOOK) {
+            let mut asked = asked();
+            if asked.is_some_and(|(at, many)| now < at + LOOK || (idle && !many)) {
                 return;
             }
-            *asked = Some(now);
+            let many = asked.is_some_and(|(_, many)| many);
+            *asked = Some((now, many));
         }
         let request = client
             .sqs
@@ -176,7 +201,9 @@ impl Shared {
             .attributes
             .as_ref()
             .and_then(|all| all.get(&Out)?.parse::<u64>().ok());
-        if let Some(out) = out.filter(|out| *out >= MANY_OUT) {
+        let many = out.is_some_and(|out| out >= MANY_OUT);
+        *asked() = Some((now, many));
+        if let Some(out) = out.filter(|_| many) {
             tracing::error!(
                 queue = client.name(),
                 in_flight = out,
@@ -265,6 +292,7 @@ impl SqsSource {
             held: AtomicBool::new(false),
             meters: Meters::new(meter),
             asked_in_flight: Mutex::default(),
+            told_refusal: Mutex::default(),
             http,
             client: tokio::sync::Mutex::default(),
             cut: watch::Sender::new(false),

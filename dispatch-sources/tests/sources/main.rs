@@ -5,6 +5,7 @@
 mod documentation;
 mod file;
 mod http;
+mod logs;
 mod pg_notify;
 mod schedule;
 mod sqs;

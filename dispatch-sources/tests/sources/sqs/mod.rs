@@ -3,7 +3,9 @@
 mod errors;
 mod fifo;
 mod figures;
+mod limits;
 mod receiving;
+mod refusals;
 mod s3;
 mod servers;
 mod settling;
