@@ -3,6 +3,7 @@
 mod errors;
 mod fifo;
 mod figures;
+mod leases;
 mod limits;
 mod receiving;
 mod refusals;
