@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{environment::Environment, pipeline, settings::Settings};
 
 /// What the README of sqsd shows.
-const SEED: &str = "INVOKER_URL=http://local.example.com/setup/your/worker/path\nQUEUE_URL=https://queue.amazonaws.com/80398EXAMPLE/MyQueue\n";
+const SEED: &str = include_str!("../../../tests/cli/sqsd.env");
 const BOTH: &[(&str, &str)] = &[
     ("QUEUE_URL", "http://127.0.0.1:9324/000000000000/jobs"),
     ("INVOKER_URL", "http://127.0.0.1:8080/work"),
@@ -48,7 +48,8 @@ fn shown(value: &toml::Value, path: &str) -> String {
 
 #[test]
 fn the_documented_defaults_hold() {
-    let variables: Vec<_> = SEED.lines().filter_map(|line| line.split_once('=')).collect();
+    let written = SEED.lines().filter(|line| !line.starts_with('#'));
+    let variables: Vec<_> = written.filter_map(|line| line.split_once('=')).collect();
     let read = Settings::read(&environment(&variables));
 
     assert_eq!(read.notes, [] as [String; 0]);
