@@ -53,7 +53,6 @@
 
 mod client;
 mod config;
-mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
 mod meters;
@@ -67,7 +66,7 @@ mod source;
 mod wire;
 
 pub use config::SqsSourceConfig;
-pub use error::SqsSourceError;
+pub use dispatch_sqs_client::SqsError;
 #[cfg(feature = "sqs-s3")]
 pub use s3::S3PayloadConfig;
 pub use source::SqsSource;

@@ -12,19 +12,14 @@ use aws_sdk_sqs::types::{
 };
 use bytes::Bytes;
 use dispatch_core::{Class, Disposition, Error, SettleError, Settlement, Settler, Token};
+use dispatch_sqs_client::{SqsError, is_stale, judge};
 use rand::RngExt as _;
 use tokio::{
     sync::{Mutex, Notify},
     time::{Instant, sleep},
 };
 
-use super::{
-    SqsSourceError,
-    config::LONGEST,
-    error::{is_stale, judge},
-    source::Shared,
-    wire::parts,
-};
+use super::{config::LONGEST, source::Shared, wire::parts};
 
 /// The most entries of one request (DeleteMessageBatch).
 const BATCH: usize = 10;
@@ -67,6 +62,7 @@ struct Entry {
 
 const DELETE: &str = "DeleteMessageBatch";
 const CHANGE: &str = "ChangeMessageVisibilityBatch";
+const ENTRY: &str = "entry of a batch";
 
 /// What is to be done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +135,7 @@ impl SqsSettler {
     }
 
     /// Makes one request of up to 10 entries: the numbers of those that were done, and what was said of the others.
-    async fn call(&self, entries: &[Entry]) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsSourceError> {
+    async fn call(&self, entries: &[Entry]) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsError> {
         let client = self.shared.client().await?;
         let meters = &self.shared.meters;
         let deletes = entries.first().is_some_and(|entry| entry.after.is_none());
@@ -155,15 +151,16 @@ impl SqsSettler {
             let built: Result<Vec<_>, _> = built.collect();
             let built = built.map_err(|error| self.misuse(DELETE, &error))?;
             let request = client
+                .queue
                 .sqs
                 .delete_message_batch()
-                .queue_url(&client.url)
+                .queue_url(&client.queue.url)
                 .set_entries(Some(built));
             meters.delete_requests.add(1);
             let answer = request
                 .send()
                 .await
-                .map_err(|error| judge(DELETE, client.name(), error))?;
+                .map_err(|error| judge(DELETE, client.queue.name(), error))?;
             meters.deleted.add(answer.successful.len() as u64);
             let done = answer.successful.iter().filter_map(|entry| entry.id.parse().ok());
             return Ok((done.collect(), answer.failed));
@@ -178,21 +175,22 @@ impl SqsSettler {
         let built: Result<Vec<_>, _> = built.collect();
         let built = built.map_err(|error| self.misuse(CHANGE, &error))?;
         let request = client
+            .queue
             .sqs
             .change_message_visibility_batch()
-            .queue_url(&client.url)
+            .queue_url(&client.queue.url)
             .set_entries(Some(built));
         meters.visibility_requests.add(1);
         let answer = request
             .send()
             .await
-            .map_err(|error| judge(CHANGE, client.name(), error))?;
+            .map_err(|error| judge(CHANGE, client.queue.name(), error))?;
         let done = answer.successful.iter().filter_map(|entry| entry.id.parse().ok());
         Ok((done.collect(), answer.failed))
     }
 
-    fn misuse(&self, operation: &'static str, error: &dyn std::error::Error) -> SqsSourceError {
-        SqsSourceError::Misuse {
+    fn misuse(&self, operation: &'static str, error: &dyn std::error::Error) -> SqsError {
+        SqsError::Misuse {
             operation,
             queue: self.shared.label().to_owned(),
             code: "build".to_owned(),
@@ -216,7 +214,7 @@ impl SqsSettler {
         if chunk.is_empty() {
             return Vec::new();
         }
-        let began = Instant::now();
+        let (began, label) = (Instant::now(), self.shared.label());
         let mut answers: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..chunk.len()).collect();
         for round in 0.. {
@@ -233,19 +231,23 @@ impl SqsSettler {
                         let Some(index) = entry.id.parse::<usize>().ok().and_then(|id| open.get(id)) else {
                             continue;
                         };
-                        let message = entry.message.as_deref().unwrap_or_default();
-                        if (entry.sender_fault || is_stale(&entry.code, message)) && chunk[*index].after.is_none() {
+                        let message = entry.message.as_deref();
+                        let stale = is_stale(&entry.code, message.unwrap_or_default());
+                        let error = SqsError::of_entry(ENTRY, label, &entry.code, message, entry.sender_fault);
+                        // A throttle is nobody's fault, whatever is said of it.
+                        let refused = entry.sender_fault && !error.may_pass();
+                        if (refused || stale) && chunk[*index].after.is_none() {
                             self.shared.meters.delete_rejected.add(1);
                         }
-                        if is_stale(&entry.code, message) {
+                        if stale {
                             answers[*index] = Some(Err(SettleError::Stale));
-                        } else if entry.sender_fault {
-                            answers[*index] = Some(Err(refused_with(&self.refused(&entry))));
+                        } else if refused {
+                            answers[*index] = Some(Err(refused_with(&error)));
                         } else {
-                            words = Some(entry);
+                            words = Some(error);
                         }
                     }
-                    words.map_or_else(|| self.silent(), |entry| self.failing(&entry))
+                    words.unwrap_or_else(|| self.silent())
                 }
                 Err(error) => {
                     self.shared.heard(&error).await;
@@ -279,27 +281,10 @@ impl SqsSettler {
         }
     }
 
-    fn refused(&self, entry: &BatchResultErrorEntry) -> SqsSourceError {
-        SqsSourceError::Refused {
-            operation: "entry of a batch",
-            queue: self.shared.label().to_owned(),
-            code: entry.code.clone(),
-            message: entry.message.clone().unwrap_or_default(),
-        }
-    }
-
-    fn failing(&self, entry: &BatchResultErrorEntry) -> SqsSourceError {
-        SqsSourceError::Server {
-            operation: "entry of a batch",
-            queue: self.shared.label().to_owned(),
-            code: entry.code.clone(),
-        }
-    }
-
     /// An entry that was neither done nor refused.
-    fn silent(&self) -> SqsSourceError {
-        SqsSourceError::Server {
-            operation: "entry of a batch",
+    fn silent(&self) -> SqsError {
+        SqsError::Server {
+            operation: ENTRY,
             queue: self.shared.label().to_owned(),
             code: "no answer for an entry".to_owned(),
         }
@@ -387,14 +372,14 @@ impl Drop for Extending<'_> {
 }
 
 /// The sender's fault: to tell it again is of no use.
-fn refused_with(error: &SqsSourceError) -> SettleError {
+fn refused_with(error: &SqsError) -> SettleError {
     match failed_with(error) {
         SettleError::Failed(error) => SettleError::Failed(error.with_class(Class::Permanent)),
         other => other,
     }
 }
 
-fn failed_with(error: &SqsSourceError) -> SettleError {
+fn failed_with(error: &SqsError) -> SettleError {
     use dispatch_core::Classify as _;
     let code = error.code();
     let failed = Error::new(error.class(), error.to_string());

@@ -14,6 +14,7 @@ use dispatch_core::{
     Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, Reply, Settlement, Settler, Source, Token,
     config::ConfigError, telemetry::Meter,
 };
+use dispatch_sqs_client::SqsError;
 use tokio::{
     sync::watch,
     task::{JoinError, JoinSet},
@@ -21,10 +22,9 @@ use tokio::{
 };
 
 use super::{
-    SqsSourceConfig, SqsSourceError,
+    SqsSourceConfig,
     client::Client,
     config::LONGEST,
-    error::judge,
     meters::Meters,
     pace::Pace,
     poll::{Poll, poll},
@@ -106,16 +106,11 @@ impl fmt::Debug for SqsSource {
 impl Shared {
     /// The queue as the file names it.
     pub(super) fn label(&self) -> &str {
-        let config = &self.config;
-        config
-            .queue_url
-            .as_deref()
-            .or(config.queue_name.as_deref())
-            .unwrap_or_default()
+        self.config.place().label()
     }
 
     /// The client, connected at the first call; a call that fails leaves it to the next.
-    pub(super) async fn client(&self) -> Result<Arc<Client>, SqsSourceError> {
+    pub(super) async fn client(&self) -> Result<Arc<Client>, SqsError> {
         let mut client = self.client.lock().await;
         if let Some(client) = &*client {
             return Ok(Arc::clone(client));
@@ -128,31 +123,28 @@ impl Shared {
 
     /// Counts and tells what an operator must know. After credentials were refused the next call loads them anew: they
     /// may have been changed.
-    pub(super) async fn heard(&self, error: &SqsSourceError) {
-        if let SqsSourceError::Misuse { .. } = error {
+    pub(super) async fn heard(&self, error: &SqsError) {
+        if let SqsError::Misuse { .. } = error {
             self.meters.misuse.add(1);
             tracing::error!(%error, "a request of ours is wrong: please report this");
             debug_assert!(false, "{error}");
         }
-        if let SqsSourceError::Refused { .. } = error {
+        if let SqsError::Refused { .. } = error {
             self.tell_refusal(error);
         }
-        if let SqsSourceError::Throttled { code, queue, .. } = error {
+        if let SqsError::Throttled { code, queue, .. } = error {
             self.meters.throttled.add(1);
             if code == "OverLimit" {
                 tracing::error!(%queue, "too many messages of this queue are out: nothing is received until some are deleted");
             }
         }
-        if matches!(
-            error,
-            SqsSourceError::Denied { .. } | SqsSourceError::NoCredentials { .. }
-        ) {
+        if error.is_about_credentials() {
             self.client.lock().await.take();
         }
     }
 
     /// No waiting mends it, and yet it is asked again: that must not go unseen, nor fill the log.
-    fn tell_refusal(&self, error: &SqsSourceError) {
+    fn tell_refusal(&self, error: &SqsError) {
         let mut told = self.told_refusal.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|at| at.elapsed() >= TELL) {
             *told = Some(Instant::now());
@@ -190,9 +182,10 @@ impl Shared {
             *asked = Some((now, many));
         }
         let request = client
+            .queue
             .sqs
             .get_queue_attributes()
-            .queue_url(&client.url)
+            .queue_url(&client.queue.url)
             .attribute_names(Out);
         let Ok(Ok(answer)) = timeout(SHORT_GRACE, request.send()).await else {
             return;
@@ -205,7 +198,7 @@ impl Shared {
         *asked() = Some((now, many));
         if let Some(out) = out.filter(|_| many) {
             tracing::error!(
-                queue = client.name(),
+                queue = client.queue.name(),
                 in_flight = out,
                 "SQS hands out no more than 120000 messages at once: who receives must delete, or fewer be received"
             );
@@ -288,7 +281,7 @@ impl SqsSource {
     fn build(config: SqsSourceConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Result<Self, ConfigError> {
         config.check()?;
         let shared = Arc::new(Shared {
-            fifo: config.is_fifo(),
+            fifo: config.place().is_fifo(),
             held: AtomicBool::new(false),
             meters: Meters::new(meter),
             asked_in_flight: Mutex::default(),
@@ -322,30 +315,13 @@ impl SqsSource {
         self.shared.meters.expired.get()
     }
 
-    /// Whether the queue answers. A key that may not read attributes may receive all the same.
-    async fn ask(&self) -> Result<(), SqsSourceError> {
-        use aws_sdk_sqs::types::QueueAttributeName::QueueArn;
-        let client = self.shared.client().await?;
-        let asked = client
-            .sqs
-            .get_queue_attributes()
-            .queue_url(&client.url)
-            .attribute_names(QueueArn);
-        match asked
-            .send()
-            .await
-            .map_err(|error| judge("GetQueueAttributes", client.name(), error))
-        {
-            Err(SqsSourceError::Denied { code, .. }) if code.starts_with("AccessDenied") => {
-                tracing::debug!(queue = client.name(), "attributes may not be read; receives may");
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.heard(&error).await;
-                Err(error)
-            }
-            Ok(_) => Ok(()),
+    /// Whether the queue answers.
+    async fn ask(&self) -> Result<(), SqsError> {
+        let asked = self.shared.client().await?.queue.ask().await;
+        if let Err(error) = &asked {
+            self.shared.heard(error).await;
         }
+        asked
     }
 
     /// What is ready and still ours for most of its visibility.
@@ -390,7 +366,7 @@ impl SqsSource {
         }
     }
 
-    fn polled(&mut self, poll: Poll) -> Result<(), SqsSourceError> {
+    fn polled(&mut self, poll: Poll) -> Result<(), SqsError> {
         self.shared.meters.pollers.add(-1);
         self.reserved -= poll.asked;
         self.firm -= usize::from(!poll.ask.brief);
@@ -457,7 +433,7 @@ impl Source for SqsSource {
             return Ok(());
         }
         match self.ask().await {
-            Err(error) if error.is_final_at_start() => Err(error.into()),
+            Err(error) if !error.may_pass() => Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = %error, "SQS does not answer yet");
                 Ok(())

@@ -173,3 +173,16 @@ async fn a_request_of_our_own_that_is_wrong_is_counted_and_a_panic_where_we_buil
     }
     assert_eq!(read(&meter, "dispatch_sqs_misuse_total"), 1.0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_throttled_entry_is_told_again_whosever_fault_it_is_said_to_be() {
+    let fake = fake();
+    fake.send("q", "x");
+    let mut source = source(&fake, |_| ());
+    let delivery = crate::receive(&mut source, 1).await.remove(0);
+    fake.fail("DeleteMessageBatch", 1, refused(&[0], "KMS.ThrottlingException"));
+
+    crate::ack(delivery).await;
+
+    assert_eq!((fake.deleted("q"), fake.requests("DeleteMessageBatch")), (1, 2));
+}
