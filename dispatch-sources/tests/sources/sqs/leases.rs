@@ -67,7 +67,10 @@ async fn without_a_heartbeat_the_visibility_is_not_extended() {
     fake.send("q", "x");
     let sink = MemorySink::slow(Duration::from_secs(25), |_| Ok(()));
     let change = |config: &mut SqsSourceConfig| (config.heartbeat, config.visibility_timeout) = (false, period(30));
-    let pipeline = pipeline(source(&fake, change), &sink).build().unwrap();
+    let pipeline = pipeline(source(&fake, change), &sink)
+        .timeout(Duration::from_secs(30))
+        .build()
+        .unwrap();
     let handle = pipeline.handle();
     let run = tokio::spawn(pipeline.run());
 
@@ -77,4 +80,24 @@ async fn without_a_heartbeat_the_visibility_is_not_extended() {
     assert!(fake.requests("ChangeMessageVisibilityBatch") <= 1);
     handle.drain();
     run.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn without_a_heartbeat_no_attempt_may_outlast_its_visibility() {
+    for (heartbeat, timeout, is_right) in [(false, 31, false), (false, 30, true), (true, 3_600, true)] {
+        let change =
+            |config: &mut SqsSourceConfig| (config.heartbeat, config.visibility_timeout) = (heartbeat, period(30));
+        let pipeline = pipeline(source(&fake(), change), &MemorySink::new()).timeout(Duration::from_secs(timeout));
+
+        match pipeline.build() {
+            Ok(_) => assert!(is_right, "timeout {timeout} s"),
+            Err(error) => {
+                assert!(!is_right, "timeout {timeout} s: {error}");
+                assert!(
+                    error.to_string().contains("leases of 30s that nobody extends"),
+                    "{error}"
+                );
+            }
+        }
+    }
 }
