@@ -324,3 +324,22 @@ async fn a_retry_after_is_when_the_message_comes_again_and_holds_back_the_others
         assert!(after < Duration::from_secs(20), "{body} after {after:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_takes_too_long_makes_its_messages_visible_and_exits_with_1() {
+    let (fake, server) = served().await;
+    let worker = Worker::start().await;
+    worker.hold();
+    (0..12).for_each(|n| drop(fake.send("q", n.to_string())));
+    let dir = dir(&[]);
+    let mut preset = preset(&dir, &fake, &server, &worker.url);
+    preset.args(["--set", "drain_timeout=300ms"]);
+    let mut running = Running::spawn(&mut preset);
+    until("all workers are busy", async || worker.count() == 8).await;
+
+    running.signal(Signal::TERM);
+
+    assert_eq!(running.ends().await, 1, "{:#?}", running.log());
+    // Nothing waits for the 70 s of its visibility.
+    assert_eq!((fake.visible("q"), fake.in_flight("q"), fake.deleted("q")), (12, 0, 0));
+}
