@@ -59,9 +59,11 @@ mod meters;
 mod pace;
 mod poll;
 pub mod redrive;
+mod requests;
 #[cfg(feature = "sqs-s3")]
 mod s3;
 mod settler;
+mod shared;
 mod source;
 mod wire;
 

@@ -11,11 +11,11 @@ use dispatch_sqs_client::{SqsError, judge};
 use tokio::time::{Instant, timeout};
 
 #[cfg(feature = "sqs-s3")]
-use super::source::nack;
+use super::settler::nack;
 use super::{
     pace::Ask,
-    settler::SqsSettler,
-    source::{Shared, delete, release},
+    settler::{SqsSettler, delete, release},
+    shared::Shared,
     wire::{is_intact, take},
 };
 
