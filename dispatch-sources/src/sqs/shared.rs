@@ -19,7 +19,7 @@ use super::{SqsSourceConfig, client::Client, meters::Meters, wire::Offsets};
 /// How seldom a queue is asked how many of its messages are out, and from how many on that is said.
 const LOOK: Duration = Duration::from_secs(600);
 const MANY_OUT: u64 = 100_000;
-/// How seldom it is said that SQS refuses.
+/// How seldom it is said that receives are held up.
 const TELL: Duration = Duration::from_secs(60);
 /// How long the answer to that may take.
 const GLANCE: Duration = Duration::from_millis(500);
@@ -33,8 +33,8 @@ pub(super) struct Shared {
     pub(super) meters: Meters,
     /// When the queue was last asked how many messages are out, and whether they were too many.
     asked_in_flight: Mutex<Option<(Instant, bool)>>,
-    /// When a refusal was last told of.
-    told_refusal: Mutex<Option<Instant>>,
+    /// When it was last said that receives are held up.
+    told: Mutex<Option<Instant>>,
     http: Option<SharedHttpClient>,
     client: tokio::sync::Mutex<Option<Arc<Client>>>,
     /// Cuts receives off that have brought nothing.
@@ -62,7 +62,7 @@ impl Shared {
             held: AtomicBool::new(false),
             meters: Meters::new(meter),
             asked_in_flight: Mutex::default(),
-            told_refusal: Mutex::default(),
+            told: Mutex::default(),
             http,
             client: tokio::sync::Mutex::default(),
             cut: watch::Sender::new(false),
@@ -99,12 +99,13 @@ impl Shared {
             tracing::error!(%error, "a request of ours is wrong: please report this");
             debug_assert!(false, "{error}");
         }
-        if let SqsError::Refused { .. } = error {
-            self.tell_refusal(error);
+        // No waiting mends it, and yet it is asked again: that must not go unseen, nor fill the log.
+        if matches!(error, SqsError::Refused { .. }) && self.may_tell() {
+            tracing::error!(%error, "SQS refuses what is asked: mend the queue or its key; it is asked again every minute");
         }
         if let SqsError::Throttled { code, queue, .. } = error {
             self.meters.throttled.add(1);
-            if code == "OverLimit" {
+            if code == "OverLimit" && self.may_tell() {
                 tracing::error!(%queue, "too many messages of this queue are out: nothing is received until some are deleted");
             }
         }
@@ -113,13 +114,14 @@ impl Shared {
         }
     }
 
-    /// No waiting mends it, and yet it is asked again: that must not go unseen, nor fill the log.
-    fn tell_refusal(&self, error: &SqsError) {
-        let mut told = self.told_refusal.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|at| at.elapsed() >= TELL) {
+    /// Whether it is time to say again what holds receives up.
+    fn may_tell(&self) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let may = told.is_none_or(|at| at.elapsed() >= TELL);
+        if may {
             *told = Some(Instant::now());
-            tracing::error!(%error, "SQS refuses what is asked: mend the queue or its key; it is asked again every minute");
         }
+        may
     }
 
     pub(super) fn offsets(&self) -> MutexGuard<'_, Offsets> {

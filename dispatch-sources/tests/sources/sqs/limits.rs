@@ -78,3 +78,25 @@ async fn over_the_limit_receives_rest_and_deletes_go_on() {
     let rested = began.elapsed();
     assert!((SECOND..=5 * SECOND).contains(&rested), "{rested:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_lasts_is_told_of_once_a_minute() {
+    let (logs, _guard) = Logs::gather();
+    let fake = fake();
+    fake.out_with_others("q", 120_000);
+    let sink = MemorySink::new();
+    let short = source(&fake, |config| config.wait_time = period(0));
+    let pipeline = pipeline(short, &sink).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    tokio::time::sleep(Duration::from_secs(600)).await;
+
+    let told = logs.count("ERROR", "too many messages of this queue are out");
+    assert!((8..=11).contains(&told), "told {told} times in ten minutes");
+    fake.out_with_others("q", 0);
+    fake.send("q", "x");
+    sink.took(1).await;
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
