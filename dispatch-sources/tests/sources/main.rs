@@ -5,7 +5,6 @@
 mod documentation;
 mod file;
 mod http;
-mod logs;
 mod pg_notify;
 mod schedule;
 mod sqs;

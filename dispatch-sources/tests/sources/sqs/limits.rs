@@ -1,11 +1,10 @@
 //! Near the most messages that a queue hands out at once.
 
-use dispatch_core::{Class, Source as _};
+use dispatch_core::{Class, Source as _, testing::Logs};
 use dispatch_sources::sqs::fake::FakeMessage;
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::logs::Logs;
 
 const TOO_MANY: &str = "SQS hands out no more than 120000 messages at once";
 

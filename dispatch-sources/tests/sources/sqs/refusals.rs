@@ -1,10 +1,9 @@
 //! Entries and requests that SQS refuses for good.
 
-use dispatch_core::{Class, Disposition, Reply, SettleError, Settlement, Source as _, telemetry::Meter};
+use dispatch_core::{Class, Disposition, Reply, SettleError, Settlement, Source as _, telemetry::Meter, testing::Logs};
 use dispatch_sources::sqs::fake::Fault;
 
 use super::*;
-use crate::logs::Logs;
 
 fn refused(which: &[usize], code: &str) -> Fault {
     Fault::Entries {

@@ -1,5 +1,3 @@
-//! What is logged while a test runs.
-
 use std::{
     fmt::{Debug, Write as _},
     sync::{Arc, Mutex},
@@ -12,21 +10,33 @@ use tracing::{
     subscriber::DefaultGuard,
 };
 
-/// The lines of this thread, each `LEVEL message field=value ...`.
-#[derive(Clone, Default)]
-pub(crate) struct Logs(Arc<Mutex<Vec<String>>>);
+use crate::lock::lock;
+
+/// What this thread logs, each line as `LEVEL message field=value`.
+///
+/// ```
+/// use dispatch_core::testing::Logs;
+///
+/// let (logs, _guard) = Logs::gather();
+/// tracing::warn!(queue = "q", "nothing came");
+/// assert_eq!(logs.count("WARN", "nothing came queue=\"q\""), 1);
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Logs(Arc<Mutex<Vec<String>>>);
 
 impl Logs {
     /// Gathers until the guard is dropped.
-    pub(crate) fn gather() -> (Self, DefaultGuard) {
+    #[must_use]
+    pub fn gather() -> (Self, DefaultGuard) {
         let logs = Self::default();
         let guard = tracing::subscriber::set_default(logs.clone());
         (logs, guard)
     }
 
     /// How many lines of this level hold `part`.
-    pub(crate) fn count(&self, level: &str, part: &str) -> usize {
-        let lines = self.0.lock().unwrap();
+    #[must_use]
+    pub fn count(&self, level: &str, part: &str) -> usize {
+        let lines = lock(&self.0);
         lines
             .iter()
             .filter(|line| line.starts_with(level) && line.contains(part))
@@ -38,11 +48,11 @@ struct Line(String);
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        let written = match field.name() {
+        // To write into text cannot fail.
+        let _written = match field.name() {
             "message" => write!(self.0, " {value:?}"),
             name => write!(self.0, " {name}={value:?}"),
         };
-        written.unwrap();
     }
 }
 
@@ -62,7 +72,7 @@ impl Subscriber for Logs {
     fn event(&self, event: &Event<'_>) {
         let mut line = Line(event.metadata().level().to_string());
         event.record(&mut line);
-        self.0.lock().unwrap().push(line.0);
+        lock(&self.0).push(line.0);
     }
 
     fn enter(&self, _: &Id) {}
