@@ -29,13 +29,18 @@ const CHANGE: &str = "ChangeMessageVisibilityBatch";
 const ENTRY: &str = "entry of a batch";
 
 impl Shared {
-    /// Makes one request of up to 10 entries: the numbers of those that were done, and what was said of the others.
-    async fn call(&self, entries: &[Entry]) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsError> {
+    /// Makes one request of those entries of a chunk that are open: which of these were done, by their place among them,
+    /// and what was said of the others.
+    async fn call(
+        &self,
+        chunk: &[Entry],
+        open: &[usize],
+    ) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsError> {
         let client = self.client().await?;
         let meters = &self.meters;
-        let deletes = entries.first().is_some_and(|entry| entry.after.is_none());
+        let deletes = chunk.first().is_some_and(|entry| entry.after.is_none());
         let handle = |entry: &Entry| parts(&entry.token).map_or("", |(_, handle)| handle).to_owned();
-        let numbered = entries.iter().enumerate();
+        let numbered = open.iter().map(|index| &chunk[*index]).enumerate();
         if deletes {
             let built = numbered.map(|(index, entry)| {
                 DeleteMessageBatchRequestEntry::builder()
@@ -94,18 +99,16 @@ impl Shared {
     }
 
     /// Calls with up to 10 at a time, until each is done, refused, or `patience` is over.
-    pub(super) async fn insist(&self, entries: Vec<Entry>, patience: Duration) -> Vec<Answer> {
+    pub(super) async fn insist(&self, entries: &[Entry], patience: Duration) -> Vec<Answer> {
         if entries.len() <= BATCH {
             return self.insist_on(entries, patience).await;
         }
-        let chunks = entries
-            .chunks(BATCH)
-            .map(|chunk| self.insist_on(chunk.to_vec(), patience));
-        let chunks: Vec<_> = chunks.collect();
+        let chunks: Vec<_> = entries.chunks(BATCH).collect();
+        let chunks = chunks.into_iter().map(|chunk| self.insist_on(chunk, patience));
         futures::future::join_all(chunks).await.into_iter().flatten().collect()
     }
 
-    async fn insist_on(&self, chunk: Vec<Entry>, patience: Duration) -> Vec<Answer> {
+    async fn insist_on(&self, chunk: &[Entry], patience: Duration) -> Vec<Answer> {
         if chunk.is_empty() {
             return Vec::new();
         }
@@ -113,8 +116,7 @@ impl Shared {
         let mut answers: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..chunk.len()).collect();
         for round in 0.. {
-            let now: Vec<_> = open.iter().map(|index| chunk[*index].clone()).collect();
-            let error = match self.call(&now).await {
+            let error = match self.call(chunk, &open).await {
                 Ok((done, failed)) => {
                     for index in done {
                         if let Some(index) = open.get(index) {
@@ -142,6 +144,10 @@ impl Shared {
                             words = Some(error);
                         }
                     }
+                    open.retain(|index| answers[*index].is_none());
+                    if open.is_empty() {
+                        break;
+                    }
                     words.unwrap_or_else(|| self.silent())
                 }
                 Err(error) => {
@@ -149,10 +155,6 @@ impl Shared {
                     error
                 }
             };
-            open.retain(|index| answers[*index].is_none());
-            if open.is_empty() {
-                break;
-            }
             let wait = Duration::from_millis(100 * (1 << u32::min(round, 5)));
             let wait = wait
                 .mul_f64(rand::rng().random_range(0.5..1.0))
@@ -164,7 +166,7 @@ impl Shared {
                 break;
             }
             tracing::debug!(error = %error, entries = open.len(), ?wait, "settling again");
-            self.note_again(&chunk, open.len());
+            self.note_again(chunk, open.len());
             sleep(wait).await;
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()

@@ -59,6 +59,29 @@ enum Deed {
     Leave,
 }
 
+/// Entries of requests, and where in the batch each came from.
+#[derive(Debug, Default)]
+struct Wanted {
+    places: Vec<usize>,
+    entries: Vec<Entry>,
+}
+
+impl Wanted {
+    fn push(&mut self, place: usize, token: &Token, after: Option<Duration>) {
+        self.places.push(place);
+        self.entries.push(Entry {
+            token: token.clone(),
+            after,
+        });
+    }
+
+    fn and(mut self, mut then: Self) -> Self {
+        self.places.append(&mut then.places);
+        self.entries.append(&mut then.entries);
+        self
+    }
+}
+
 impl SqsSettler {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
@@ -128,9 +151,9 @@ impl SqsSettler {
             if round.is_empty() {
                 break;
             }
-            let chosen = round.iter().map(|index| entries[*index].clone()).collect();
+            let chosen: Vec<_> = round.iter().map(|index| entries[*index].clone()).collect();
             // The driver tries again; meanwhile other groups go on.
-            let results = self.shared.insist(chosen, Duration::ZERO).await;
+            let results = self.shared.insist(&chosen, Duration::ZERO).await;
             let mut state = self.state();
             for (index, result) in round.into_iter().zip(results) {
                 let token = &entries[index].token;
@@ -206,7 +229,7 @@ impl Settler for SqsSettler {
         let fifo = self.shared.fifo;
         let _turn = if fifo { Some(self.turn.lock().await) } else { None };
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.len());
-        let (mut deletes, mut nacks, mut releases) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut deletes, mut nacks, mut releases) = (Wanted::default(), Wanted::default(), Wanted::default());
         for (index, Settlement { token, disposition }) in batch.iter().enumerate() {
             let Some((id, _)) = parts(token) else {
                 answers.push(Some(Err(SettleError::Stale)));
@@ -223,41 +246,32 @@ impl Settler for SqsSettler {
             }
             let deed = self.deed(token, disposition);
             answers.push((deed == Deed::Leave).then_some(Ok(())));
-            let entry = |after| {
-                (
-                    index,
-                    Entry {
-                        token: token.clone(),
-                        after,
-                    },
-                )
-            };
             match deed {
-                Deed::Delete => deletes.push(entry(None)),
-                Deed::Change(after) if *disposition == Disposition::Release => releases.push(entry(Some(after))),
-                Deed::Change(after) => nacks.push(entry(Some(after))),
+                Deed::Delete => deletes.push(index, token, None),
+                Deed::Change(after) if *disposition == Disposition::Release => releases.push(index, token, Some(after)),
+                Deed::Change(after) => nacks.push(index, token, Some(after)),
                 Deed::Leave => {}
             }
         }
         let delete = async {
-            let entries: Vec<_> = deletes.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
             if fifo {
-                self.delete_in_order(&entries).await
+                self.delete_in_order(&deletes.entries).await
             } else {
-                self.shared.insist(entries, PATIENCE).await
+                self.shared.insist(&deletes.entries, PATIENCE).await
             }
         };
+        // A failed head first, then those behind it.
+        let failed = nacks.entries.len();
+        let changes = nacks.and(releases);
         let change = async {
-            let first: Vec<Entry> = nacks.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
-            let then: Vec<Entry> = releases.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
-            self.let_extensions_end(&[first.clone(), then.clone()].concat()).await;
+            self.let_extensions_end(&changes.entries).await;
             if fifo {
-                // A failed head first, then those behind it.
+                let (first, then) = changes.entries.split_at(failed);
                 let mut answers = self.shared.insist(first, PATIENCE).await;
                 answers.extend(self.shared.insist(then, PATIENCE).await);
                 answers
             } else {
-                self.shared.insist([first, then].concat(), PATIENCE).await
+                self.shared.insist(&changes.entries, PATIENCE).await
             }
         };
         let (deleted, changed) = if fifo {
@@ -266,11 +280,8 @@ impl Settler for SqsSettler {
         } else {
             tokio::join!(delete, change)
         };
-        for ((index, _), answer) in deletes.into_iter().zip(deleted) {
-            answers[index] = Some(answer);
-        }
-        let changes = nacks.into_iter().chain(releases);
-        for ((index, _), answer) in changes.zip(changed) {
+        let places = deletes.places.into_iter().chain(changes.places);
+        for (index, answer) in places.zip(deleted.into_iter().chain(changed)) {
             answers[index] = Some(answer);
         }
         #[cfg(feature = "sqs-s3")]
@@ -307,7 +318,7 @@ impl Settler for SqsSettler {
         }
         let mark = Extending::mark(self, changes.iter().map(|entry| entry.token.handle.clone()).collect());
         // Longer than half of what is left, and the next look tries again anyway.
-        let results = self.shared.insist(changes, by / 4).await;
+        let results = self.shared.insist(&changes, by / 4).await;
         drop(mark);
         let mut results = results.into_iter();
         let mut state = self.state();
