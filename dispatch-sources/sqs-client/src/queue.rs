@@ -7,7 +7,10 @@ use aws_config::{
 };
 use aws_sdk_sqs::{
     Client,
-    config::{Credentials, Region, SharedHttpClient},
+    config::{
+        Credentials, Region, SharedHttpClient,
+        retry::{RetryPartition, TokenBucket},
+    },
     types::QueueAttributeName::QueueArn,
 };
 use aws_smithy_http_client::{
@@ -32,6 +35,9 @@ pub struct Queue {
     pub url: String,
     /// Credentials and region, for what else of Amazon's is asked.
     pub sdk: SdkConfig,
+    /// Allows the SDK so many retries; those of all queues of a process would share one by default, and where one queue
+    /// fails the others would go without.
+    retries: RetryPartition,
 }
 
 impl Place<'_> {
@@ -41,7 +47,10 @@ impl Place<'_> {
     /// No region or credentials are known; or, for a queue of this name, of every class.
     pub async fn connect(&self, http: Option<SharedHttpClient>) -> Result<Queue, SqsError> {
         let sdk = load(self, http).await?;
-        let sqs = client(&sdk, ATTEMPT, OPERATION);
+        let retries = RetryPartition::custom("dispatch")
+            .token_bucket(TokenBucket::default())
+            .build();
+        let sqs = client(&sdk, &retries, ATTEMPT, OPERATION);
         let url = match (self.queue_url, self.queue_name.unwrap_or_default()) {
             (Some(url), _) => url.to_owned(),
             (None, name) => {
@@ -52,7 +61,7 @@ impl Place<'_> {
                     .ok_or_else(|| SqsError::NoQueue { queue: name.to_owned() })?
             }
         };
-        Ok(Queue { sqs, url, sdk })
+        Ok(Queue { sqs, url, sdk, retries })
     }
 }
 
@@ -67,7 +76,7 @@ impl Queue {
     #[must_use]
     pub fn receiver(&self, wait: Duration) -> Client {
         let attempt = (wait + Duration::from_secs(5)).max(Duration::from_secs(10));
-        client(&self.sdk, attempt, attempt * 2)
+        client(&self.sdk, &self.retries, attempt, attempt * 2)
     }
 
     /// Whether the queue answers. A key that may not read attributes may use the queue all the same.
@@ -85,7 +94,7 @@ impl Queue {
     }
 }
 
-fn client(sdk: &SdkConfig, attempt: Duration, operation: Duration) -> Client {
+fn client(sdk: &SdkConfig, retries: &RetryPartition, attempt: Duration, operation: Duration) -> Client {
     let timeouts = TimeoutConfig::builder()
         .connect_timeout(CONNECT)
         .operation_attempt_timeout(attempt)
@@ -94,7 +103,7 @@ fn client(sdk: &SdkConfig, attempt: Duration, operation: Duration) -> Client {
     let settings = aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts);
     // A body that is held back is a long poll; the attempt has its own limit.
     let settings = settings.stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    Client::from_conf(settings.build())
+    Client::from_conf(settings.retry_partition(retries.clone()).build())
 }
 
 /// Amazon's hosts hold their region.

@@ -249,3 +249,20 @@ async fn a_server_that_cannot_be_reached_is_named_whatever_stands_in_the_way() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_fails_takes_no_retries_from_another() {
+    let (failing, well) = (fake(), fake());
+    failing.fail("*", 100_000, Fault::Status(500));
+    let mut bad = source(&failing, |_| ());
+    // Each of these is three requests until the SDK's retries are used up.
+    for _ in 0..200 {
+        bad.probe().await.unwrap_err();
+    }
+    assert!(failing.requests("GetQueueAttributes") < 600, "they are used up");
+    well.fail("GetQueueAttributes", 2, Fault::Status(500));
+
+    source(&well, |_| ()).probe().await.unwrap();
+
+    assert_eq!(well.requests("GetQueueAttributes"), 3);
+}
