@@ -3,7 +3,7 @@
 use clap::Args;
 use dispatch_core::config::Rate;
 use dispatch_sources::sqs::{
-    SqsSourceConfig, SqsSourceError,
+    SqsError, SqsSourceConfig,
     redrive::{DeadLetters, Move},
 };
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ async fn open(queue: &str, at: &At) -> Result<DeadLetters> {
     DeadLetters::open(&config).await.map_err(failure)
 }
 
-fn failure(error: SqsSourceError) -> Failure {
+fn failure(error: SqsError) -> Failure {
     Failure::from(dispatch_core::Error::from(error))
 }
 

@@ -20,8 +20,12 @@ mod signals;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod sqsd;
+#[cfg(all(feature = "postgres", feature = "sqs", feature = "sqsd"))]
+mod sqsd_cron;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_faults;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_readme;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_server;
 mod support;

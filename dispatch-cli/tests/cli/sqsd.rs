@@ -4,22 +4,37 @@ use std::{path::Path, process::Command};
 
 use crate::support::{Done, command, dir, done};
 
-const SEED: &str = "INVOKER_URL=http://local.example.com/setup/your/worker/path\nQUEUE_URL=https://queue.amazonaws.com/80398EXAMPLE/MyQueue\n# LOG_LEVEL=info # default\n";
+/// The file that the README of sqsd shows, word for word.
+pub(crate) const SEED: &str = include_str!("sqsd.env");
 
 /// The preset with nothing of the caller's environment that it would read.
 fn preset(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Command {
     let mut command = command(dir, args);
+    forget_ours(&mut command);
+    command.envs(variables.iter().copied());
+    command
+}
+
+/// Takes away what the preset would read of the caller's environment.
+pub(crate) fn forget_ours(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if ["AWS_", "SQSD_", "SQS_", "LOG_LEVEL"]
-            .iter()
-            .any(|prefix| name.starts_with(prefix))
-        {
+        let ours = [
+            "AWS_",
+            "SQSD_",
+            "SQS_",
+            "FETCHER_",
+            "INVOKER_",
+            "MONITORING_",
+            "REDIS_LOCKER_",
+            "LOCK_",
+            "LOG_LEVEL",
+            "UNLOCK_",
+        ];
+        if ours.iter().any(|prefix| name.starts_with(prefix)) {
             command.env_remove(name);
         }
     }
-    command.envs(variables.iter().copied());
-    command
 }
 
 fn run(dir: &Path, args: &[&str], variables: &[(&str, &str)]) -> Done {
@@ -46,6 +61,12 @@ fn the_file_of_the_readme_makes_the_same_pipeline_as_the_plain_environment() {
         "url = \"http://local.example.com/setup/your/worker/path\"",
         "visibility_timeout = \"1m10s\"",
         "retry = \"off\"",
+        "region = \"us-east-1\"",
+        "timeout = \"1m\"",
+        "concurrency = 1\n",
+        "pollers = 1\n",
+        "keep = \"1day\"",
+        "sweep = \"1m\"",
         "listen = \"127.0.0.1:6969\"",
     ] {
         assert!(from_file.out.contains(part), "{part}: {}", from_file.out);

@@ -5,13 +5,16 @@ use std::{
     io::Write as _,
     process::Stdio,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
+use axum::http::StatusCode;
 use dispatch_sources::sqs::fake::{Fake, FakeServer, Fault, QueueOptions};
 use rustix::process::Signal;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
+    time::Instant,
 };
 
 use crate::support::{Running, Worker, command, dir, done, until};
@@ -221,4 +224,122 @@ async fn what_another_process_has_done_is_deleted_and_not_posted_again() {
 
     assert_eq!(second.ends().await, 0, "{:#?}", second.log());
     assert_eq!(worker.ids().values().sum::<u32>(), 1, "posted once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_credentials_the_start_ends_and_says_where_to_put_them() {
+    let (fake, server) = served().await;
+    let dir = dir(&[]);
+    let mut preset = preset(&dir, &fake, &server, "http://127.0.0.1:1");
+    preset
+        .env_remove("AWS_ACCESS_KEY_ID")
+        .env_remove("AWS_SECRET_ACCESS_KEY")
+        // No machine of Amazon's is asked for its role.
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+
+    let run = done(&mut preset);
+
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(
+        run.err.contains("no AWS credentials for") && run.err.contains("set AWS_ACCESS_KEY_ID"),
+        "{run:?}"
+    );
+    assert_eq!(fake.requests("ReceiveMessage"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_level_is_that_of_the_variable() {
+    for (level, shown, hidden) in [
+        ("debug", &["DEBUG", "INFO"][..], &[][..]),
+        ("info", &["INFO"], &["DEBUG"]),
+        ("error", &[], &["DEBUG", "INFO", "WARN"]),
+    ] {
+        let (fake, server) = served().await;
+        let worker = Worker::start().await;
+        let dir = dir(&[]);
+        fake.send("q", "x");
+
+        let mut running = Running::spawn(preset(&dir, &fake, &server, &worker.url).env("LOG_LEVEL", level));
+        until("it is deleted", async || fake.deleted("q") == 1).await;
+        running.signal(Signal::TERM);
+
+        assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+        let log = running.log();
+        // One JSON object a line.
+        let levels: Vec<_> = log
+            .iter()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["level"].clone())
+            .collect();
+        for level in shown {
+            assert!(levels.iter().any(|seen| seen == level), "{level}: {log:#?}");
+        }
+        for level in hidden {
+            assert!(!levels.iter().any(|seen| seen == level), "{level}: {log:#?}");
+        }
+    }
+}
+
+/// A worker that asks for 2 s with its first answer; notes when each post came, and with what.
+async fn asking_for_time(posts: Arc<Mutex<Vec<(Instant, String)>>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let work = async move |body: String| {
+        let mut posts = posts.lock().unwrap();
+        posts.push((Instant::now(), body));
+        match posts.len() {
+            1 => (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "2")]),
+            _ => (StatusCode::OK, [("x-worker", "well")]),
+        }
+    };
+    let router = axum::Router::new().fallback(work);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    url
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_after_is_when_the_message_comes_again_and_holds_back_the_others() {
+    let (fake, server) = served().await;
+    let posts = Arc::<Mutex<Vec<_>>>::default();
+    let worker = asking_for_time(Arc::clone(&posts)).await;
+    let dir = dir(&[]);
+    let mut preset = preset(&dir, &fake, &server, &worker);
+    preset.env("INVOKER_PARALLEL_COUNT", "1");
+    for body in ["a", "b", "c"] {
+        fake.send("q", body);
+    }
+
+    let mut running = Running::spawn(&mut preset);
+    until("all are deleted", async || fake.deleted("q") == 3).await;
+    running.signal(Signal::TERM);
+
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+    let posts = posts.lock().unwrap();
+    let (asked, first) = &posts[0];
+    assert_eq!(posts.len(), 4, "{posts:?}");
+    assert_eq!(posts.iter().filter(|(_, body)| body == first).count(), 2, "{posts:?}");
+    for (at, body) in &posts[1..] {
+        let after = at.duration_since(*asked);
+        assert!(after >= Duration::from_millis(1_900), "{body} after {after:?}");
+        // Not the 70 s of the visibility.
+        assert!(after < Duration::from_secs(20), "{body} after {after:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_that_takes_too_long_makes_its_messages_visible_and_exits_with_1() {
+    let (fake, server) = served().await;
+    let worker = Worker::start().await;
+    worker.hold();
+    (0..12).for_each(|n| drop(fake.send("q", n.to_string())));
+    let dir = dir(&[]);
+    let mut preset = preset(&dir, &fake, &server, &worker.url);
+    preset.args(["--set", "drain_timeout=300ms"]);
+    let mut running = Running::spawn(&mut preset);
+    until("all workers are busy", async || worker.count() == 8).await;
+
+    running.signal(Signal::TERM);
+
+    assert_eq!(running.ends().await, 1, "{:#?}", running.log());
+    // Nothing waits for the 70 s of its visibility.
+    assert_eq!((fake.visible("q"), fake.in_flight("q"), fake.deleted("q")), (12, 0, 0));
 }

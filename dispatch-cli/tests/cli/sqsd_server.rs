@@ -15,13 +15,13 @@ use tokio::net::TcpStream;
 use crate::support::{Running, Worker, command, dir, get, until};
 
 /// A queue of its own on the server of `DISPATCH_TEST_SQS_URL`; none where there is no server.
-struct Queue {
-    server: String,
-    url: String,
+pub(crate) struct Queue {
+    pub(crate) server: String,
+    pub(crate) url: String,
 }
 
 impl Queue {
-    async fn new(name: &str) -> Option<Self> {
+    pub(crate) async fn new(name: &str) -> Option<Self> {
         let Ok(server) = std::env::var("DISPATCH_TEST_SQS_URL") else {
             assert!(std::env::var_os("CI").is_none(), "DISPATCH_TEST_SQS_URL is not set");
             drop(writeln!(
@@ -41,7 +41,7 @@ impl Queue {
         Some(Self { server, url })
     }
 
-    async fn send(&self, body: &str, attributes: &[(&str, &str)]) {
+    pub(crate) async fn send(&self, body: &str, attributes: &[(&str, &str)]) {
         let attributes: Value = attributes
             .iter()
             .map(|(name, value)| {
@@ -57,7 +57,7 @@ impl Queue {
     }
 
     /// How many messages wait, and how many are with somebody.
-    async fn depth(&self) -> (u64, u64) {
+    pub(crate) async fn depth(&self) -> (u64, u64) {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
         let answer = call(
             &self.server,
@@ -110,7 +110,7 @@ async fn call(server: &str, operation: &str, input: Value) -> Value {
     serde_json::from_slice(&body).unwrap_or_default()
 }
 
-async fn scoreboard(running: &Running) -> String {
+pub(crate) async fn scoreboard(running: &Running) -> String {
     let line: Value = serde_json::from_str(&running.says("monitoring listens").await).unwrap();
     format!("http://{}", line["address"].as_str().unwrap())
 }

@@ -210,7 +210,8 @@ impl PipelineBuilder {
     /// Puts the pipeline together. Connects to nothing.
     ///
     /// # Errors
-    /// `Permanent` if there is no source or no sink, more than 65 535 sources, or lanes are ordered over several shards.
+    /// `Permanent` if there is no source or no sink, more than 65 535 sources, lanes are ordered over several shards, or an
+    /// attempt may outlast a lease that nobody extends.
     pub fn build(self) -> Result<Pipeline, Error> {
         let missing = |what: &str| Error::permanent(format!("pipeline {}: no {what}", self.name));
         if self.sources.is_empty() {
@@ -232,6 +233,24 @@ impl PipelineBuilder {
                 "pipeline {}: order by key needs one shard, {} are set",
                 self.name, self.shards
             )));
+        }
+        for (label, source) in &self.sources {
+            let capabilities = source.capabilities();
+            let fits = |lease| self.stack.timeout.is_some_and(|timeout| timeout <= lease);
+            if let Some(lease) = capabilities
+                .lease
+                .filter(|lease| !capabilities.extends && !fits(*lease))
+            {
+                let timeout = self
+                    .stack
+                    .timeout
+                    .map_or("off".to_owned(), |timeout| format!("{timeout:?}"));
+                return Err(Error::permanent(format!(
+                    "pipeline {}: {label} has leases of {lease:?} that nobody extends, and an attempt may take longer (timeout \
+                     {timeout}), so that messages would be worked on twice: extend them, make them longer, or the timeout shorter",
+                    self.name
+                )));
+            }
         }
         let stats = Arc::<Stats>::default();
         let shared = Arc::new(Shared::new(

@@ -349,6 +349,8 @@ fn sns_text(payload: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use dispatch_core::testing::Logs;
+
     use super::*;
 
     fn described(change: impl FnOnce(&mut SqsdConfig), message: &Message) -> HeaderMap {
@@ -457,6 +459,33 @@ mod tests {
             assert!(size(&headers) as u64 <= bound, "{bound}: {}", size(&headers));
             assert_eq!(bound == 16 << 10, headers.len() > 100, "{bound}");
         }
+    }
+
+    #[test]
+    fn what_stays_behind_is_logged_with_its_name_and_without_its_value() {
+        let message = Message::new("x")
+            .header("Blob", vec![0xff, 0])
+            .meta("sqs_type_Blob", "Binary")
+            .header("no header", "canary-1")
+            .header("split", "canary-2\r\nx-evil: 1")
+            .header("Twice", "first")
+            .header("twice", "canary-3")
+            .header("long", "canary-4".repeat(100));
+        let (logs, _guard) = Logs::gather();
+
+        let headers = described(|config| config.max_header_bytes = ByteSize(600), &message);
+
+        assert_eq!(text(&headers, "x-aws-sqsd-attr-twice"), Some("first"));
+        for part in [
+            "attribute is no text and stays behind name=\"Blob\"",
+            "attribute is no HTTP header and stays behind name=\"no header\"",
+            "value is no HTTP value and stays behind name=x-aws-sqsd-attr-split",
+            "header is there already; it stays behind name=x-aws-sqsd-attr-twice",
+            "headers are full; it stays behind name=x-aws-sqsd-attr-long",
+        ] {
+            assert_eq!(logs.count("DEBUG", part), 1, "{part}: {logs:?}");
+        }
+        assert_eq!(logs.count("", "canary"), 0, "{logs:?}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::{
 };
 
 use dispatch_core::{Class, Error, Headers, Reply};
+use dispatch_sqs_client::judge;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -13,10 +14,9 @@ use tokio::{
 };
 
 use super::{
-    SqsSinkError,
-    client::Client,
+    SqsError, SqsSinkError,
     entry::{Entry, LARGEST},
-    error::{judge, of_entry},
+    error::of_entry,
     sink::Shared,
 };
 
@@ -192,7 +192,7 @@ fn shared_by(count: usize, error: Error) -> Vec<Result<Reply, Error>> {
 
 async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, Error>>, SqsSinkError> {
     const OPERATION: &str = "SendMessageBatch";
-    let client: &Client = shared.client().await?;
+    let queue = shared.queue().await?;
     let count = entries.len();
     let built: Result<Vec<_>, _> = entries
         .into_iter()
@@ -200,13 +200,18 @@ async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, 
         .map(|(number, entry)| entry.build(number))
         .collect();
     let built = built.map_err(|error| SqsSinkError::Unfit(error.report()))?;
-    let request = client.sqs.send_message_batch().queue_url(&client.url);
+    let request = queue.sqs.send_message_batch().queue_url(&queue.url);
     let answer = request.set_entries(Some(built)).send().await;
-    let answer = answer.map_err(|error| judge(OPERATION, client.name(), error))?;
-    let silent = || SqsSinkError::Server {
-        operation: OPERATION,
-        queue: client.name().to_owned(),
-        code: "no answer for an entry".to_owned(),
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(shared.heard(judge(OPERATION, queue.name(), error)).await),
+    };
+    let silent = || {
+        SqsSinkError::Sqs(SqsError::Server {
+            operation: OPERATION,
+            queue: queue.name().to_owned(),
+            code: "no answer for an entry".to_owned(),
+        })
     };
     let mut outcomes: Vec<Result<Reply, Error>> = (0..count).map(|_| Err(silent().into())).collect();
     let mut set = |id: &str, outcome| {
@@ -215,7 +220,7 @@ async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, 
         }
     };
     for entry in answer.failed {
-        let error = of_entry(client.name(), &entry.code, entry.message.as_deref(), entry.sender_fault);
+        let error = of_entry(queue.name(), &entry.code, entry.message.as_deref(), entry.sender_fault);
         set(&entry.id, Err(error.into()));
     }
     for entry in answer.successful {

@@ -4,6 +4,7 @@ use dispatch_core::{
     Sink,
     config::{BuildContext, ConfigError, Period, Secret, SinkConfig, Template},
 };
+use dispatch_sqs_client::Place;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -88,54 +89,23 @@ impl SqsSinkConfig {
         }
     }
 
-    /// The queue as the file names it.
-    pub(super) fn label(&self) -> &str {
-        self.queue_url
-            .as_deref()
-            .or(self.queue_name.as_deref())
-            .unwrap_or_default()
-    }
-
-    /// Whether the queue is a FIFO queue: its name says so.
-    pub(super) fn is_fifo(&self) -> bool {
-        self.label().trim_end_matches('/').ends_with(".fifo")
+    /// Which queue, and who asks.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place {
+            queue_url: self.queue_url.as_deref(),
+            queue_name: self.queue_name.as_deref(),
+            region: self.region.as_deref(),
+            endpoint_url: self.endpoint_url.as_deref(),
+            access_key_id: self.access_key_id.as_deref(),
+            secret_access_key: self.secret_access_key.as_ref(),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        match (&self.queue_url, &self.queue_name) {
-            (Some(url), None) => check_url("queue_url", url)?,
-            (None, Some(name)) if !name.is_empty() => {}
-            (None, _) => {
-                return Err(ConfigError::at("queue_url", "no queue is named").help(
-                    "write queue_url = \"https://sqs.eu-west-1.amazonaws.com/123456789012/orders\", or queue_name = \"orders\"",
-                ));
-            }
-            (Some(_), Some(_)) => {
-                return Err(
-                    ConfigError::at("queue_name", "the queue is named twice").help("leave queue_name or queue_url out")
-                );
-            }
-        }
-        if let Some(url) = &self.endpoint_url {
-            check_url("endpoint_url", url)?;
-        }
-        match (&self.access_key_id, &self.secret_access_key) {
-            (Some(_), None) => {
-                return Err(ConfigError::at(
-                    "secret_access_key",
-                    "access_key_id has no secret beside it",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(ConfigError::at(
-                    "access_key_id",
-                    "secret_access_key has no key beside it",
-                ));
-            }
-            _ => {}
-        }
+        self.place().check()?;
+        let fifo = self.place().is_fifo();
         if let Some(Period(delay)) = self.delay {
-            if self.is_fifo() {
+            if fifo {
                 return Err(
                     ConfigError::at("delay", "a FIFO queue knows no delay of single messages")
                         .help("leave delay out, or set the queue's own DelaySeconds"),
@@ -149,7 +119,7 @@ impl SqsSinkConfig {
         if self.linger.0 > Duration::from_secs(1) {
             return Err(ConfigError::at("linger", "`linger` is out of range").help("write up to \"1s\""));
         }
-        if !self.is_fifo() && self.deduplication_id.is_some() {
+        if !fifo && self.deduplication_id.is_some() {
             return Err(ConfigError::at(
                 "deduplication_id",
                 "only a FIFO queue, whose name ends with .fifo, knows deduplication",
@@ -157,14 +127,4 @@ impl SqsSinkConfig {
         }
         Ok(())
     }
-}
-
-fn check_url(field: &str, url: &str) -> Result<(), ConfigError> {
-    let uri: Option<http::Uri> = url.parse().ok();
-    let whole = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if whole {
-        return Ok(());
-    }
-    Err(ConfigError::at(field, format!("\"{url}\" is not a URL"))
-        .help("write one such as \"https://sqs.eu-west-1.amazonaws.com/123456789012/orders\""))
 }

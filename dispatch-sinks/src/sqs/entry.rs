@@ -217,7 +217,7 @@ mod tests {
     fn of(message: &Message, url: &str, change: impl FnOnce(&mut SqsSinkConfig)) -> Result<Entry, Error> {
         let mut config = SqsSinkConfig::new(url);
         change(&mut config);
-        Entry::of(message, &config, config.is_fifo())
+        Entry::of(message, &config, config.place().is_fifo())
     }
 
     #[test]

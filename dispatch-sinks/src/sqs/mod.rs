@@ -38,12 +38,12 @@
 //! ```
 
 mod batch;
-mod client;
 mod config;
 mod entry;
 mod error;
 mod sink;
 
 pub use config::{Encoding, SqsSinkConfig};
+pub use dispatch_sqs_client::SqsError;
 pub use error::SqsSinkError;
 pub use sink::SqsSink;

@@ -1,11 +1,12 @@
 use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
-use aws_sdk_sqs::{config::SharedHttpClient, types::QueueAttributeName::QueueArn};
+use aws_sdk_sqs::config::SharedHttpClient;
 use dispatch_core::{Error, Message, Reply, Sink, config::ConfigError};
-use tokio::sync::{OnceCell, oneshot};
+use dispatch_sqs_client::Queue;
+use tokio::sync::{Mutex, oneshot};
 
-use super::{SqsSinkConfig, SqsSinkError, batch::Batcher, client::Client, entry::Entry, error::judge};
+use super::{SqsError, SqsSinkConfig, SqsSinkError, batch::Batcher, entry::Entry};
 
 /// Sends each message to one queue of Amazon SQS. The module's page says how.
 #[derive(Debug)]
@@ -19,23 +20,36 @@ pub(super) struct Shared {
     pub(super) config: SqsSinkConfig,
     pub(super) fifo: bool,
     http: Option<SharedHttpClient>,
-    client: OnceCell<Client>,
+    queue: Mutex<Option<Arc<Queue>>>,
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared")
-            .field("queue", &self.config.label())
+            .field("queue", &self.config.place().label())
             .finish_non_exhaustive()
     }
 }
 
 impl Shared {
-    /// The client, connected at the first call; a call that fails leaves it to the next.
-    pub(super) async fn client(&self) -> Result<&Client, SqsSinkError> {
-        self.client
-            .get_or_try_init(|| async { Box::pin(Client::connect(&self.config, self.http.clone())).await })
-            .await
+    /// The queue, connected at the first call; a call that fails leaves it to the next.
+    pub(super) async fn queue(&self) -> Result<Arc<Queue>, SqsError> {
+        let mut queue = self.queue.lock().await;
+        if let Some(queue) = &*queue {
+            return Ok(Arc::clone(queue));
+        }
+        // Loading asks the disk or the network; its future is a large one.
+        let fresh = Arc::new(Box::pin(self.config.place().connect(self.http.clone())).await?);
+        *queue = Some(Arc::clone(&fresh));
+        Ok(fresh)
+    }
+
+    /// After credentials were refused the next call loads them anew: they may have been changed.
+    pub(super) async fn heard(&self, error: SqsError) -> SqsSinkError {
+        if error.is_about_credentials() {
+            self.queue.lock().await.take();
+        }
+        error.into()
     }
 }
 
@@ -59,10 +73,10 @@ impl SqsSink {
     fn build(config: SqsSinkConfig, http: Option<SharedHttpClient>) -> Result<Self, ConfigError> {
         config.check()?;
         let shared = Arc::new(Shared {
-            fifo: config.is_fifo(),
+            fifo: config.place().is_fifo(),
             config,
             http,
-            client: OnceCell::new(),
+            queue: Mutex::default(),
         });
         Ok(Self {
             batcher: Batcher::new(Arc::clone(&shared)),
@@ -115,20 +129,10 @@ impl Sink for SqsSink {
 
     /// Asks for the queue's attributes. A key that may not read them may send all the same.
     async fn probe(&self) -> Result<(), Error> {
-        let client = self.shared.client().await?;
-        let asked = client
-            .sqs
-            .get_queue_attributes()
-            .queue_url(&client.url)
-            .attribute_names(QueueArn);
-        match asked
-            .send()
-            .await
-            .map_err(|error| judge("GetQueueAttributes", client.name(), error))
-        {
-            Err(SqsSinkError::Refused { code, .. }) if code.starts_with("AccessDenied") => Ok(()),
-            Err(error) => Err(error.into()),
-            Ok(_) => Ok(()),
+        let queue = self.shared.queue().await.map_err(SqsSinkError::from)?;
+        match queue.ask().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.shared.heard(error).await.into()),
         }
     }
 }

@@ -330,3 +330,41 @@ async fn moto_passes_the_battery() {
         battery(url).await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_are_told_apart_and_loaded_anew() {
+    for (code, loaded) in [("ExpiredToken", 2), ("AccessDenied", 2), ("RequestThrottled", 1)] {
+        let fake = fake();
+        // Each load asks for the queue of this name.
+        let mut config = config("");
+        (config.queue_url, config.queue_name) = (None, Some("q".to_owned()));
+        let sink = SqsSink::with_http_client(config, fake.http_client()).unwrap();
+        // As often as the SDK asks.
+        fake.fail("SendMessageBatch", if loaded == 1 { 3 } else { 1 }, Fault::error(code));
+
+        let error = sink.send(Message::new("x")).await.unwrap_err();
+        sink.send(Message::new("x")).await.unwrap();
+
+        let denied = error.to_string().contains("access denied");
+        assert_eq!((denied, fake.requests("GetQueueUrl")), (loaded == 2, loaded), "{error}");
+        assert_eq!(error.code().map(|code| &**code), Some(code));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_mistake_of_ours_costs_no_message() {
+    for code in [
+        "EmptyBatchRequest",
+        "BatchEntryIdsNotDistinct",
+        "TooManyEntriesInBatchRequest",
+    ] {
+        let fake = fake();
+        let sink = sink(&fake, "q");
+        fake.fail("SendMessageBatch", 1, Fault::error(code));
+
+        let error = sink.send(Message::new("x")).await.unwrap_err();
+
+        assert_eq!(error.class(), Class::Unavailable, "{error}");
+        assert!(error.to_string().contains("our own mistake"), "{error}");
+    }
+}

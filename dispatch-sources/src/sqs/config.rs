@@ -4,6 +4,7 @@ use dispatch_core::{
     Source,
     config::{BuildContext, ConfigError, Period, Secret, SourceConfig},
 };
+use dispatch_sqs_client::Place;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -101,50 +102,23 @@ impl SqsSourceConfig {
         }
     }
 
-    /// Whether the queue is a FIFO queue: its name says so.
-    pub(super) fn is_fifo(&self) -> bool {
-        let name = self.queue_url.as_ref().or(self.queue_name.as_ref());
-        name.is_some_and(|name| name.trim_end_matches('/').ends_with(".fifo"))
+    /// Which queue, and who asks.
+    pub(super) fn place(&self) -> Place<'_> {
+        Place {
+            queue_url: self.queue_url.as_deref(),
+            queue_name: self.queue_name.as_deref(),
+            region: self.region.as_deref(),
+            endpoint_url: self.endpoint_url.as_deref(),
+            access_key_id: self.access_key_id.as_deref(),
+            secret_access_key: self.secret_access_key.as_ref(),
+        }
     }
 
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        match (&self.queue_url, &self.queue_name) {
-            (Some(url), None) => check_url("queue_url", url)?,
-            (None, Some(name)) if name.is_empty() => {
-                return Err(ConfigError::at("queue_name", "the queue has no name"));
-            }
-            (None, Some(_)) => {}
-            (None, None) => {
-                return Err(ConfigError::at("queue_url", "no queue is named")
-                    .help("write queue_url = \"https://sqs.eu-west-1.amazonaws.com/123456789012/orders\", or queue_name = \"orders\""));
-            }
-            (Some(_), Some(_)) => {
-                return Err(
-                    ConfigError::at("queue_name", "the queue is named twice").help("leave queue_name or queue_url out")
-                );
-            }
-        }
-        if let Some(url) = &self.endpoint_url {
-            check_url("endpoint_url", url)?;
-        }
-        match (&self.access_key_id, &self.secret_access_key) {
-            (Some(_), None) => {
-                return Err(ConfigError::at(
-                    "secret_access_key",
-                    "access_key_id has no secret beside it",
-                ));
-            }
-            (None, Some(_)) => {
-                return Err(ConfigError::at(
-                    "access_key_id",
-                    "secret_access_key has no key beside it",
-                ));
-            }
-            _ => {}
-        }
+        self.place().check()?;
         #[cfg(feature = "sqs-s3")]
         if let Some(url) = self.s3_payload.as_ref().and_then(|s3| s3.endpoint_url.as_ref()) {
-            check_url("s3_payload.endpoint_url", url)?;
+            dispatch_sqs_client::check_url("s3_payload.endpoint_url", url)?;
         }
         let second = Duration::from_secs(1);
         seconds("wait_time", Some(self.wait_time), Duration::ZERO, IDLE_WAIT)?;
@@ -188,14 +162,4 @@ fn seconds(field: &str, period: Option<Period>, least: Duration, most: Duration)
         period.subsec_nanos() == 0 && (least..=most).contains(&period),
         &range,
     )
-}
-
-fn check_url(field: &str, url: &str) -> Result<(), ConfigError> {
-    let uri: Option<http::Uri> = url.parse().ok();
-    let whole = uri.is_some_and(|uri| uri.host().is_some() && matches!(uri.scheme_str(), Some("http" | "https")));
-    if whole {
-        return Ok(());
-    }
-    Err(ConfigError::at(field, format!("\"{url}\" is not a URL"))
-        .help("write one such as \"https://sqs.eu-west-1.amazonaws.com/123456789012/orders\""))
 }

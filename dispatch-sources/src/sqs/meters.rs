@@ -15,6 +15,7 @@ pub(super) struct Meters {
     pub(super) delete_abandoned: Counter,
     pub(super) expired: Counter,
     pub(super) throttled: Counter,
+    pub(super) misuse: Counter,
     pub(super) pollers: Gauge,
 }
 
@@ -45,6 +46,10 @@ impl Meters {
             throttled: meter.counter(
                 "dispatch_sqs_throttled_total",
                 "requests that SQS answered with a throttle, or with OverLimit",
+            ),
+            misuse: meter.counter(
+                "dispatch_sqs_misuse_total",
+                "requests that SQS refused as malformed: a mistake of ours",
             ),
             pollers: meter.gauge("dispatch_sqs_pollers", "receives under way"),
         }

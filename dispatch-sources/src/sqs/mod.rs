@@ -53,21 +53,22 @@
 
 mod client;
 mod config;
-mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
 mod meters;
 mod pace;
 mod poll;
 pub mod redrive;
+mod requests;
 #[cfg(feature = "sqs-s3")]
 mod s3;
 mod settler;
+mod shared;
 mod source;
 mod wire;
 
 pub use config::SqsSourceConfig;
-pub use error::SqsSourceError;
+pub use dispatch_sqs_client::SqsError;
 #[cfg(feature = "sqs-s3")]
 pub use s3::S3PayloadConfig;
 pub use source::SqsSource;

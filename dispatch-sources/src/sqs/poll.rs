@@ -7,16 +7,15 @@ use std::{
 
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use dispatch_core::{Delivery, Settler, random_id};
+use dispatch_sqs_client::{SqsError, judge};
 use tokio::time::{Instant, timeout};
 
 #[cfg(feature = "sqs-s3")]
-use super::source::nack;
+use super::settler::nack;
 use super::{
-    SqsSourceError,
-    error::judge,
     pace::Ask,
-    settler::SqsSettler,
-    source::{Shared, delete, release},
+    settler::{SqsSettler, delete, release},
+    shared::Shared,
     wire::{is_intact, take},
 };
 
@@ -29,7 +28,7 @@ pub(super) struct Poll {
     pub(super) asked: usize,
     /// How many it brought, whatever became of them.
     pub(super) count: usize,
-    pub(super) result: Result<Vec<Delivery>, SqsSourceError>,
+    pub(super) result: Result<Vec<Delivery>, SqsError>,
 }
 
 /// What a receive brings that asked for a moment only is ours for so long, unless the visibility is shorter still.
@@ -98,7 +97,7 @@ async fn receive(
     settler: &Arc<SqsSettler>,
     asked: usize,
     Ask { wait, brief }: Ask,
-) -> Result<(usize, Vec<Delivery>), SqsSourceError> {
+) -> Result<(usize, Vec<Delivery>), SqsError> {
     let client = shared.client().await?;
     let seconds = |period: Duration| i32::try_from(period.as_secs()).unwrap_or(i32::MAX);
     let visibility = shared.config.visibility_timeout.0;
@@ -106,7 +105,7 @@ async fn receive(
     let request = client
         .receiver(wait)
         .receive_message()
-        .queue_url(&client.url)
+        .queue_url(&client.queue.url)
         .max_number_of_messages(i32::try_from(asked).unwrap_or(10))
         .wait_time_seconds(seconds(wait))
         .visibility_timeout(seconds(visibility))
@@ -118,19 +117,19 @@ async fn receive(
     shared.meters.receives.add(1);
     let answer = tokio::select! {
         biased;
-        answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.name(), error))?,
+        answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.queue.name(), error))?,
         // SQS may hand a message to a connection that has ended; it is visible again in a moment.
         _ = cut.wait_for(|cut| *cut) => return Ok((0, Vec::new())),
     };
     let received = shared.millis(Instant::now());
-    let queue = client.name();
+    let queue = client.queue.name();
     let as_settler = Arc::clone(settler) as Arc<dyn Settler>;
     let messages = answer.messages.unwrap_or_default();
     let count = messages.len();
     if count == 0 {
         shared.meters.empty_receives.add(1);
-        if !brief && !wait.is_zero() {
-            shared.look_at_in_flight(&client).await;
+        if !wait.is_zero() {
+            shared.look_at_in_flight(&client, brief).await;
         }
     }
     let (mut deliveries, mut old, mut broken) = (Vec::with_capacity(count), Vec::new(), Vec::new());

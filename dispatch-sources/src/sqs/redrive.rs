@@ -3,7 +3,7 @@
 //! ```no_run
 //! use dispatch_sources::sqs::{SqsSourceConfig, redrive::DeadLetters};
 //!
-//! # async fn example() -> Result<(), dispatch_sources::sqs::SqsSourceError> {
+//! # async fn example() -> Result<(), dispatch_sources::sqs::SqsError> {
 //! let config = SqsSourceConfig::new("https://sqs.eu-west-1.amazonaws.com/123456789012/orders-dead");
 //! let letters = DeadLetters::open(&config).await?;
 //! println!("{} wait", letters.waiting());
@@ -16,12 +16,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_sdk_sqs::types::QueueAttributeName;
 
-use super::{SqsSourceConfig, SqsSourceError, client::Client, error::judge};
+use dispatch_sqs_client::{Queue, SqsError, judge};
+
+use super::SqsSourceConfig;
 
 /// A dead-letter queue.
 #[derive(Debug)]
 pub struct DeadLetters {
-    client: Client,
+    queue: Queue,
     arn: String,
     waiting: u64,
 }
@@ -57,30 +59,30 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of every class: no connection, no such queue, no right to ask (`sqs:GetQueueAttributes`).
-    pub async fn open(config: &SqsSourceConfig) -> Result<Self, SqsSourceError> {
-        config.check().map_err(|mistake| SqsSourceError::Setup {
+    pub async fn open(config: &SqsSourceConfig) -> Result<Self, SqsError> {
+        config.check().map_err(|mistake| SqsError::Setup {
             queue: config.queue_url.clone().unwrap_or_default(),
             message: mistake.to_string(),
         })?;
-        let client = Box::pin(Client::connect(config, None)).await?;
-        let asked = client
+        let queue = Box::pin(config.place().connect(None)).await?;
+        let asked = queue
             .sqs
             .get_queue_attributes()
-            .queue_url(&client.url)
+            .queue_url(&queue.url)
             .attribute_names(QueueAttributeName::QueueArn)
             .attribute_names(QueueAttributeName::ApproximateNumberOfMessages);
         let answer = asked.send().await;
-        let answer = answer.map_err(|error| judge("GetQueueAttributes", client.name(), error))?;
+        let answer = answer.map_err(|error| judge("GetQueueAttributes", queue.name(), error))?;
         let attributes = answer.attributes.unwrap_or_default();
         let arn = attributes.get(&QueueAttributeName::QueueArn).cloned();
-        let arn = arn.ok_or_else(|| SqsSourceError::Setup {
-            queue: client.url.clone(),
+        let arn = arn.ok_or_else(|| SqsError::Setup {
+            queue: queue.url.clone(),
             message: "the server does not say the queue's ARN".to_owned(),
         })?;
         let waiting = attributes.get(&QueueAttributeName::ApproximateNumberOfMessages);
         Ok(Self {
             waiting: waiting.and_then(|count| count.parse().ok()).unwrap_or_default(),
-            client,
+            queue,
             arn,
         })
     }
@@ -95,9 +97,9 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of every class; `Unavailable` where the queue is nobody's dead-letter queue.
-    pub async fn moves(&self) -> Result<Vec<Move>, SqsSourceError> {
+    pub async fn moves(&self) -> Result<Vec<Move>, SqsError> {
         let asked = self
-            .client
+            .queue
             .sqs
             .list_message_move_tasks()
             .source_arn(&self.arn)
@@ -127,9 +129,9 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of every class; `Unavailable` where a move runs already.
-    pub async fn redrive(&self, destination: Option<&str>, rate: Option<u32>) -> Result<String, SqsSourceError> {
+    pub async fn redrive(&self, destination: Option<&str>, rate: Option<u32>) -> Result<String, SqsError> {
         let request = self
-            .client
+            .queue
             .sqs
             .start_message_move_task()
             .source_arn(&self.arn)
@@ -146,8 +148,8 @@ impl DeadLetters {
     ///
     /// # Errors
     /// Of every class; `Unavailable` where no such move runs.
-    pub async fn cancel(&self, handle: &str) -> Result<u64, SqsSourceError> {
-        let request = self.client.sqs.cancel_message_move_task().task_handle(handle);
+    pub async fn cancel(&self, handle: &str) -> Result<u64, SqsError> {
+        let request = self.queue.sqs.cancel_message_move_task().task_handle(handle);
         let answer = request
             .send()
             .await
@@ -159,10 +161,10 @@ impl DeadLetters {
         &self,
         operation: &'static str,
         error: aws_sdk_sqs::error::SdkError<E, aws_sdk_sqs::config::http::HttpResponse>,
-    ) -> SqsSourceError
+    ) -> SqsError
     where
         E: aws_sdk_sqs::error::ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
     {
-        judge(operation, self.client.name(), error)
+        judge(operation, self.queue.name(), error)
     }
 }

@@ -123,10 +123,10 @@ impl Payloads {
                 retry_timeout: Duration::from_secs(20),
                 ..RetryConfig::default()
             });
-        if let Some(region) = client.sdk.region() {
+        if let Some(region) = client.queue.sdk.region() {
             builder = builder.with_region(region.as_ref());
         }
-        if let Some(provider) = client.sdk.credentials_provider() {
+        if let Some(provider) = client.queue.sdk.credentials_provider() {
             builder = builder.with_credentials(Arc::new(Credentials::new(provider)));
         }
         if let Some(url) = &self.config.endpoint_url {

@@ -7,34 +7,25 @@ use std::{
 };
 
 use async_trait::async_trait;
-use aws_sdk_sqs::types::{
-    BatchResultErrorEntry, ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry,
-};
 use bytes::Bytes;
-use dispatch_core::{Class, Disposition, Error, SettleError, Settlement, Settler, Token};
-use rand::RngExt as _;
+use dispatch_core::{Delivery, Disposition, Error, Reply, SettleError, Settlement, Settler, Token};
 use tokio::{
     sync::{Mutex, Notify},
-    time::{Instant, sleep},
+    time::Instant,
 };
 
 use super::{
-    SqsSourceError,
     config::LONGEST,
-    error::{is_stale, judge},
-    source::Shared,
+    requests::{Answer, Entry},
+    shared::Shared,
     wire::parts,
 };
 
-/// The most entries of one request (DeleteMessageBatch).
-const BATCH: usize = 10;
 /// What fails without the sender's fault is tried again for so long here; then the driver does so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// SQS counts its 12 hours from when it hands a message out, and we know only when it came.
 const MARGIN: Duration = Duration::from_secs(2);
-
-type Answer = Result<(), SettleError>;
 
 /// Settles what was received from one queue.
 #[derive(Debug)]
@@ -58,16 +49,6 @@ pub(super) struct State {
     blocked: HashMap<u64, (Bytes, Instant)>,
 }
 
-/// One entry of a request: to be deleted, or visible again after so long.
-#[derive(Debug, Clone)]
-struct Entry {
-    token: Token,
-    after: Option<Duration>,
-}
-
-const DELETE: &str = "DeleteMessageBatch";
-const CHANGE: &str = "ChangeMessageVisibilityBatch";
-
 /// What is to be done with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
@@ -76,6 +57,29 @@ enum Deed {
     Change(Duration),
     /// Its visibility decides.
     Leave,
+}
+
+/// Entries of requests, and where in the batch each came from.
+#[derive(Debug, Default)]
+struct Wanted {
+    places: Vec<usize>,
+    entries: Vec<Entry>,
+}
+
+impl Wanted {
+    fn push(&mut self, place: usize, token: &Token, after: Option<Duration>) {
+        self.places.push(place);
+        self.entries.push(Entry {
+            token: token.clone(),
+            after,
+        });
+    }
+
+    fn and(mut self, mut then: Self) -> Self {
+        self.places.append(&mut then.places);
+        self.entries.append(&mut then.entries);
+        self
+    }
 }
 
 impl SqsSettler {
@@ -138,173 +142,6 @@ impl SqsSettler {
         }
     }
 
-    /// Makes one request of up to 10 entries: the numbers of those that were done, and what was said of the others.
-    async fn call(&self, entries: &[Entry]) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsSourceError> {
-        let client = self.shared.client().await?;
-        let meters = &self.shared.meters;
-        let deletes = entries.first().is_some_and(|entry| entry.after.is_none());
-        let handle = |entry: &Entry| parts(&entry.token).map_or("", |(_, handle)| handle).to_owned();
-        let numbered = entries.iter().enumerate();
-        if deletes {
-            let built = numbered.map(|(index, entry)| {
-                DeleteMessageBatchRequestEntry::builder()
-                    .id(index.to_string())
-                    .receipt_handle(handle(entry))
-                    .build()
-            });
-            let built: Result<Vec<_>, _> = built.collect();
-            let built = built.map_err(|error| self.misuse(DELETE, &error))?;
-            let request = client
-                .sqs
-                .delete_message_batch()
-                .queue_url(&client.url)
-                .set_entries(Some(built));
-            meters.delete_requests.add(1);
-            let answer = request
-                .send()
-                .await
-                .map_err(|error| judge(DELETE, client.name(), error))?;
-            meters.deleted.add(answer.successful.len() as u64);
-            let done = answer.successful.iter().filter_map(|entry| entry.id.parse().ok());
-            return Ok((done.collect(), answer.failed));
-        }
-        let built = numbered.map(|(index, entry)| {
-            ChangeMessageVisibilityBatchRequestEntry::builder()
-                .id(index.to_string())
-                .receipt_handle(handle(entry))
-                .visibility_timeout(whole_seconds(entry.after.unwrap_or_default()))
-                .build()
-        });
-        let built: Result<Vec<_>, _> = built.collect();
-        let built = built.map_err(|error| self.misuse(CHANGE, &error))?;
-        let request = client
-            .sqs
-            .change_message_visibility_batch()
-            .queue_url(&client.url)
-            .set_entries(Some(built));
-        meters.visibility_requests.add(1);
-        let answer = request
-            .send()
-            .await
-            .map_err(|error| judge(CHANGE, client.name(), error))?;
-        let done = answer.successful.iter().filter_map(|entry| entry.id.parse().ok());
-        Ok((done.collect(), answer.failed))
-    }
-
-    fn misuse(&self, operation: &'static str, error: &dyn std::error::Error) -> SqsSourceError {
-        SqsSourceError::Misuse {
-            operation,
-            queue: self.shared.label().to_owned(),
-            code: "build".to_owned(),
-            message: error.to_string(),
-        }
-    }
-
-    /// Calls with up to 10 at a time, until each is done, refused, or `patience` is over.
-    async fn insist(&self, entries: Vec<Entry>, patience: Duration) -> Vec<Answer> {
-        if entries.len() <= BATCH {
-            return self.insist_on(entries, patience).await;
-        }
-        let chunks = entries
-            .chunks(BATCH)
-            .map(|chunk| self.insist_on(chunk.to_vec(), patience));
-        let chunks: Vec<_> = chunks.collect();
-        futures::future::join_all(chunks).await.into_iter().flatten().collect()
-    }
-
-    async fn insist_on(&self, chunk: Vec<Entry>, patience: Duration) -> Vec<Answer> {
-        if chunk.is_empty() {
-            return Vec::new();
-        }
-        let began = Instant::now();
-        let mut answers: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
-        let mut open: Vec<usize> = (0..chunk.len()).collect();
-        for round in 0.. {
-            let now: Vec<_> = open.iter().map(|index| chunk[*index].clone()).collect();
-            let error = match self.call(&now).await {
-                Ok((done, failed)) => {
-                    for index in done {
-                        if let Some(index) = open.get(index) {
-                            answers[*index] = Some(Ok(()));
-                        }
-                    }
-                    let mut words = None;
-                    for entry in failed {
-                        let Some(index) = entry.id.parse::<usize>().ok().and_then(|id| open.get(id)) else {
-                            continue;
-                        };
-                        let message = entry.message.as_deref().unwrap_or_default();
-                        if (entry.sender_fault || is_stale(&entry.code, message)) && chunk[*index].after.is_none() {
-                            self.shared.meters.delete_rejected.add(1);
-                        }
-                        if is_stale(&entry.code, message) {
-                            answers[*index] = Some(Err(SettleError::Stale));
-                        } else if entry.sender_fault {
-                            answers[*index] = Some(Err(refused_with(&self.refused(&entry))));
-                        } else {
-                            words = Some(entry);
-                        }
-                    }
-                    words.map_or_else(|| self.silent(), |entry| self.failing(&entry))
-                }
-                Err(error) => {
-                    self.shared.heard(&error).await;
-                    error
-                }
-            };
-            open.retain(|index| answers[*index].is_none());
-            if open.is_empty() {
-                break;
-            }
-            let wait = Duration::from_millis(100 * (1 << u32::min(round, 5)));
-            let wait = wait
-                .mul_f64(rand::rng().random_range(0.5..1.0))
-                .max(error.rest().min(Duration::from_secs(2)));
-            if !error.may_pass() || began.elapsed() + wait > patience {
-                for index in open {
-                    answers[index] = Some(Err(failed_with(&error)));
-                }
-                break;
-            }
-            tracing::debug!(error = %error, entries = open.len(), ?wait, "settling again");
-            self.note_again(&chunk, open.len());
-            sleep(wait).await;
-        }
-        answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()
-    }
-
-    fn note_again(&self, chunk: &[Entry], count: usize) {
-        if chunk.first().is_some_and(|entry| entry.after.is_none()) {
-            self.shared.meters.delete_retried.add(count as u64);
-        }
-    }
-
-    fn refused(&self, entry: &BatchResultErrorEntry) -> SqsSourceError {
-        SqsSourceError::Refused {
-            operation: "entry of a batch",
-            queue: self.shared.label().to_owned(),
-            code: entry.code.clone(),
-            message: entry.message.clone().unwrap_or_default(),
-        }
-    }
-
-    fn failing(&self, entry: &BatchResultErrorEntry) -> SqsSourceError {
-        SqsSourceError::Server {
-            operation: "entry of a batch",
-            queue: self.shared.label().to_owned(),
-            code: entry.code.clone(),
-        }
-    }
-
-    /// An entry that was neither done nor refused.
-    fn silent(&self) -> SqsSourceError {
-        SqsSourceError::Server {
-            operation: "entry of a batch",
-            queue: self.shared.label().to_owned(),
-            code: "no answer for an entry".to_owned(),
-        }
-    }
-
     /// Deletes members of FIFO groups: none before the one ahead of it.
     async fn delete_in_order(&self, entries: &[Entry]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = entries.iter().map(|_| None).collect();
@@ -314,9 +151,9 @@ impl SqsSettler {
             if round.is_empty() {
                 break;
             }
-            let chosen = round.iter().map(|index| entries[*index].clone()).collect();
+            let chosen: Vec<_> = round.iter().map(|index| entries[*index].clone()).collect();
             // The driver tries again; meanwhile other groups go on.
-            let results = self.insist(chosen, Duration::ZERO).await;
+            let results = self.shared.insist(&chosen, Duration::ZERO).await;
             let mut state = self.state();
             for (index, result) in round.into_iter().zip(results) {
                 let token = &entries[index].token;
@@ -386,37 +223,13 @@ impl Drop for Extending<'_> {
     }
 }
 
-/// The sender's fault: to tell it again is of no use.
-fn refused_with(error: &SqsSourceError) -> SettleError {
-    match failed_with(error) {
-        SettleError::Failed(error) => SettleError::Failed(error.with_class(Class::Permanent)),
-        other => other,
-    }
-}
-
-fn failed_with(error: &SqsSourceError) -> SettleError {
-    use dispatch_core::Classify as _;
-    let code = error.code();
-    let failed = Error::new(error.class(), error.to_string());
-    SettleError::Failed(match code {
-        Some(code) => failed.with_code(code),
-        None => failed,
-    })
-}
-
-/// Seconds for SQS, rounded up.
-fn whole_seconds(period: Duration) -> i32 {
-    let seconds = period.as_secs() + u64::from(period.subsec_nanos() > 0);
-    i32::try_from(seconds.min(LONGEST.as_secs())).unwrap_or(i32::MAX)
-}
-
 #[async_trait]
 impl Settler for SqsSettler {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Answer> {
         let fifo = self.shared.fifo;
         let _turn = if fifo { Some(self.turn.lock().await) } else { None };
         let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.len());
-        let (mut deletes, mut nacks, mut releases) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut deletes, mut nacks, mut releases) = (Wanted::default(), Wanted::default(), Wanted::default());
         for (index, Settlement { token, disposition }) in batch.iter().enumerate() {
             let Some((id, _)) = parts(token) else {
                 answers.push(Some(Err(SettleError::Stale)));
@@ -433,41 +246,32 @@ impl Settler for SqsSettler {
             }
             let deed = self.deed(token, disposition);
             answers.push((deed == Deed::Leave).then_some(Ok(())));
-            let entry = |after| {
-                (
-                    index,
-                    Entry {
-                        token: token.clone(),
-                        after,
-                    },
-                )
-            };
             match deed {
-                Deed::Delete => deletes.push(entry(None)),
-                Deed::Change(after) if *disposition == Disposition::Release => releases.push(entry(Some(after))),
-                Deed::Change(after) => nacks.push(entry(Some(after))),
+                Deed::Delete => deletes.push(index, token, None),
+                Deed::Change(after) if *disposition == Disposition::Release => releases.push(index, token, Some(after)),
+                Deed::Change(after) => nacks.push(index, token, Some(after)),
                 Deed::Leave => {}
             }
         }
         let delete = async {
-            let entries: Vec<_> = deletes.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
             if fifo {
-                self.delete_in_order(&entries).await
+                self.delete_in_order(&deletes.entries).await
             } else {
-                self.insist(entries, PATIENCE).await
+                self.shared.insist(&deletes.entries, PATIENCE).await
             }
         };
+        // A failed head first, then those behind it.
+        let failed = nacks.entries.len();
+        let changes = nacks.and(releases);
         let change = async {
-            let first: Vec<Entry> = nacks.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
-            let then: Vec<Entry> = releases.iter().map(|(_, entry): &(_, Entry)| entry.clone()).collect();
-            self.let_extensions_end(&[first.clone(), then.clone()].concat()).await;
+            self.let_extensions_end(&changes.entries).await;
             if fifo {
-                // A failed head first, then those behind it.
-                let mut answers = self.insist(first, PATIENCE).await;
-                answers.extend(self.insist(then, PATIENCE).await);
+                let (first, then) = changes.entries.split_at(failed);
+                let mut answers = self.shared.insist(first, PATIENCE).await;
+                answers.extend(self.shared.insist(then, PATIENCE).await);
                 answers
             } else {
-                self.insist([first, then].concat(), PATIENCE).await
+                self.shared.insist(&changes.entries, PATIENCE).await
             }
         };
         let (deleted, changed) = if fifo {
@@ -476,11 +280,8 @@ impl Settler for SqsSettler {
         } else {
             tokio::join!(delete, change)
         };
-        for ((index, _), answer) in deletes.into_iter().zip(deleted) {
-            answers[index] = Some(answer);
-        }
-        let changes = nacks.into_iter().chain(releases);
-        for ((index, _), answer) in changes.zip(changed) {
+        let places = deletes.places.into_iter().chain(changes.places);
+        for (index, answer) in places.zip(deleted.into_iter().chain(changed)) {
             answers[index] = Some(answer);
         }
         #[cfg(feature = "sqs-s3")]
@@ -517,7 +318,7 @@ impl Settler for SqsSettler {
         }
         let mark = Extending::mark(self, changes.iter().map(|entry| entry.token.handle.clone()).collect());
         // Longer than half of what is left, and the next look tries again anyway.
-        let results = self.insist(changes, by / 4).await;
+        let results = self.shared.insist(&changes, by / 4).await;
         drop(mark);
         let mut results = results.into_iter();
         let mut state = self.state();
@@ -532,5 +333,40 @@ impl Settler for SqsSettler {
                 answer
             })
             .collect()
+    }
+}
+
+/// Gives messages back at once.
+pub(super) async fn release(settler: &SqsSettler, deliveries: Vec<Delivery>) {
+    settle_all(settler, deliveries, &Disposition::Release).await;
+}
+
+/// Leaves messages to their visibility, or to `error_visibility_timeout`.
+#[cfg(feature = "sqs-s3")]
+pub(super) async fn nack(settler: &SqsSettler, deliveries: Vec<Delivery>) {
+    let nack = Disposition::Nack {
+        delay: None,
+        attempts: Vec::new(),
+    };
+    settle_all(settler, deliveries, &nack).await;
+}
+
+pub(super) async fn delete(settler: &SqsSettler, deliveries: Vec<Delivery>) {
+    settle_all(settler, deliveries, &Disposition::Ack(Reply::default())).await;
+}
+
+async fn settle_all(settler: &SqsSettler, deliveries: Vec<Delivery>, disposition: &Disposition) {
+    if deliveries.is_empty() {
+        return;
+    }
+    let settlement = |delivery: Delivery| Settlement {
+        token: delivery.receipt.into_parts().0,
+        disposition: disposition.clone(),
+    };
+    let batch = deliveries.into_iter().map(settlement).collect();
+    for answer in settler.settle(batch).await {
+        if let Err(error) = answer {
+            tracing::debug!(%error, "settled by the source itself: its visibility decides");
+        }
     }
 }

@@ -1,35 +1,28 @@
 use std::{
     collections::VecDeque,
     fmt,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
-    time::{Duration, SystemTime},
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use aws_sdk_sqs::config::SharedHttpClient;
 use dispatch_core::{
-    Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, Reply, Settlement, Settler, Source, Token,
-    config::ConfigError, telemetry::Meter,
+    Capabilities, Delivery, Error, NackDelay, Order, Received, Settler, Source, config::ConfigError, telemetry::Meter,
 };
+use dispatch_sqs_client::SqsError;
 use tokio::{
-    sync::watch,
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until, timeout},
 };
 
 use super::{
-    SqsSourceConfig, SqsSourceError,
-    client::Client,
+    SqsSourceConfig,
     config::LONGEST,
-    error::judge,
-    meters::Meters,
     pace::Pace,
     poll::{Poll, poll},
-    settler::SqsSettler,
-    wire::Offsets,
+    settler::{SqsSettler, release},
+    shared::Shared,
 };
 
 /// How long a close waits for receives under way; what they bring is released. While messages come no receive waits
@@ -37,9 +30,6 @@ use super::{
 const GRACE: Duration = Duration::from_millis(2_500);
 /// The same where all of them ask an empty queue: what is handed to a cut one comes again in a moment.
 const SHORT_GRACE: Duration = Duration::from_millis(500);
-/// How seldom a queue is asked how many of its messages are out, and from how many on that is said.
-const LOOK: Duration = Duration::from_secs(600);
-const MANY_OUT: u64 = 100_000;
 /// The wait after a short receive that brought nothing.
 const SHORT_REST: Duration = Duration::from_millis(500);
 
@@ -63,171 +53,11 @@ pub struct SqsSource {
     closed: bool,
 }
 
-/// What source, settler and receives share.
-pub(super) struct Shared {
-    pub(super) config: SqsSourceConfig,
-    pub(super) fifo: bool,
-    /// Receives give back what they bring: the gate is closed, or the source.
-    pub(super) held: AtomicBool,
-    pub(super) meters: Meters,
-    /// When the queue was last asked how many messages are out.
-    asked_in_flight: Mutex<Option<Instant>>,
-    http: Option<SharedHttpClient>,
-    client: tokio::sync::Mutex<Option<Arc<Client>>>,
-    /// Cuts receives off that have brought nothing.
-    pub(super) cut: watch::Sender<bool>,
-    offsets: Mutex<Offsets>,
-    /// The beginning of the source's own clock.
-    epoch: Instant,
-    #[cfg(feature = "sqs-s3")]
-    pub(super) payloads: Option<super::s3::Payloads>,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("queue", &self.label())
-            .finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for SqsSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SqsSource")
             .field("queue", &self.shared.label())
             .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// The queue as the file names it.
-    pub(super) fn label(&self) -> &str {
-        let config = &self.config;
-        config
-            .queue_url
-            .as_deref()
-            .or(config.queue_name.as_deref())
-            .unwrap_or_default()
-    }
-
-    /// The client, connected at the first call; a call that fails leaves it to the next.
-    pub(super) async fn client(&self) -> Result<Arc<Client>, SqsSourceError> {
-        let mut client = self.client.lock().await;
-        if let Some(client) = &*client {
-            return Ok(Arc::clone(client));
-        }
-        // Loading asks the disk or the network; its future is a large one.
-        let fresh = Arc::new(Box::pin(Client::connect(&self.config, self.http.clone())).await?);
-        *client = Some(Arc::clone(&fresh));
-        Ok(fresh)
-    }
-
-    /// After credentials were refused the next call loads them anew: they may have been changed.
-    pub(super) async fn heard(&self, error: &SqsSourceError) {
-        if let SqsSourceError::Throttled { code, queue, .. } = error {
-            self.meters.throttled.add(1);
-            if code == "OverLimit" {
-                tracing::error!(%queue, "too many messages of this queue are out: nothing is received until some are deleted");
-            }
-        }
-        if matches!(
-            error,
-            SqsSourceError::Denied { .. } | SqsSourceError::NoCredentials { .. }
-        ) {
-            self.client.lock().await.take();
-        }
-    }
-
-    pub(super) fn offsets(&self) -> MutexGuard<'_, Offsets> {
-        self.offsets.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Milliseconds on the source's own clock.
-    pub(super) fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// How long ago a delivery was received.
-    pub(super) fn held_for(&self, token: &Token) -> Duration {
-        self.epoch.elapsed().saturating_sub(Duration::from_millis(token.number))
-    }
-
-    /// Where many messages are out a long poll says no more than that there is nothing. So after one that brought
-    /// nothing the queue is asked how many are, once in ten minutes, and never while it is idle.
-    pub(super) async fn look_at_in_flight(&self, client: &Client) {
-        use aws_sdk_sqs::types::QueueAttributeName::ApproximateNumberOfMessagesNotVisible as Out;
-        let now = Instant::now();
-        {
-            let mut asked = self.asked_in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-            if asked.is_some_and(|at| now < at + LOOK) {
-                return;
-            }
-            *asked = Some(now);
-        }
-        let request = client
-            .sqs
-            .get_queue_attributes()
-            .queue_url(&client.url)
-            .attribute_names(Out);
-        let Ok(Ok(answer)) = timeout(SHORT_GRACE, request.send()).await else {
-            return;
-        };
-        let out = answer
-            .attributes
-            .as_ref()
-            .and_then(|all| all.get(&Out)?.parse::<u64>().ok());
-        if let Some(out) = out.filter(|out| *out >= MANY_OUT) {
-            tracing::error!(
-                queue = client.name(),
-                in_flight = out,
-                "SQS hands out no more than 120000 messages at once: who receives must delete, or fewer be received"
-            );
-        }
-    }
-
-    /// Whether a message is too old to be worked on.
-    pub(super) fn is_too_old(&self, first_received: Option<SystemTime>) -> bool {
-        let (Some(retention), Some(first)) = (self.config.retention, first_received) else {
-            return false;
-        };
-        SystemTime::now()
-            .duration_since(first)
-            .is_ok_and(|age| age > retention.0)
-    }
-}
-
-/// Gives messages back at once.
-pub(super) async fn release(settler: &SqsSettler, deliveries: Vec<Delivery>) {
-    settle_all(settler, deliveries, &Disposition::Release).await;
-}
-
-/// Leaves messages to their visibility, or to `error_visibility_timeout`.
-#[cfg(feature = "sqs-s3")]
-pub(super) async fn nack(settler: &SqsSettler, deliveries: Vec<Delivery>) {
-    let nack = Disposition::Nack {
-        delay: None,
-        attempts: Vec::new(),
-    };
-    settle_all(settler, deliveries, &nack).await;
-}
-
-pub(super) async fn delete(settler: &SqsSettler, deliveries: Vec<Delivery>) {
-    settle_all(settler, deliveries, &Disposition::Ack(Reply::default())).await;
-}
-
-async fn settle_all(settler: &SqsSettler, deliveries: Vec<Delivery>, disposition: &Disposition) {
-    if deliveries.is_empty() {
-        return;
-    }
-    let settlement = |delivery: Delivery| Settlement {
-        token: delivery.receipt.into_parts().0,
-        disposition: disposition.clone(),
-    };
-    let batch = deliveries.into_iter().map(settlement).collect();
-    for answer in settler.settle(batch).await {
-        if let Err(error) = answer {
-            tracing::debug!(%error, "settled by the source itself: its visibility decides");
-        }
     }
 }
 
@@ -260,20 +90,7 @@ impl SqsSource {
 
     fn build(config: SqsSourceConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Result<Self, ConfigError> {
         config.check()?;
-        let shared = Arc::new(Shared {
-            fifo: config.is_fifo(),
-            held: AtomicBool::new(false),
-            meters: Meters::new(meter),
-            asked_in_flight: Mutex::default(),
-            http,
-            client: tokio::sync::Mutex::default(),
-            cut: watch::Sender::new(false),
-            offsets: Mutex::default(),
-            epoch: Instant::now(),
-            #[cfg(feature = "sqs-s3")]
-            payloads: config.s3_payload.clone().map(super::s3::Payloads::new),
-            config,
-        });
+        let shared = Arc::new(Shared::new(config, http, meter));
         Ok(Self {
             settler: Arc::new(SqsSettler::new(Arc::clone(&shared))),
             pace: Pace::new(shared.config.pollers, shared.config.wait_time.0),
@@ -294,30 +111,13 @@ impl SqsSource {
         self.shared.meters.expired.get()
     }
 
-    /// Whether the queue answers. A key that may not read attributes may receive all the same.
-    async fn ask(&self) -> Result<(), SqsSourceError> {
-        use aws_sdk_sqs::types::QueueAttributeName::QueueArn;
-        let client = self.shared.client().await?;
-        let asked = client
-            .sqs
-            .get_queue_attributes()
-            .queue_url(&client.url)
-            .attribute_names(QueueArn);
-        match asked
-            .send()
-            .await
-            .map_err(|error| judge("GetQueueAttributes", client.name(), error))
-        {
-            Err(SqsSourceError::Denied { code, .. }) if code.starts_with("AccessDenied") => {
-                tracing::debug!(queue = client.name(), "attributes may not be read; receives may");
-                Ok(())
-            }
-            Err(error) => {
-                self.shared.heard(&error).await;
-                Err(error)
-            }
-            Ok(_) => Ok(()),
+    /// Whether the queue answers.
+    async fn ask(&self) -> Result<(), SqsError> {
+        let asked = self.shared.client().await?.queue.ask().await;
+        if let Err(error) = &asked {
+            self.shared.heard(error).await;
         }
+        asked
     }
 
     /// What is ready and still ours for most of its visibility.
@@ -362,7 +162,7 @@ impl SqsSource {
         }
     }
 
-    fn polled(&mut self, poll: Poll) -> Result<(), SqsSourceError> {
+    fn polled(&mut self, poll: Poll) -> Result<(), SqsError> {
         self.shared.meters.pollers.add(-1);
         self.reserved -= poll.asked;
         self.firm -= usize::from(!poll.ask.brief);
@@ -429,7 +229,7 @@ impl Source for SqsSource {
             return Ok(());
         }
         match self.ask().await {
-            Err(error) if error.is_final_at_start() => Err(error.into()),
+            Err(error) if !error.may_pass() => Err(error.into()),
             Err(error) => {
                 tracing::warn!(error = %error, "SQS does not answer yet");
                 Ok(())

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{environment::Environment, pipeline, settings::Settings};
 
 /// What the README of sqsd shows.
-const SEED: &str = "INVOKER_URL=http://local.example.com/setup/your/worker/path\nQUEUE_URL=https://queue.amazonaws.com/80398EXAMPLE/MyQueue\n";
+const SEED: &str = include_str!("../../../tests/cli/sqsd.env");
 const BOTH: &[(&str, &str)] = &[
     ("QUEUE_URL", "http://127.0.0.1:9324/000000000000/jobs"),
     ("INVOKER_URL", "http://127.0.0.1:8080/work"),
@@ -48,7 +48,8 @@ fn shown(value: &toml::Value, path: &str) -> String {
 
 #[test]
 fn the_documented_defaults_hold() {
-    let variables: Vec<_> = SEED.lines().filter_map(|line| line.split_once('=')).collect();
+    let written = SEED.lines().filter(|line| !line.starts_with('#'));
+    let variables: Vec<_> = written.filter_map(|line| line.split_once('=')).collect();
     let read = Settings::read(&environment(&variables));
 
     assert_eq!(read.notes, [] as [String; 0]);
@@ -457,5 +458,77 @@ fn what_is_made_is_read_by_the_ordinary_loader_and_built() {
         let store = loaded.build_store().unwrap();
         let built = loaded.build(&store).map(|builder| builder.build().unwrap());
         assert!(built.is_ok(), "{text}\n{:?}", built.err());
+    }
+}
+
+/// The page that promises all of this.
+const PAGE: &str = include_str!("../../../../docs/sqsd.md");
+
+#[test]
+fn the_page_names_every_variable() {
+    // What the chain of AWS reads by itself is named there as such.
+    let ours = super::variables::KNOWN.iter().filter(|name| !name.starts_with("AWS_"));
+
+    let missing: Vec<_> = ours.filter(|name| !PAGE.contains(&format!("`{name}"))).collect();
+
+    assert_eq!(missing, [] as [&&str; 0]);
+}
+
+#[test]
+fn the_defaults_of_elastic_beanstalk_are_read_as_the_page_says() {
+    let part = PAGE.split("## Coming from Elastic Beanstalk").nth(1).unwrap();
+    let block = part.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let variables: Vec<_> = block.lines().filter_map(|line| line.split_once('=')).collect();
+    let read = Settings::read(&environment(&variables));
+
+    assert_eq!(read.notes, [] as [String; 0]);
+    let made: toml::Value = toml::from_str(&pipeline::text(&read.settings.unwrap())).unwrap();
+    for (path, expected) in [
+        ("source.queue.region", "eu-west-1"),
+        ("source.queue.visibility_timeout", "5m"),
+        ("source.queue.error_visibility_timeout", "2s"),
+        ("source.queue.retention", "4days"),
+        ("source.cron.file", "cron.yaml"),
+        ("layers.concurrency", "50"),
+        ("layers.timeout", "off"),
+        ("sink.url", "http://localhost:80/"),
+        ("sink.inactivity_timeout", "4m59s"),
+        ("sink.sqsd.compat", "beanstalk"),
+        ("store.path", "sqsd.db"),
+    ] {
+        assert_eq!(shown(&made, path), expected, "{path}");
+    }
+}
+
+#[test]
+fn every_setting_that_the_page_lays_over_the_pipeline_is_taken() {
+    let mut registry = Registry::new();
+    crate::register(&mut registry);
+    registry.source::<Sqs>().store::<Redis>();
+    let sets: Vec<_> = PAGE
+        .split("`--set ")
+        .skip(1)
+        .map(|rest| rest.split('`').next().unwrap())
+        .collect();
+    assert!(sets.len() >= 5, "{sets:?}");
+    for set in sets {
+        let environment = environment(BOTH);
+        let text = pipeline::text(&Settings::read(&environment).settings.unwrap());
+        let over = crate::config::OverArgs {
+            set: vec![set.to_owned()],
+            env_file: Vec::new(),
+        };
+        let variables = environment.into_variables();
+        let overrides = over.overrides(&variables).unwrap();
+
+        let loaded = Loader::new(&registry)
+            .base_dir(PathBuf::from("."))
+            .environment(variables)
+            .overrides(overrides)
+            .load("sqsd", &text);
+
+        if cfg!(feature = "monitoring") {
+            assert!(loaded.is_ok(), "{set}: {:?}", loaded.err());
+        }
     }
 }

@@ -439,6 +439,12 @@ fn take(
 ) -> Result<(Option<Vec<u8>>, Notify, Option<Instant>)> {
     let from = queue(state, &ask.queue_url)?;
     let visibility = ask.visibility_timeout.map_or(from.options.visibility, seconds);
+    if from.is_at_its_limit() {
+        if !from.fifo && ask.wait_time_seconds.unwrap_or_default() == 0 {
+            return Err(Refusal::new("OverLimit", "too many messages are in flight"));
+        }
+        return Ok((None, from.changed.clone(), from.next()));
+    }
     let (taken, dead) = from.receive(max, visibility, now);
     let (changed, next) = (from.changed.clone(), from.next());
     if !dead.is_empty() {
@@ -507,7 +513,7 @@ fn attributes(queue: &Queue) -> Value {
     let mut attributes = json!({
         "QueueArn": arn(&queue.name),
         "ApproximateNumberOfMessages": queue.visible().to_string(),
-        "ApproximateNumberOfMessagesNotVisible": queue.in_flight().to_string(),
+        "ApproximateNumberOfMessagesNotVisible": (queue.in_flight() + queue.with_others).to_string(),
         "ApproximateNumberOfMessagesDelayed": (queue.hidden() - queue.in_flight()).to_string(),
         "VisibilityTimeout": queue.options.visibility.as_secs().to_string(),
         "MaximumMessageSize": LARGEST.to_string(),

@@ -203,6 +203,18 @@ impl Fake {
         self.count(queue, |queue| queue.most_in_flight)
     }
 
+    /// So many more messages are out with other consumers. From 120 000 on nothing is handed out: a short poll of a
+    /// standard queue is answered with `OverLimit`, any other brings nothing.
+    ///
+    /// # Panics
+    /// If there is no such queue.
+    pub fn out_with_others(&self, queue: &str, count: usize) {
+        let mut state = self.state();
+        let queue = state.queues.get_mut(queue).expect("the queue exists");
+        queue.with_others = count;
+        queue.changed.notify_waiters();
+    }
+
     /// How many messages were deleted.
     #[must_use]
     pub fn deleted(&self, queue: &str) -> usize {

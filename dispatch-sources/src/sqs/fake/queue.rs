@@ -10,6 +10,9 @@ use md5::{Digest, Md5};
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Notify, time::Instant};
 
+/// The most messages of a queue that can be out at once (ChangeMessageVisibility, API reference).
+const IN_FLIGHT_LIMIT: usize = 120_000;
+
 /// How a queue behaves.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -180,6 +183,8 @@ pub(super) struct Queue {
     recent: HashMap<String, (Instant, String, u64)>,
     out: usize,
     pub(super) most_in_flight: usize,
+    /// How many messages are out with consumers that nobody plays.
+    pub(super) with_others: usize,
     pub(super) deleted: usize,
 }
 
@@ -220,6 +225,7 @@ impl Queue {
             recent: HashMap::new(),
             out: 0,
             most_in_flight: 0,
+            with_others: 0,
             deleted: 0,
         }
     }
@@ -460,6 +466,11 @@ impl Queue {
 
     pub(super) const fn in_flight(&self) -> usize {
         self.out
+    }
+
+    /// Whether no more messages are handed out.
+    pub(super) const fn is_at_its_limit(&self) -> bool {
+        self.out + self.with_others >= IN_FLIGHT_LIMIT
     }
 
     pub(super) fn bodies(&self) -> Vec<String> {

@@ -218,3 +218,51 @@ async fn credentials_that_are_refused_are_loaded_anew() {
         assert_eq!(fake.requests("GetQueueUrl"), loaded, "{code}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_cannot_be_reached_is_named_whatever_stands_in_the_way() {
+    let plain = fake().serve().await;
+    let refused = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    for endpoint in [
+        format!("http://{refused}"),
+        "http://nowhere.invalid".to_owned(),
+        // It does not speak TLS.
+        plain.url().replace("http://", "https://"),
+    ] {
+        let mut config = config(&fake(), "q");
+        config.endpoint_url = Some(endpoint.clone());
+        let mut source = SqsSource::new(config).unwrap();
+
+        let error = source.probe().await.unwrap_err();
+
+        assert_eq!(
+            (error.class(), error.code().map(|code| &**code)),
+            (Class::Unavailable, Some("connect")),
+            "{endpoint}"
+        );
+        assert!(
+            error.to_string().contains("GetQueueAttributes on q: cannot reach SQS"),
+            "{endpoint}: {error}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_fails_takes_no_retries_from_another() {
+    let (failing, well) = (fake(), fake());
+    failing.fail("*", 100_000, Fault::Status(500));
+    let mut bad = source(&failing, |_| ());
+    // Each of these is three requests until the SDK's retries are used up.
+    for _ in 0..200 {
+        bad.probe().await.unwrap_err();
+    }
+    assert!(failing.requests("GetQueueAttributes") < 600, "they are used up");
+    well.fail("GetQueueAttributes", 2, Fault::Status(500));
+
+    source(&well, |_| ()).probe().await.unwrap();
+
+    assert_eq!(well.requests("GetQueueAttributes"), 3);
+}

@@ -3,7 +3,10 @@
 mod errors;
 mod fifo;
 mod figures;
+mod leases;
+mod limits;
 mod receiving;
+mod refusals;
 mod s3;
 mod servers;
 mod settling;

@@ -9,10 +9,12 @@ use dispatch_core::{BoxError, Class, Classify};
 use rand::RngExt as _;
 use smol_str::SmolStr;
 
+use crate::code::{Kind, bare, is_about_content, kind};
+
 /// Why SQS did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum SqsSourceError {
+pub enum SqsError {
     /// No connection: refused, unknown host, TLS failed.
     #[error("{operation} on {queue}: cannot reach SQS")]
     Unreachable {
@@ -55,12 +57,10 @@ pub enum SqsSourceError {
         after: Option<Duration>,
     },
     /// There is no such queue in this account and region.
-    #[error("queue {queue} does not exist{hint}")]
+    #[error("queue {queue} does not exist: check the name, the account and the region")]
     NoQueue {
         /// Which queue.
         queue: String,
-        /// What may be wrong, after a colon.
-        hint: String,
     },
     /// No credentials were found.
     #[error(
@@ -127,7 +127,7 @@ pub enum SqsSourceError {
     },
 }
 
-impl Classify for SqsSourceError {
+impl Classify for SqsError {
     fn class(&self) -> Class {
         match self {
             Self::Server { .. } => Class::Retry,
@@ -160,22 +160,86 @@ impl Classify for SqsSourceError {
     }
 }
 
-impl SqsSourceError {
+impl SqsError {
+    /// What went wrong with one entry of a batch. What is not the sender's fault is the server's.
+    #[must_use]
+    pub fn of_entry(
+        operation: &'static str,
+        queue: &str,
+        code: &str,
+        message: Option<&str>,
+        sender_fault: bool,
+    ) -> Self {
+        let status = if sender_fault { 400 } else { 500 };
+        Self::of_code(operation, queue.to_owned(), code, status, message, None)
+    }
+
+    fn of_code(
+        operation: &'static str,
+        queue: String,
+        code: &str,
+        status: u16,
+        message: Option<&str>,
+        after: Option<Duration>,
+    ) -> Self {
+        let kind = kind(code, status);
+        let message = message.unwrap_or("no words").to_owned();
+        let code = bare(code).to_owned();
+        match kind {
+            Kind::Server => Self::Server { operation, queue, code },
+            Kind::Throttled => Self::Throttled {
+                operation,
+                queue,
+                code,
+                after,
+            },
+            Kind::NoQueue => Self::NoQueue { queue },
+            Kind::Denied => Self::Denied {
+                operation,
+                queue,
+                code,
+                message,
+            },
+            Kind::Refused => Self::Refused {
+                operation,
+                queue,
+                code,
+                message,
+            },
+            Kind::Handle => Self::Handle { code, message },
+            Kind::Misuse => Self::Misuse {
+                operation,
+                queue,
+                code,
+                message,
+            },
+        }
+    }
+
     /// Whether the same request may do better in a moment.
-    pub(super) const fn may_pass(&self) -> bool {
+    #[must_use]
+    pub const fn may_pass(&self) -> bool {
         matches!(
             self,
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Server { .. } | Self::Throttled { .. }
         )
     }
 
-    /// Whether no waiting mends it, as far as a start is concerned.
-    pub(super) const fn is_final_at_start(&self) -> bool {
-        !self.may_pass()
+    /// Whether the credentials were not found or not accepted: they may have been changed, and are to be loaded anew.
+    #[must_use]
+    pub const fn is_about_credentials(&self) -> bool {
+        matches!(self, Self::Denied { .. } | Self::NoCredentials { .. })
+    }
+
+    /// Whether what was sent is at fault, and not the queue, its key or who asks.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } | Self::Misuse { code, .. } if is_about_content(code))
     }
 
     /// How long to leave SQS alone, jittered. The driver's own backoff comes on top.
-    pub(super) fn rest(&self) -> Duration {
+    #[must_use]
+    pub fn rest(&self) -> Duration {
         let between = |least: u64, most: u64| Duration::from_millis(rand::rng().random_range(least..=most));
         match self {
             Self::Throttled { code, .. } if code == "OverLimit" => between(1_000, 5_000),
@@ -190,76 +254,8 @@ impl SqsSourceError {
     }
 }
 
-/// What an error code is about; both spellings, the old protocol's and the new one's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Server,
-    Throttled,
-    NoQueue,
-    Denied,
-    Refused,
-    Handle,
-    Misuse,
-}
-
-/// The code without what the old protocol puts before it.
-pub(super) fn bare(code: &str) -> &str {
-    match code.strip_prefix("AWS.SimpleQueueService.").unwrap_or(code) {
-        "NonExistentQueue" => "QueueDoesNotExist",
-        code => code,
-    }
-}
-
-pub(super) fn kind(code: &str, status: u16) -> Kind {
-    match bare(code) {
-        "RequestThrottled"
-        | "ThrottlingException"
-        | "Throttling"
-        | "ThrottledException"
-        | "RequestLimitExceeded"
-        | "RequestThrottledException"
-        | "SlowDown"
-        | "TooManyRequestsException"
-        | "KMS.ThrottlingException"
-        | "KmsThrottled"
-        | "OverLimit" => Kind::Throttled,
-        "QueueDoesNotExist" | "QueueDeletedRecently" => Kind::NoQueue,
-        "InvalidSecurity"
-        | "InvalidClientTokenId"
-        | "ExpiredToken"
-        | "ExpiredTokenException"
-        | "SignatureDoesNotMatch"
-        | "UnrecognizedClientException"
-        | "MissingAuthenticationToken"
-        | "IncompleteSignature"
-        | "InvalidAccessKeyId"
-        | "NotAuthorized"
-        | "OptInRequired"
-        | "RequestExpired" => Kind::Denied,
-        code if code.starts_with("AccessDenied") => Kind::Denied,
-        "ReceiptHandleIsInvalid" | "InvalidIdFormat" | "MessageNotInflight" => Kind::Handle,
-        "BatchEntryIdsNotDistinct"
-        | "TooManyEntriesInBatchRequest"
-        | "EmptyBatchRequest"
-        | "InvalidBatchEntryId"
-        | "BatchRequestTooLong" => Kind::Misuse,
-        "InternalError" | "InternalFailure" | "ServiceUnavailable" => Kind::Server,
-        _ if status >= 500 => Kind::Server,
-        _ if status == 429 => Kind::Throttled,
-        _ => Kind::Refused,
-    }
-}
-
-/// Whether an entry's code, or a call's, says that its handle is of no use.
-pub(super) fn is_stale(code: &str, message: &str) -> bool {
-    kind(code, 400) == Kind::Handle
-        // So a message that is gone, or whose handle has expired, is refused in practice.
-        || (bare(code) == "InvalidParameterValue"
-            && ["receipt handle", "does not exist", "expired"].iter().any(|words| message.contains(words)))
-}
-
-/// What has gone wrong with `operation` on `queue`.
-pub(super) fn judge<E>(operation: &'static str, queue: &str, error: SdkError<E, HttpResponse>) -> SqsSourceError
+/// Reads what has gone wrong with `operation` on `queue`.
+pub fn judge<E>(operation: &'static str, queue: &str, error: SdkError<E, HttpResponse>) -> SqsError
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
@@ -269,55 +265,19 @@ where
         SdkError::ServiceError(failure) => {
             let raw = failure.raw();
             let status = raw.status().as_u16();
-            let code = code.unwrap_or_else(|| status.to_string());
-            let message = message.unwrap_or_else(|| "no words".to_owned());
             let after = raw
                 .headers()
                 .get("x-amz-retry-after")
                 .and_then(|value| value.parse().ok());
-            let short = bare(&code).to_owned();
-            match kind(&code, status) {
-                Kind::Server => SqsSourceError::Server {
-                    operation,
-                    queue,
-                    code: short,
-                },
-                Kind::Throttled => SqsSourceError::Throttled {
-                    operation,
-                    queue,
-                    code: short,
-                    after: after.map(Duration::from_millis),
-                },
-                Kind::NoQueue => SqsSourceError::NoQueue {
-                    queue,
-                    hint: ": check the name, the account and the region".to_owned(),
-                },
-                Kind::Denied => SqsSourceError::Denied {
-                    operation,
-                    queue,
-                    code: short,
-                    message,
-                },
-                Kind::Refused => SqsSourceError::Refused {
-                    operation,
-                    queue,
-                    code: short,
-                    message,
-                },
-                Kind::Handle => SqsSourceError::Handle { code: short, message },
-                Kind::Misuse => SqsSourceError::Misuse {
-                    operation,
-                    queue,
-                    code: short,
-                    message,
-                },
-            }
+            let code = code.unwrap_or_else(|| status.to_string());
+            let after = after.map(Duration::from_millis);
+            SqsError::of_code(operation, queue, &code, status, message.as_deref(), after)
         }
-        SdkError::TimeoutError(_) => SqsSourceError::Timeout { operation, queue },
-        SdkError::DispatchFailure(failure) if failure.is_timeout() => SqsSourceError::Timeout { operation, queue },
+        SdkError::TimeoutError(_) => SqsError::Timeout { operation, queue },
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => SqsError::Timeout { operation, queue },
         SdkError::ResponseError(failure) => {
             let status = failure.raw().status().as_u16();
-            SqsSourceError::Server {
+            SqsError::Server {
                 operation,
                 queue,
                 code: status.to_string(),
@@ -335,68 +295,14 @@ where
             };
             let source = other.into_source().unwrap_or_else(|error| Box::new(error));
             if no_credentials {
-                SqsSourceError::NoCredentials { queue, source }
+                SqsError::NoCredentials { queue, source }
             } else {
-                SqsSourceError::Unreachable {
+                SqsError::Unreachable {
                     operation,
                     queue,
                     source,
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_code_is_known_in_both_spellings() {
-        let table = [
-            ("AWS.SimpleQueueService.NonExistentQueue", 400, Kind::NoQueue),
-            ("QueueDoesNotExist", 400, Kind::NoQueue),
-            ("QueueDeletedRecently", 400, Kind::NoQueue),
-            ("RequestThrottled", 400, Kind::Throttled),
-            ("ThrottlingException", 400, Kind::Throttled),
-            ("KMS.ThrottlingException", 400, Kind::Throttled),
-            ("OverLimit", 403, Kind::Throttled),
-            ("TooManyRequestsException", 429, Kind::Throttled),
-            ("InvalidSecurity", 403, Kind::Denied),
-            ("AccessDenied", 403, Kind::Denied),
-            ("AccessDeniedException", 403, Kind::Denied),
-            ("InvalidClientTokenId", 403, Kind::Denied),
-            ("ExpiredToken", 403, Kind::Denied),
-            ("SignatureDoesNotMatch", 403, Kind::Denied),
-            ("InvalidAddress", 404, Kind::Refused),
-            ("AWS.SimpleQueueService.UnsupportedOperation", 400, Kind::Refused),
-            ("InvalidAttributeName", 400, Kind::Refused),
-            ("KMS.DisabledException", 400, Kind::Refused),
-            ("KMS.AccessDeniedException", 400, Kind::Refused),
-            ("ReceiptHandleIsInvalid", 400, Kind::Handle),
-            ("InvalidIdFormat", 400, Kind::Handle),
-            ("AWS.SimpleQueueService.MessageNotInflight", 400, Kind::Handle),
-            ("AWS.SimpleQueueService.BatchEntryIdsNotDistinct", 400, Kind::Misuse),
-            ("AWS.SimpleQueueService.TooManyEntriesInBatchRequest", 400, Kind::Misuse),
-            ("EmptyBatchRequest", 400, Kind::Misuse),
-            ("BatchRequestTooLong", 400, Kind::Misuse),
-            ("InternalError", 500, Kind::Server),
-            ("ServiceUnavailable", 503, Kind::Server),
-            ("502", 502, Kind::Server),
-            ("SomethingNew", 400, Kind::Refused),
-        ];
-        for (code, status, expected) in table {
-            assert_eq!(kind(code, status), expected, "{code}");
-        }
-    }
-
-    #[test]
-    fn a_message_that_is_gone_is_a_stale_handle() {
-        let gone = "Value x for parameter ReceiptHandle is invalid. Reason: Message does not exist or is not available for visibility timeout change.";
-
-        assert!(is_stale("InvalidParameterValue", gone) && is_stale("ReceiptHandleIsInvalid", ""));
-        assert!(
-            !is_stale("InvalidParameterValue", "VisibilityTimeout is out of range") && !is_stale("InternalError", "")
-        );
     }
 }
