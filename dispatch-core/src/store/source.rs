@@ -185,7 +185,9 @@ impl Source for QueueSource {
             settle_batch: 500,
             order: if self.ordered { Order::Key } else { Order::None },
             counts_redeliveries: true,
-            prefetch: 100,
+            // With the default concurrency of 64 a window of as many as one claim takes: then most leases end whole, in one
+            // settlement.
+            prefetch: MOST - 64,
             ..Capabilities::default()
         }
     }

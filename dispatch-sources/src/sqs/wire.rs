@@ -20,7 +20,7 @@ pub(super) struct Taken {
     pub(super) first_received: Option<SystemTime>,
 }
 
-/// Metadata that come from system attributes, under their names here.
+/// Metadata that come from system attributes, under their names here; [`take`] knows the first five by their places.
 const METADATA: [(System, &str); 9] = [
     (System::ApproximateReceiveCount, "sqs_approximate_receive_count"),
     (
@@ -53,26 +53,30 @@ pub(super) fn take(
     earlier: impl FnOnce(&str) -> i32,
 ) -> Option<Taken> {
     let (id, handle) = (message.message_id?, message.receipt_handle?);
-    let mut system = message.attributes.unwrap_or_default();
-    let count: i32 = system
-        .get(&System::ApproximateReceiveCount)
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(1);
+    // Into their places by one walk: each look-up in the map would hash.
+    let mut system: [Option<String>; METADATA.len()] = Default::default();
+    for (attribute, value) in message.attributes.unwrap_or_default() {
+        if let Some(place) = METADATA.iter().position(|(own, _)| *own == attribute) {
+            system[place] = Some(value);
+        }
+    }
+    let [count, first_received, sent, _, group, ..] = &system;
+    let count: i32 = count.as_ref().and_then(|count| count.parse().ok()).unwrap_or(1);
     let attempt = count.saturating_add(earlier(&id));
-    let sent = time(system.get(&System::SentTimestamp)).unwrap_or_else(SystemTime::now);
-    let first_received = time(system.get(&System::ApproximateFirstReceiveTimestamp));
-    let group = system.get(&System::MessageGroupId).map(SmolStr::new);
+    let sent = time(sent.as_ref()).unwrap_or_else(SystemTime::now);
+    let first_received = time(first_received.as_ref());
+    let group = group.as_ref().map(SmolStr::new);
 
     // Made for every message: what can be shared or moved is.
     let both = Bytes::from(format!("{id}\n{handle}"));
     let attributes = message.message_attributes.unwrap_or_default();
-    let mut metadata = Headers::with_capacity(4 + system.len() + attributes.len());
+    let mut metadata = Headers::with_capacity(4 + METADATA.len() + attributes.len());
     metadata.append("sqs_message_id", both.slice(..id.len()));
     metadata.append("sqs_queue_url", origin.url.clone());
     metadata.append("sqs_queue_name", origin.name.clone());
     metadata.append("sqs_receipt_handle", both.slice(id.len() + 1..));
-    for (attribute, name) in &METADATA {
-        if let Some(value) = system.remove(attribute) {
+    for ((_, name), value) in METADATA.iter().zip(system) {
+        if let Some(value) = value {
             metadata.append(SmolStr::new_static(name), value);
         }
     }
