@@ -82,6 +82,9 @@ pub enum BarePayload {
     Reject,
 }
 
+/// What a service adds to a task, its channel above all, finds room in its text.
+const ROOM: usize = 64;
+
 /// A channel's name is at most this long, in bytes of UTF-8 (PostgreSQL, `NAMEDATALEN` less one).
 pub const LONGEST_CHANNEL: usize = 63;
 
@@ -132,8 +135,10 @@ impl Incoming {
                 OnDuplicate::Parallel
             }
         };
+        let mut own = String::with_capacity(text.len() + ROOM);
+        own.push_str(text);
         Ok(Self::Task(TaskMessage {
-            text: text.to_owned(),
+            text: own,
             task: members
                 .text("task")?
                 .ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?
@@ -223,29 +228,37 @@ fn truthy(raw: &str) -> bool {
 /// ```
 #[must_use]
 pub fn with_members(object: &str, members: &[(&str, &str)]) -> String {
+    let more = members.iter().map(|(key, value)| key.len() + value.len() + 8);
+    let mut text = String::with_capacity(object.len() + more.sum::<usize>());
+    text.push_str(object);
+    add_members(&mut text, members);
+    text
+}
+
+/// As [`with_members`], in place.
+pub fn add_members(object: &mut String, members: &[(&str, &str)]) {
     let Some(inner) = object.trim_end().strip_suffix('}') else {
-        return object.to_owned();
+        return;
     };
-    let mut text = String::with_capacity(
-        object.len()
-            + members
-                .iter()
-                .map(|(key, value)| key.len() + value.len() + 8)
-                .sum::<usize>(),
-    );
-    text.push_str(inner);
-    let mut first = inner.trim_end().ends_with('{');
+    object.truncate(inner.len());
+    let mut first = object.trim_end().ends_with('{');
     for (key, value) in members {
         if !std::mem::take(&mut first) {
-            text.push_str(", ");
+            object.push_str(", ");
         }
-        text.push('"');
-        text.push_str(key);
-        text.push_str("\": ");
-        text.push_str(&serde_json::Value::from(*value).to_string());
+        object.push('"');
+        object.push_str(key);
+        object.push_str("\": ");
+        let is_plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+        if value.bytes().all(is_plain) {
+            object.push('"');
+            object.push_str(value);
+            object.push('"');
+        } else {
+            object.push_str(&serde_json::Value::from(*value).to_string());
+        }
     }
-    text.push('}');
-    text
+    object.push('}');
 }
 
 #[cfg(test)]

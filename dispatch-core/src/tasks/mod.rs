@@ -16,5 +16,6 @@ pub mod json;
 mod message;
 
 pub use message::{
-    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, with_members,
+    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
+    with_members,
 };

@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId, type_name},
     collections::HashMap,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use dispatch_core::{Error, Message};
@@ -16,7 +16,28 @@ pub struct Context {
     /// The message, whole.
     pub message: Message,
     pub(super) states: Arc<States>,
-    pub(super) cancelled: CancellationToken,
+    pub(super) cancelled: Cancelled,
+}
+
+/// A token that is made for the handlers that ask for it: most do not.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Cancelled(Arc<OnceLock<CancellationToken>>);
+
+impl Cancelled {
+    fn token(&self) -> &CancellationToken {
+        self.0.get_or_init(CancellationToken::new)
+    }
+}
+
+/// Cancels when it is dropped, whoever has asked for the token or still may.
+pub(super) struct CancelOnDrop(pub(super) Cancelled);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.0.0) > 1 || self.0.0.get().is_some() {
+            self.0.token().cancel();
+        }
+    }
 }
 
 pub(super) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
@@ -73,7 +94,7 @@ pub struct Cancellation(pub CancellationToken);
 
 impl FromContext for Cancellation {
     fn from_context(context: &Context) -> Result<Self, Error> {
-        Ok(Self(context.cancelled.clone()))
+        Ok(Self(context.cancelled.token().clone()))
     }
 }
 

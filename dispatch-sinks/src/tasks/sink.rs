@@ -5,11 +5,10 @@ use std::{any::TypeId, collections::HashMap, fmt, sync::Arc};
 use async_trait::async_trait;
 use dispatch_core::{Class, Classify, Error, Message, Reply, Sink};
 use futures::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     Handler, Task,
-    extract::{Context, States},
+    extract::{CancelOnDrop, Cancelled, Context, States},
     wire::Incoming,
 };
 
@@ -97,9 +96,9 @@ impl fmt::Debug for Tasks {
 #[async_trait]
 impl Sink for Tasks {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let cancelled = CancellationToken::new();
+        let cancelled = Cancelled::default();
         // Dropped with this future, however it ends.
-        let _guard = cancelled.clone().drop_guard();
+        let _guard = CancelOnDrop(cancelled.clone());
         let call = {
             let incoming: Incoming<'_> = serde_json::from_slice(&message.payload).map_err(TasksError::NoTask)?;
             let Some(call) = self.calls.get(&*incoming.task) else {

@@ -10,9 +10,18 @@ use std::{
 use dispatch_core::Error;
 use dispatch_pg_client::{Connection, PgError, quoted};
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_postgres::{AsyncMessage, Client};
+use tokio_postgres::{AsyncMessage, Client, Notification};
 
 use super::service::{Origin, Service};
+
+/// A notification, for what it says.
+struct Heard(Notification);
+
+impl AsRef<str> for Heard {
+    fn as_ref(&self) -> &str {
+        self.0.payload()
+    }
+}
 
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
@@ -129,7 +138,7 @@ async fn ask(
 ///
 /// # Cancel safety
 /// Dropping it loses nothing: it keeps nothing over a wait.
-async fn heard(service: &Arc<Service>, connection: &mut Connection) -> Result<Vec<(String, String)>, PgError> {
+async fn heard(service: &Arc<Service>, connection: &mut Connection) -> Result<Vec<Heard>, PgError> {
     let mut batch = Vec::new();
     poll_fn(|cx| {
         loop {
@@ -138,7 +147,7 @@ async fn heard(service: &Arc<Service>, connection: &mut Connection) -> Result<Ve
             }
             match connection.poll_message(cx) {
                 Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
-                    batch.push((notification.channel().to_owned(), notification.payload().to_owned()));
+                    batch.push(Heard(notification));
                 }
                 Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
                     tracing::info!(notice = %notice.message(), "the server says");
@@ -164,14 +173,21 @@ async fn take(
     service: &Arc<Service>,
     own: &str,
     asked: &mut Option<(u64, Instant)>,
-    batch: Vec<(String, String)>,
+    batch: Vec<Heard>,
 ) -> Option<Duration> {
     let mut answered = None;
     let mut messages = Vec::with_capacity(batch.len());
-    for (channel, payload) in batch {
-        if channel != own {
-            messages.push((Origin::Channel(channel), payload));
-        } else if let Some((_, at)) = asked.take_if(|(number, _)| payload.contains(&format!("broker_{number}\\"))) {
+    let mut channel: Arc<str> = "".into();
+    for heard in batch {
+        if heard.0.channel() != own {
+            // Most come by the same channel as the one before.
+            if *channel != *heard.0.channel() {
+                channel = heard.0.channel().into();
+            }
+            messages.push((Origin::Channel(Arc::clone(&channel)), heard));
+        } else if let Some((_, at)) =
+            asked.take_if(|(number, _)| heard.as_ref().contains(&format!("broker_{number}\\")))
+        {
             let age = at.elapsed();
             let mut checks = service
                 .counts

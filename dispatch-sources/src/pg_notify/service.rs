@@ -11,7 +11,7 @@ use std::{
 use dispatch_core::{
     Backoff, Commands,
     config::BuildContext,
-    tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, chunks::Assembly, with_members},
+    tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, add_members, chunks::Assembly},
     telemetry::Counter,
 };
 use dispatch_pg_client::Server;
@@ -73,7 +73,7 @@ pub(super) struct CheckCounts {
 #[derive(Debug, Clone)]
 pub(super) enum Origin {
     /// A channel of the server.
-    Channel(String),
+    Channel(Arc<str>),
     /// A client of the socket, by its number, and what it is written to.
     Client(u64, tokio::sync::mpsc::UnboundedSender<String>),
     /// The service itself.
@@ -152,10 +152,10 @@ impl Service {
     }
 
     /// Takes in what came: tasks go into the hall, commands are answered beside everything else.
-    pub(super) async fn take(self: &Arc<Self>, messages: Vec<(Origin, String)>) {
+    pub(super) async fn take(self: &Arc<Self>, messages: Vec<(Origin, impl AsRef<str>)>) {
         let mut tasks = Vec::with_capacity(messages.len());
         for (origin, text) in messages {
-            let incoming = Incoming::read(&text, self.config.bare_payload);
+            let incoming = Incoming::read(text.as_ref(), self.config.bare_payload);
             let incoming = match incoming {
                 Incoming::Chunk(chunk) => {
                     let mut assembly = self.assembly();
@@ -193,7 +193,7 @@ impl Service {
         let number = self.counts.received.fetch_add(1, Relaxed);
         let client;
         let channel = match origin {
-            Origin::Channel(channel) => Some(channel.as_str()),
+            Origin::Channel(channel) => Some(&**channel),
             Origin::Client(number, _) => {
                 client = number.to_string();
                 Some(client.as_str())
@@ -207,7 +207,7 @@ impl Service {
             .chain(channel.map(|channel| ("channel", channel)))
             .collect();
         if !members.is_empty() {
-            task.text = with_members(&task.text, &members);
+            add_members(&mut task.text, &members);
         }
         if let Some(uuid) = new {
             task.uuid = Some(uuid.into());
