@@ -1,5 +1,6 @@
 //! The driver between a memory source, a memory sink and a memory store, on a paused clock.
 
+mod ack_order;
 mod breaker;
 mod dedupe;
 mod drain;
