@@ -8,8 +8,10 @@ mod drain;
 mod keeping;
 mod lanes;
 mod leases;
+mod ordered_queue;
 mod read_ahead;
 mod sources;
+mod stacked;
 mod watched;
 mod window;
 
