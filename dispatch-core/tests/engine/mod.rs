@@ -9,6 +9,7 @@ mod keeping;
 mod lanes;
 mod leases;
 mod ordered_queue;
+mod paused;
 mod read_ahead;
 mod sources;
 mod stacked;
