@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncSeekExt as _},
 };
 
-use super::{Begin, FileSourceConfig, FileSourceError};
+use super::{Begin, FileSourceConfig, FileSourceError, fingerprint::Fingerprint};
 use crate::framing::{Frame, Framer};
 
 /// How much is read at once, in bytes.
@@ -47,8 +47,14 @@ impl Reader {
         let name: Arc<str> = format!("{prefix}{}", whole.display()).into();
         let mut file = File::open(path).await.map_err(failed)?;
         let length = file.metadata().await.map_err(failed)?.len();
+        let start = Fingerprint::of(&mut file).await.map_err(failed)?;
+        let replaced = start.take_over(&name, store).await?;
         let saved = match config.from {
             Begin::Start => None,
+            Begin::Saved if replaced => {
+                tracing::warn!(path = %path.display(), "file is another than it was and is read from the start");
+                None
+            }
             Begin::Saved => store.positions().load(&name).await?,
         };
         let offset = saved.filter(|saved| *saved <= length).unwrap_or_else(|| {
