@@ -103,6 +103,12 @@ impl<S: Source> Source for FaultySource<S> {
     async fn hold(&mut self) -> Result<(), Error> {
         self.inner.hold().await
     }
+    fn rejected(&self) -> u64 {
+        self.inner.rejected()
+    }
+    fn parked(&self) -> u64 {
+        self.inner.parked()
+    }
     async fn probe(&mut self) -> Result<(), Error> {
         self.faults.strike("probe")?;
         self.inner.probe().await
