@@ -57,12 +57,15 @@ impl Reader {
             }
             Begin::Saved => store.positions().load(&name).await?,
         };
-        let offset = saved.filter(|saved| *saved <= length).unwrap_or_else(|| {
-            if let Some(saved) = saved {
+        let offset = match saved {
+            Some(saved) if saved > length => {
                 tracing::warn!(path = %path.display(), saved, length, "file is shorter than it was and is read from the start");
+                // Else it would count again once the file has grown, if this run settled nothing.
+                store.positions().save(&name, None).await?;
+                0
             }
-            0
-        });
+            saved => saved.unwrap_or_default(),
+        };
         let offset = offset + belated_end(&mut file, offset).await.map_err(failed)?;
         file.rewind().await.map_err(failed)?;
         let lines = count_lines(&mut file, offset).await.map_err(failed)?;

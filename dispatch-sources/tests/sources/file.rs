@@ -302,6 +302,26 @@ async fn a_replaced_file_stays_replaced_after_a_run_that_settled_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_cut_short_has_no_old_position_when_it_grows() {
+    let lines = |range: std::ops::Range<usize>| -> Vec<_> { range.map(|n| format!("line {n:03}\n")).collect() };
+    let dir = dir(&[("a", &lines(0..60).concat())]);
+    let (path, store) = (dir.path().join("a"), memory());
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+    all(&mut first).await;
+    first.close().await.unwrap();
+    // Its first bytes stay, and nothing of it is settled.
+    std::fs::write(&path, lines(0..40).concat()).unwrap();
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+    drop(receive(&mut second, 1).await);
+    drop(second);
+
+    std::fs::write(&path, lines(0..80).concat()).unwrap();
+    let mut third = source(dir.path(), &store, &["a"], |_| {});
+
+    assert_eq!(all(&mut third).await.len(), 80);
+}
+
+#[tokio::test]
 async fn rejected_lines_become_dead_letters_and_do_not_hold_the_position_back() {
     let dir = dir(&[("a", "{}\nnot json\n")]);
     let store = memory();
