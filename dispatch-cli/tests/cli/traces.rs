@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Done, Running, Worker, dir, dispatch, file_to, queue_to, until};
+use crate::support::{Done, Running, Worker, ask, dir, dispatch, file_to, queue_to, until};
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -41,6 +41,31 @@ async fn a_traceparent_goes_through_a_queue_to_the_worker() {
         assert_ne!(traceparent, PARENT, "under a span of our own");
     }
     assert!(of("plain").iter().all(Option::is_none), "none is made up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_s_traceparent_goes_to_the_worker() {
+    let worker = Worker::start().await;
+    let config = file_to(&worker).replace(
+        "type = \"file\"\npaths = [\"in.txt\"]",
+        "type = \"http\"\nlisten = \"127.0.0.1:0\"",
+    );
+    let dir = dir(&[("p.toml", &config)]);
+    let running = Running::start(dir.path(), &["run", "p.toml"]);
+    running.ready().await;
+    let line: Value = serde_json::from_str(&running.says("\"listening\"").await).unwrap();
+    let url = format!("http://{}/", line["address"].as_str().unwrap());
+
+    let (status, _) = ask("POST", &url, &[("traceparent", PARENT), ("tracestate", "vendor=1")]).await;
+
+    assert!((200..300).contains(&status), "{status}");
+    until("the message", async || worker.count() == 1).await;
+    let headers = worker.headers().remove(0);
+    assert!(
+        headers["traceparent"].to_str().unwrap().starts_with(&PARENT[..36]),
+        "{headers:?}"
+    );
+    assert_eq!(headers["tracestate"], "vendor=1");
 }
 
 #[tokio::test(flavor = "multi_thread")]
