@@ -34,7 +34,9 @@ async fn an_ordered_queue_keeps_the_order_of_each_key_while_one_in_ten_fails() {
     let handle = pipeline.handle();
     let run = tokio::spawn(pipeline.run());
 
-    sink.took(COUNT).await;
+    tokio::time::timeout(Duration::from_secs(24 * 3_600), sink.took(COUNT))
+        .await
+        .expect("all are taken");
     handle.drain();
     let summary = run.await.unwrap().unwrap();
 
