@@ -70,6 +70,12 @@ pub trait Source: Send + 'static {
         0
     }
 
+    /// How many inputs this source has itself put into the Store for a later run, since it was made: what it had read and
+    /// nobody had asked for when it closed. The driver counts them as received and parked.
+    fn parked(&self) -> u64 {
+        0
+    }
+
     /// How far a bounded source has come; for progress bars.
     fn progress(&self) -> Option<Progress> {
         None

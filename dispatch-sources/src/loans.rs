@@ -90,7 +90,7 @@ impl Loans {
 
     /// From now on puts what comes back into `queue`, and what came back already; `more` goes there at once too.
     #[cfg(feature = "stdin")]
-    pub(crate) async fn park(&self, store: &Arc<dyn Store>, queue: String, more: Vec<Message>) -> Result<(), Error> {
+    pub(crate) async fn park(&self, store: &Arc<dyn Store>, queue: String, more: Vec<Message>) -> Result<u64, Error> {
         let back: Vec<_> = {
             let mut state = self.state();
             state.parking = Some((store.clone(), queue.clone()));
@@ -98,12 +98,12 @@ impl Loans {
         };
         let items: Vec<_> = back.iter().chain(&more).map(Item::of).collect();
         if items.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         // Nobody else has them: whoever closes says how long this may take.
         loop {
             match store.queue().enqueue(&queue, items.clone()).await {
-                Ok(_) => return Ok(()),
+                Ok(_) => return Ok(items.len() as u64),
                 Err(error) if error.class() == Class::Permanent => return Err(error),
                 Err(error) => {
                     tracing::warn!(

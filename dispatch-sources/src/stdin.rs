@@ -107,6 +107,8 @@ pub struct StdinSource {
     rejected: Vec<DeadLetter>,
     /// How many have been written down.
     buried: u64,
+    /// How many have been put into the Store for the next run.
+    parked: u64,
     loans: Arc<Loans>,
 }
 
@@ -147,6 +149,7 @@ impl StdinSource {
             framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
             rejected: Vec::new(),
             buried: 0,
+            parked: 0,
             loans: Arc::default(),
         }
     }
@@ -283,6 +286,10 @@ impl Source for StdinSource {
         self.buried
     }
 
+    fn parked(&self) -> u64 {
+        self.parked
+    }
+
     async fn close(&mut self) -> Result<(), Error> {
         let ended = matches!(self.input, Input::Ended);
         if let Input::Open(pieces) = &mut self.input {
@@ -307,7 +314,7 @@ impl Source for StdinSource {
         }
         self.rejected = letters;
         let queue = parked_queue(&self.context.pipeline);
-        self.loans.park(&self.context.store, queue, rest).await?;
+        self.parked += self.loans.park(&self.context.store, queue, rest).await?;
         if self.rejected.is_empty() {
             Ok(())
         } else {

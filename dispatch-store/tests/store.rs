@@ -4,6 +4,9 @@
 
 #[path = "store/config.rs"]
 mod config;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[path = "store/driven.rs"]
+mod driven;
 #[cfg(feature = "postgres")]
 #[path = "store/enqueue.rs"]
 mod enqueue;

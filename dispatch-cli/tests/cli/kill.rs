@@ -22,6 +22,11 @@ const KILLS: usize = 20;
 const CONCURRENCY: usize = 64;
 const PREFETCH: usize = 64;
 const SEED: u64 = 0x5eed;
+const LEASE: Duration = Duration::from_secs(2);
+/// How long the source looks away from an idle queue whose other processes send no hint.
+const LOOK: Duration = Duration::from_millis(500);
+/// For a machine that is busy with other things.
+const LATE: Duration = Duration::from_secs(10);
 
 /// The next number of a sequence that is the same in every run (xorshift).
 fn next(state: &mut u64) -> usize {
@@ -31,12 +36,12 @@ fn next(state: &mut u64) -> usize {
     usize::try_from(*state >> 33).unwrap()
 }
 
-async fn filled(dir: &Path) -> Arc<dyn Store> {
+async fn filled(dir: &Path, count: usize) -> Arc<dyn Store> {
     let config = dispatch_store::SqliteConfig::default();
     let store = config.build(&StoreContext { base_dir: dir.into() }).unwrap();
     store.probe().await.unwrap();
     let now = SystemTime::now();
-    for batch in (0..MESSAGES).collect::<Vec<_>>().chunks(2_000) {
+    for batch in (0..count).collect::<Vec<_>>().chunks(2_000) {
         let item = |n: &usize| {
             let id = format!("m{n}");
             let message = dispatch_core::Message::with_id_at(id, Bytes::from(format!("payload {n}")), now);
@@ -51,16 +56,54 @@ async fn filled(dir: &Path) -> Arc<dyn Store> {
     store
 }
 
+fn config(worker: &Worker) -> String {
+    format!(
+        "name = \"p\"\nprefetch = {PREFETCH}\n[source]\ntype = \"queue\"\nqueue = \"work\"\nlease = \"{}s\"\n\
+         [layers]\nconcurrency = {CONCURRENCY}\n[sink]\ntype = \"http\"\nurl = \"{}/\"\n[admin]\nlisten = \"off\"\n",
+        LEASE.as_secs(),
+        worker.url
+    )
+}
+
+async fn settled(store: &Arc<dyn Store>) {
+    until("everything settled", async || {
+        let depth = store.queue().depth("work").await.unwrap();
+        depth.ready + depth.delayed + depth.leased == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_takes_over_what_another_of_its_name_left() {
+    const COUNT: usize = 20;
+    let worker = Worker::counting().await;
+    let dir = dir(&[("p.toml", &config(&worker))]);
+    let store = filled(dir.path(), COUNT).await;
+    let run = || Running::start(dir.path(), &["run", "p.toml"]);
+    worker.hold();
+    let mut first = run();
+    until("all in flight", async || worker.count() == COUNT).await;
+    let mut second = run();
+    second.says("Running").await;
+
+    first.kill();
+    worker.let_go();
+    let begun = Instant::now();
+    settled(&store).await;
+
+    let took = begun.elapsed();
+    assert!(took <= LEASE + LOOK + LATE, "taken over only after {took:?}");
+    let ids = worker.ids();
+    assert!(ids.len() == COUNT && ids.values().all(|times| *times == 2), "{ids:?}");
+    second.signal(Signal::TERM);
+    assert_eq!(second.ends().await, 0, "{:#?}", second.log());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_lose_nothing() {
     let worker = Worker::counting().await;
-    let config = format!(
-        "name = \"p\"\nprefetch = {PREFETCH}\n[source]\ntype = \"queue\"\nqueue = \"work\"\nlease = \"2s\"\n\
-         [layers]\nconcurrency = {CONCURRENCY}\n[sink]\ntype = \"http\"\nurl = \"{}/\"\n[admin]\nlisten = \"off\"\n",
-        worker.url
-    );
-    let dir = dir(&[("p.toml", &config)]);
-    let store = filled(dir.path()).await;
+    let dir = dir(&[("p.toml", &config(&worker))]);
+    let store = filled(dir.path(), MESSAGES).await;
     let run = || Running::start(dir.path(), &["run", "p.toml", "-q"]);
     let (mut state, mut slowest) = (SEED, Duration::ZERO);
 
@@ -81,11 +124,7 @@ async fn twenty_kills_lose_nothing() {
     let mut last = run();
     until("work after the last kill", async || worker.count() > before).await;
     slowest = slowest.max(begun.elapsed());
-    until("everything settled", async || {
-        let depth = store.queue().depth("work").await.unwrap();
-        depth.ready + depth.delayed + depth.leased == 0
-    })
-    .await;
+    settled(&store).await;
     last.signal(Signal::TERM);
     assert_eq!(last.ends().await, 0, "{:#?}", last.log());
 
@@ -100,6 +139,10 @@ async fn twenty_kills_lose_nothing() {
     );
     std::io::Write::write_all(&mut std::io::stderr(), figures.as_bytes()).unwrap();
     assert_eq!(lost, 0);
+    assert!(
+        slowest <= LEASE + LOOK + LATE,
+        "work went on only {slowest:?} after a kill"
+    );
     assert!(
         duplicated as usize <= (CONCURRENCY + PREFETCH) * KILLS,
         "{duplicated} came twice"

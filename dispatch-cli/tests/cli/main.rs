@@ -28,7 +28,9 @@ mod sqsd_faults;
 mod sqsd_readme;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_server;
+mod steering;
 mod support;
+mod traces;
 mod verbs;
 #[cfg(all(feature = "process", target_os = "linux"))]
 mod workers;

@@ -278,6 +278,7 @@ struct WorkerState {
     ids: Mutex<HashMap<String, u32>>,
     bodies: Mutex<Vec<Bytes>>,
     paths: Mutex<Vec<String>>,
+    headers: Mutex<Vec<HeaderMap>>,
     keeps_bodies: bool,
 }
 
@@ -299,6 +300,7 @@ impl Worker {
             ids: Mutex::default(),
             bodies: Mutex::default(),
             paths: Mutex::default(),
+            headers: Mutex::default(),
             keeps_bodies,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -334,6 +336,10 @@ impl Worker {
         self.state.bodies.lock().unwrap().clone()
     }
 
+    pub(crate) fn headers(&self) -> Vec<HeaderMap> {
+        self.state.headers.lock().unwrap().clone()
+    }
+
     pub(crate) fn paths(&self) -> Vec<String> {
         self.state.paths.lock().unwrap().clone()
     }
@@ -348,6 +354,7 @@ async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: He
     if state.keeps_bodies {
         state.bodies.lock().unwrap().push(body);
         state.paths.lock().unwrap().push(uri.path().to_owned());
+        state.headers.lock().unwrap().push(headers);
     }
     let go = state.go.notified();
     if state.holds.load(SeqCst) {
@@ -371,6 +378,14 @@ pub(crate) fn file_to(worker: &Worker) -> String {
         "name = \"p\"\n[source]\ntype = \"file\"\npaths = [\"in.txt\"]\n[layers]\nretry = {{ max_attempts = 2, backoff = {{ base = \"10ms\" }} }}\n\
          [sink]\ntype = \"http\"\nurl = \"{}/work\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
         worker.url
+    )
+}
+
+/// A pipeline from the queue `work` to the worker, with an admin server on any free port.
+pub(crate) fn queue_to(worker: &Worker) -> String {
+    file_to(worker).replace(
+        "type = \"file\"\npaths = [\"in.txt\"]",
+        "type = \"queue\"\nqueue = \"work\"",
     )
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::control::Shared;
-use crate::{Backoff, Delivery, Error, Jitter, Received, Source};
+use crate::{Backoff, Delivery, Error, Jitter, Received, Source, telemetry::Stats};
 
 /// Sources under their labels.
 pub(super) struct Intake {
@@ -39,6 +39,23 @@ struct Supervised {
     background: bool,
     /// How many inputs it has given up on itself, as of its last word.
     rejected: u64,
+    /// How many it has put into the Store itself.
+    parked: u64,
+}
+
+impl Supervised {
+    /// Counts what the source has kept itself since the last time.
+    fn count_kept(&mut self, stats: &Stats) {
+        let Some(source) = &self.source else { return };
+        let (rejected, parked) = (source.rejected(), source.parked());
+        let more_rejected = rejected.saturating_sub(std::mem::replace(&mut self.rejected, rejected));
+        let more_parked = parked.saturating_sub(std::mem::replace(&mut self.parked, parked));
+        if more_rejected + more_parked > 0 {
+            stats.received.fetch_add(more_rejected + more_parked, Relaxed);
+            stats.dead_lettered.fetch_add(more_rejected, Relaxed);
+            stats.parked.fetch_add(more_parked, Relaxed);
+        }
+    }
 }
 
 enum State {
@@ -93,6 +110,7 @@ impl Intake {
                 up_since: now,
                 background,
                 rejected: 0,
+                parked: 0,
             }
         };
         let backoff = Backoff::exponential(Duration::from_millis(100), 2.0)
@@ -153,15 +171,7 @@ impl Intake {
         {
             self.shared.progressed(&source.label, progress);
         }
-        let rejected = source
-            .source
-            .as_ref()
-            .map_or(source.rejected, |source| source.rejected());
-        let more = rejected.saturating_sub(std::mem::replace(&mut source.rejected, rejected));
-        if more > 0 {
-            self.shared.stats.received.fetch_add(more, Relaxed);
-            self.shared.stats.dead_lettered.fetch_add(more, Relaxed);
-        }
+        source.count_kept(&self.shared.stats);
         match word {
             Word::Connected => {
                 source.state = State::Up;
@@ -225,6 +235,7 @@ impl Intake {
 
     /// Closes all sources beside each other; says whether each did.
     pub(super) async fn close(&mut self) -> bool {
+        let stats = &self.shared.stats;
         let close = async |source: &mut Supervised| {
             if let State::Connecting(task) = &mut source.state {
                 // A connection still being made has received nothing.
@@ -233,7 +244,9 @@ impl Intake {
             let Some(inner) = &mut source.source else {
                 return !matches!(source.state, State::Lost);
             };
-            match inner.close().await {
+            let closed = inner.close().await;
+            source.count_kept(stats);
+            match closed {
                 Ok(()) => true,
                 Err(error) => {
                     tracing::error!(source = %source.label, error = error.report(), "close failed");

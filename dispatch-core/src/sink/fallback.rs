@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use super::Sink;
 use crate::{Error, Message, Reply};
 
-/// The first of several sinks that takes the message, asked in order; the last one's error if none does. Health checks
-/// of these sinks are not made: one that is ill is what the others are there for.
+/// The first of several sinks that takes the message, asked in order; if none does, the last one's error, which then also
+/// tells what the others said. Health checks of these sinks are not made: one that is ill is what the others are there for.
 #[derive(Debug)]
 pub struct Fallback(Vec<Arc<dyn Sink>>);
 
@@ -24,13 +24,18 @@ impl Sink for Fallback {
         let Some((last, first)) = self.0.split_last() else {
             return Ok(Reply::default());
         };
+        let mut before = Vec::new();
         for sink in first {
             match sink.send(message.clone()).await {
                 Ok(reply) => return Ok(reply),
-                Err(error) => tracing::debug!(error = error.report(), "falling back"),
+                Err(error) => {
+                    let report = error.report();
+                    tracing::debug!(error = report, "falling back");
+                    before.push(report);
+                }
             }
         }
-        last.send(message).await
+        last.send(message).await.map_err(|error| told(error, &before))
     }
 
     async fn open(&self) -> Result<(), Error> {
@@ -43,5 +48,23 @@ impl Sink for Fallback {
 
     async fn close(&self) -> Result<(), Error> {
         super::close_all(&self.0).await
+    }
+}
+
+/// The last error, with what was said before it: who reads a dead letter wants to know why the first refused.
+fn told(mut error: Error, before: &[String]) -> Error {
+    if before.is_empty() {
+        return error;
+    }
+    let attempts = error.take_attempts();
+    let text = format!("{}; before it: {}", error.report(), before.join("; "));
+    let told = Error::new(error.class(), text).with_attempts(attempts);
+    let told = match error.code() {
+        Some(code) => told.with_code(code.clone()),
+        None => told,
+    };
+    match error.later() {
+        Some(later) => told.with_later(later),
+        None => told,
     }
 }

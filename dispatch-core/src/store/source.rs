@@ -45,6 +45,8 @@ pub struct QueueSource {
     ahead: usize,
     /// When the latest claim was made that got all it asked for.
     filled: Option<Instant>,
+    /// A claim that a hold overtook, on its way back.
+    returning: Option<JoinHandle<Result<(), Error>>>,
     closed: bool,
 }
 
@@ -78,6 +80,7 @@ impl QueueSource {
             ready: VecDeque::new(),
             ahead: 0,
             filled: None,
+            returning: None,
             closed: false,
         }
     }
@@ -145,6 +148,16 @@ impl QueueSource {
         if self.ready.len() < self.ahead / 2 && self.claim.is_none() && self.wait.is_none() {
             self.start_claim(self.ahead);
         }
+    }
+
+    /// Waits until what a hold sends back has gone.
+    async fn returned(&mut self) -> Result<(), Error> {
+        let Some(returning) = &mut self.returning else {
+            return Ok(());
+        };
+        let returned = returning.await;
+        self.returning = None;
+        joined(returned)
     }
 
     fn start_wait(&mut self) {
@@ -220,9 +233,20 @@ impl Source for QueueSource {
 
     async fn hold(&mut self) -> Result<(), Error> {
         // Others may have them while we may not.
-        let finished = self.finish_claim().await;
         self.ready.clear();
-        finished
+        (self.ahead, self.filled) = (0, None);
+        if let Some(claiming) = self.claim.take() {
+            // In a task of its own: what a slow Store brings goes back though nobody waits here any more.
+            let (settler, before) = (self.queue_settler(), self.returning.take());
+            self.returning = Some(tokio::spawn(async move {
+                settler.give_back(joined(claiming.task.await)?).await;
+                match before {
+                    Some(before) => joined(before.await),
+                    None => Ok(()),
+                }
+            }));
+        }
+        self.returned().await
     }
 
     async fn probe(&mut self) -> Result<(), Error> {
@@ -234,29 +258,17 @@ impl Source for QueueSource {
         if let Some(wait) = self.wait.take() {
             wait.abort();
         }
-        let mut leases: Vec<_> = self
+        let leases = self
             .ready
             .drain(..)
             .map(|(_, delivery)| delivery.receipt.into_parts().0)
             .collect();
+        let settler = self.queue_settler();
+        settler.release(leases).await;
         if let Some(claiming) = self.claim.take() {
-            let claimed = joined(claiming.task.await)?;
-            leases.extend(
-                claimed
-                    .iter()
-                    .map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence)),
-            );
+            settler.give_back(joined(claiming.task.await)?).await;
         }
-        let batch = leases
-            .into_iter()
-            .map(|token| Settlement {
-                token,
-                disposition: Disposition::Release,
-            })
-            .collect();
-        // A lease that cannot be given back runs out.
-        drop(self.queue_settler().settle(batch).await);
-        Ok(())
+        self.returned().await
     }
 }
 
@@ -265,6 +277,24 @@ impl Source for QueueSource {
 struct QueueSettler {
     store: Arc<dyn Store>,
     queue: Arc<str>,
+}
+
+impl QueueSettler {
+    async fn give_back(&self, claimed: Vec<Claimed>) {
+        let tokens = claimed
+            .iter()
+            .map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence));
+        self.release(tokens.collect()).await;
+    }
+
+    /// A lease that cannot be given back runs out.
+    async fn release(&self, tokens: Vec<Token>) {
+        let release = |token| Settlement {
+            token,
+            disposition: Disposition::Release,
+        };
+        drop(self.settle(tokens.into_iter().map(release).collect()).await);
+    }
 }
 
 const fn lease_of(token: &Token) -> Lease {

@@ -15,7 +15,8 @@ use crate::{
     },
 };
 
-/// Faults to come, by the name of the call they strike: `receive`, `settle`, `bury`, `enqueue`, ….
+/// Faults to come, by the name of the call they strike: `receive`, `settle`, `bury`, `enqueue`, …; and how often each was
+/// called.
 ///
 /// ```
 /// use dispatch_core::{Class, testing::Faults};
@@ -24,7 +25,13 @@ use crate::{
 /// faults.fail("bury", 2, Class::Unavailable); // the next two calls
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<HashMap<&'static str, VecDeque<Class>>>>);
+pub struct Faults(Arc<Mutex<HashMap<&'static str, Call>>>);
+
+#[derive(Debug, Default)]
+struct Call {
+    faults: VecDeque<Class>,
+    made: usize,
+}
 
 impl Faults {
     /// The next `times` calls of `call` fail so.
@@ -32,17 +39,27 @@ impl Faults {
         lock(&self.0)
             .entry(call)
             .or_default()
+            .faults
             .extend(std::iter::repeat_n(class, times));
     }
 
     /// Whether all that was asked for has struck.
     #[must_use]
     pub fn are_spent(&self) -> bool {
-        lock(&self.0).values().all(VecDeque::is_empty)
+        lock(&self.0).values().all(|call| call.faults.is_empty())
+    }
+
+    /// How often `call` was made, struck or not.
+    #[must_use]
+    pub fn calls(&self, call: &str) -> usize {
+        lock(&self.0).get(call).map_or(0, |call| call.made)
     }
 
     fn strike(&self, call: &'static str) -> Result<(), Error> {
-        match lock(&self.0).get_mut(call).and_then(VecDeque::pop_front) {
+        let mut calls = lock(&self.0);
+        let this = calls.entry(call).or_default();
+        this.made += 1;
+        match this.faults.pop_front() {
             Some(class) => Err(Error::new(class, format!("injected: {call}"))),
             None => Ok(()),
         }
@@ -86,6 +103,12 @@ impl<S: Source> Source for FaultySource<S> {
     async fn hold(&mut self) -> Result<(), Error> {
         self.inner.hold().await
     }
+    fn rejected(&self) -> u64 {
+        self.inner.rejected()
+    }
+    fn parked(&self) -> u64 {
+        self.inner.parked()
+    }
     async fn probe(&mut self) -> Result<(), Error> {
         self.faults.strike("probe")?;
         self.inner.probe().await
@@ -117,8 +140,8 @@ impl Settler for FaultySettler {
     }
 }
 
-/// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `depth`, `reserve`, `commit`,
-/// `cancel`, `probe`.
+/// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `queue_extend`, `depth`,
+/// `reserve`, `commit`, `cancel`, `probe`.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
@@ -210,6 +233,7 @@ impl Queue for FaultyStore {
         self.inner.queue().settle(queue, batch).await
     }
     async fn extend(&self, queue: &str, leases: Vec<Lease>, by: Duration) -> Result<Vec<Result<(), Stale>>, Error> {
+        self.faults.strike("queue_extend")?;
         self.inner.queue().extend(queue, leases, by).await
     }
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {

@@ -1,13 +1,18 @@
 //! The driver between a memory source, a memory sink and a memory store, on a paused clock.
 
+mod ack_order;
 mod breaker;
+mod combined_sinks;
 mod dedupe;
 mod drain;
 mod keeping;
 mod lanes;
 mod leases;
+mod ordered_queue;
+mod paused;
 mod read_ahead;
 mod sources;
+mod stacked;
 mod watched;
 mod window;
 

@@ -9,7 +9,8 @@
 //! The Store keeps, for each file, up to where *every* line is settled; it is saved 200 ms after a line was settled,
 //! at the latest, and when the source closes. A run that was stopped goes on from there: what had been settled beyond
 //! it, or within those 200 ms before a crash, comes again; nothing is left out. A run over finished files finds only
-//! what was appended since; `from = "start"` works them off anew. A file that became shorter is a new file.
+//! what was appended since; `from = "start"` works them off anew. A file that became shorter, or begins otherwise
+//! than it did, is a new file.
 //!
 //! # Capabilities
 //! Bounded, in order; no lease. A line that is given back comes again in the same run; one that failed is parked in the
@@ -35,6 +36,7 @@
 
 mod config;
 mod error;
+mod fingerprint;
 mod positions;
 mod reader;
 mod source;

@@ -12,7 +12,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncSeekExt as _},
 };
 
-use super::{Begin, FileSourceConfig, FileSourceError};
+use super::{Begin, FileSourceConfig, FileSourceError, fingerprint::Fingerprint};
 use crate::framing::{Frame, Framer};
 
 /// How much is read at once, in bytes.
@@ -47,16 +47,25 @@ impl Reader {
         let name: Arc<str> = format!("{prefix}{}", whole.display()).into();
         let mut file = File::open(path).await.map_err(failed)?;
         let length = file.metadata().await.map_err(failed)?.len();
+        let start = Fingerprint::of(&mut file).await.map_err(failed)?;
+        let replaced = start.take_over(&name, store).await?;
         let saved = match config.from {
             Begin::Start => None,
+            Begin::Saved if replaced => {
+                tracing::warn!(path = %path.display(), "file is another than it was and is read from the start");
+                None
+            }
             Begin::Saved => store.positions().load(&name).await?,
         };
-        let offset = saved.filter(|saved| *saved <= length).unwrap_or_else(|| {
-            if let Some(saved) = saved {
+        let offset = match saved {
+            Some(saved) if saved > length => {
                 tracing::warn!(path = %path.display(), saved, length, "file is shorter than it was and is read from the start");
+                // Else it would count again once the file has grown, if this run settled nothing.
+                store.positions().save(&name, None).await?;
+                0
             }
-            0
-        });
+            saved => saved.unwrap_or_default(),
+        };
         let offset = offset + belated_end(&mut file, offset).await.map_err(failed)?;
         file.rewind().await.map_err(failed)?;
         let lines = count_lines(&mut file, offset).await.map_err(failed)?;

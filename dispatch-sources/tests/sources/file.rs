@@ -3,7 +3,10 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 use dispatch_core::{
     BoxError, Disposition, MemoryStore, Message, Pipeline, Progress, Received, Source as _, Store as _, sink_fn,
     store::DeadLetterFilter,
-    testing::source::{Bench, source_battery},
+    testing::{
+        Logs,
+        source::{Bench, source_battery},
+    },
 };
 use dispatch_sources::file::{Begin, FileSource, FileSourceConfig, Format};
 use futures::FutureExt as _;
@@ -251,6 +254,71 @@ async fn a_finished_file_gives_only_what_was_appended_unless_told_to_begin_anew(
     assert_eq!(run(Begin::Start).await, ["1", "2", "3"]);
     std::fs::write(dir.path().join("a"), "new\n").unwrap();
     assert_eq!(run(Begin::Saved).await, ["new"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_replaced_by_a_longer_one_is_read_from_its_start() {
+    // Over and below the 256 bytes that tell a file.
+    for line in ["old", &"old ".repeat(200)] {
+        let dir = dir(&[("a", &format!("{line}\n"))]);
+        let (path, store) = (dir.path().join("a"), memory());
+        let run = async || {
+            let mut source = source(dir.path(), &store, &["a"], |_| {});
+            let lines = all(&mut source).await;
+            source.close().await.unwrap();
+            texts(&lines).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(run().await, [line]);
+        std::fs::write(&path, format!("{line}\nappended\n")).unwrap();
+        assert_eq!(run().await, ["appended"], "what only grew is the same file");
+
+        let new: Vec<_> = (0..500).map(|n| format!("new {n}")).collect();
+        std::fs::write(&path, new.join("\n")).unwrap();
+        let (logs, gathering) = Logs::gather();
+        assert_eq!(run().await, new);
+
+        drop(gathering);
+        assert_eq!(logs.count("WARN", "read from the start"), 1);
+        assert_eq!(run().await, Vec::<String>::new());
+    }
+}
+
+/// A run that ended before anything was settled leaves no old position to a new file.
+#[tokio::test]
+async fn a_replaced_file_stays_replaced_after_a_run_that_settled_nothing() {
+    let dir = dir(&[("a", "old 1\nold 2\n")]);
+    let store = memory();
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+    all(&mut first).await;
+    first.close().await.unwrap();
+    std::fs::write(dir.path().join("a"), "new 1\nnew 2\nnew 3\n").unwrap();
+
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+    drop(receive(&mut second, 1).await);
+    drop(second);
+    let mut third = source(dir.path(), &store, &["a"], |_| {});
+
+    assert_eq!(texts(&all(&mut third).await), ["new 1", "new 2", "new 3"]);
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_short_has_no_old_position_when_it_grows() {
+    let lines = |range: std::ops::Range<usize>| -> Vec<_> { range.map(|n| format!("line {n:03}\n")).collect() };
+    let dir = dir(&[("a", &lines(0..60).concat())]);
+    let (path, store) = (dir.path().join("a"), memory());
+    let mut first = source(dir.path(), &store, &["a"], |_| {});
+    all(&mut first).await;
+    first.close().await.unwrap();
+    // Its first bytes stay, and nothing of it is settled.
+    std::fs::write(&path, lines(0..40).concat()).unwrap();
+    let mut second = source(dir.path(), &store, &["a"], |_| {});
+    drop(receive(&mut second, 1).await);
+    drop(second);
+
+    std::fs::write(&path, lines(0..80).concat()).unwrap();
+    let mut third = source(dir.path(), &store, &["a"], |_| {});
+
+    assert_eq!(all(&mut third).await.len(), 80);
 }
 
 #[tokio::test]

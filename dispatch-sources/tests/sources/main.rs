@@ -9,6 +9,7 @@ mod pg_notify;
 mod schedule;
 mod sqs;
 mod sqsd_cron;
+mod startup;
 mod stdin;
 
 use std::{path::Path, sync::Arc};

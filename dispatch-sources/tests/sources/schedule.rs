@@ -3,7 +3,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use dispatch_core::{Delivery, MemoryStore, Source as _, Store as _};
+use dispatch_core::{
+    Delivery, MemoryStore, Message, Source as _, Store as _,
+    store::Item,
+    testing::source::{Bench, source_battery},
+};
 use dispatch_sources::schedule::{Misfire, Overlap, ScheduleSource, ScheduleSourceConfig};
 use tokio::time::{Instant, timeout};
 
@@ -207,4 +211,24 @@ fn mistakes_name_their_field() {
         assert_eq!(error.field.as_deref(), field, "{toml}");
         assert!(error.help.is_some(), "{toml}");
     }
+}
+
+/// What a schedule fires waits in a queue of its own; the battery puts there what it would fire.
+#[tokio::test(start_paused = true)]
+async fn the_battery_holds() {
+    source_battery(async || {
+        let store = memory();
+        let source = every(&store, 24 * 3_600, 10, |_| {});
+        Bench::new(source, move |payloads| {
+            let store = store.clone();
+            Box::pin(async move {
+                let items = payloads
+                    .into_iter()
+                    .map(|payload| Item::of(&Message::new(payload)))
+                    .collect();
+                store.queue().enqueue("schedule:p:source", items).await.unwrap();
+            })
+        })
+    })
+    .await;
 }

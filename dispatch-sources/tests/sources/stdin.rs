@@ -5,11 +5,11 @@ use std::{
 };
 
 use dispatch_core::{
-    Class, Disposition, Received, Reply, SettleError, Settlement, Source as _, Store as _,
+    Class, Disposition, Pipeline, Received, Reply, SettleError, Settlement, Source as _, Store as _,
     pipeline::parked_queue,
     store::{Claim, DeadLetterFilter},
     testing::{
-        Faults, FaultyStore,
+        Faults, FaultyStore, MemorySink,
         source::{Bench, source_battery},
     },
 };
@@ -222,4 +222,49 @@ async fn a_store_that_fails_for_a_while_loses_nothing_that_was_read() {
     assert!(matches!(first, Err(SettleError::Failed(_))) && again.is_ok());
     assert!(faults.are_spent());
     assert_eq!(memory.queue().depth(&parked_queue("p")).await.unwrap().ready, 2);
+}
+
+#[tokio::test]
+async fn what_a_stop_parks_and_buries_is_in_the_summary() {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let (taken, mut takes) = tokio::sync::mpsc::unbounded_channel();
+    let store = memory();
+    let source = StdinSource::from_reader(
+        &config("format = \"ndjson\""),
+        &context(".".as_ref(), store.clone()),
+        Pipe(receiver, taken),
+    );
+    let sink = MemorySink::new();
+    let pipeline = Pipeline::builder("p")
+        .source(source)
+        .sink(sink.clone())
+        .store(store.clone())
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sender.send(b"1\n".to_vec()).unwrap();
+    sink.took(1).await;
+    handle.pause();
+    // Read ahead while nobody asks: two messages, what is no JSON, and half a line.
+    sender.send(b"2\n3\nno json\n4".to_vec()).unwrap();
+    for _ in 0..2 {
+        takes.recv().await.unwrap();
+    }
+
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    let parked = store.queue().depth(&parked_queue("p")).await.unwrap().ready;
+    let buried = store.dead_letters().count(&DeadLetterFilter::default()).await.unwrap();
+    assert_eq!((parked, buried), (2, 2));
+    assert_eq!(
+        (
+            summary.received,
+            summary.delivered,
+            summary.parked,
+            summary.dead_lettered
+        ),
+        (5, 1, 2, 2)
+    );
 }

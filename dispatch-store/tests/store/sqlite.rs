@@ -21,7 +21,7 @@ fn open_with(directory: &Path, change: impl FnOnce(&mut SqliteConfig)) -> Arc<dy
         .unwrap()
 }
 
-fn open(directory: &TempDir) -> Arc<dyn Store> {
+pub(crate) fn open(directory: &TempDir) -> Arc<dyn Store> {
     open_with(directory.path(), |_| {})
 }
 
