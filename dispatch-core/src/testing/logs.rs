@@ -1,13 +1,13 @@
 use std::{
     fmt::{Debug, Write as _},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use tracing::{
     Event, Metadata, Subscriber,
     field::{Field, Visit},
     span::{Attributes, Id, Record},
-    subscriber::DefaultGuard,
+    subscriber::{DefaultGuard, Interest},
 };
 
 use crate::lock::lock;
@@ -29,6 +29,10 @@ impl Logs {
     #[must_use]
     pub fn gather() -> (Self, DefaultGuard) {
         let logs = Self::default();
+        QUIET.call_once(|| {
+            // Where there is another already, that one has been asked about every place.
+            drop(tracing::subscriber::set_global_default(Quiet));
+        });
         let guard = tracing::subscriber::set_default(logs.clone());
         (logs, guard)
     }
@@ -42,6 +46,36 @@ impl Logs {
             .filter(|line| line.starts_with(level) && line.contains(part))
             .count()
     }
+}
+
+/// What every other thread logs to: nothing, but it is asked each time. A place in the program that was first reached by a
+/// thread without a subscriber would count as one that nobody wants to hear of.
+struct Quiet;
+
+static QUIET: Once = Once::new();
+
+impl Subscriber for Quiet {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        false
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
 }
 
 struct Line(String);
