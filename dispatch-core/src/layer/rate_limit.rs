@@ -28,13 +28,17 @@ use crate::{Class, Error, Message, clock, own::Own, telemetry::Stats};
 /// Timers tick each millisecond: above 1000 a second, attempts pass in small groups, at the same rate.
 #[derive(Debug, Clone)]
 pub struct RateLimitLayer {
-    shared: Arc<Shared>,
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+    longest_hold: Duration,
 }
 
+/// What the services of one layer have in common.
 #[derive(Debug)]
 struct Shared {
-    limits: Limits,
+    limits: Arc<Limits>,
     stats: Arc<Stats>,
+    longest_hold: Duration,
 }
 
 #[derive(Debug)]
@@ -53,8 +57,6 @@ enum Limits {
 struct Pace {
     interval: Duration,
     tolerance: Duration,
-    /// No far side holds a key for longer.
-    longest_hold: Duration,
 }
 
 impl Pace {
@@ -64,7 +66,6 @@ impl Pace {
         Self {
             interval,
             tolerance: interval.saturating_mul(burst - 1),
-            longest_hold: LONGEST_HOLD,
         }
     }
 }
@@ -198,38 +199,22 @@ impl RateLimitLayer {
 
     fn of(limits: Limits) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                limits,
-                stats: Arc::default(),
-            }),
+            limits: Arc::new(limits),
+            stats: Arc::default(),
+            longest_hold: LONGEST_HOLD,
         }
     }
 
     /// Counts waits in `stats`.
     #[must_use]
     pub fn with_stats(self, stats: Arc<Stats>) -> Self {
-        self.change(|shared| shared.stats = stats)
+        Self { stats, ..self }
     }
 
-    /// How long a throttled attempt may hold its key at most; 5 min.
+    /// How long a throttled attempt may hold its key at most, in whole seconds; 5 min.
     #[must_use]
-    pub fn longest_hold(self, most: Duration) -> Self {
-        self.change(|shared| match &mut shared.limits {
-            Limits::Unlimited => {}
-            Limits::Global(limiter) => limiter.pace.longest_hold = most,
-            Limits::Keyed { pace, paces, .. } => {
-                for pace in paces.values_mut().chain([pace]) {
-                    pace.longest_hold = most;
-                }
-            }
-        })
-    }
-
-    /// A layer that has made a service already stays as it is.
-    fn change(mut self, change: impl FnOnce(&mut Shared)) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            change(shared);
-        }
+    pub const fn longest_hold(mut self, most: Duration) -> Self {
+        self.longest_hold = most;
         self
     }
 }
@@ -238,30 +223,40 @@ impl RateLimitLayer {
 #[derive(Debug)]
 enum Passing {
     Global(Own<Shared>),
-    Key(Arc<Limiter>),
+    /// With the longest hold, in seconds.
+    Key(Arc<Limiter>, u32),
 }
 
 impl Passing {
     /// None where there is no limit.
     fn of(shared: &Own<Shared>, message: &Message) -> Option<Self> {
-        match &shared.limits {
+        match &*shared.limits {
             Limits::Unlimited => None,
             Limits::Global(_) => Some(Self::Global(shared.clone())),
             Limits::Keyed { limiters, pace, paces } => {
                 let key = limiters.key(message);
                 let pace = paces.get(&key).copied().unwrap_or(*pace);
-                Some(Self::Key(limiters.get(&key, || Limiter::new(pace), Limiter::is_idle)))
+                let limiter = limiters.get(&key, || Limiter::new(pace), Limiter::is_idle);
+                let longest = u32::try_from(shared.longest_hold.as_secs()).unwrap_or(u32::MAX);
+                Some(Self::Key(limiter, longest))
             }
         }
     }
 
     fn limiter(&self) -> Option<&Limiter> {
         match self {
-            Self::Key(limiter) => Some(limiter),
-            Self::Global(shared) => match &shared.limits {
+            Self::Key(limiter, _) => Some(limiter),
+            Self::Global(shared) => match &*shared.limits {
                 Limits::Global(limiter) => Some(limiter),
                 Limits::Unlimited | Limits::Keyed { .. } => None,
             },
+        }
+    }
+
+    fn longest_hold(&self) -> Duration {
+        match self {
+            Self::Key(_, seconds) => Duration::from_secs((*seconds).into()),
+            Self::Global(shared) => shared.longest_hold,
         }
     }
 }
@@ -278,7 +273,11 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         RateLimit {
             inner,
-            shared: Own::of(&self.shared),
+            shared: Own::of(&Arc::new(Shared {
+                limits: Arc::clone(&self.limits),
+                stats: Arc::clone(&self.stats),
+                longest_hold: self.longest_hold,
+            })),
         }
     }
 }
@@ -326,8 +325,10 @@ const LONGEST_HOLD: Duration = Duration::from_secs(300);
 
 /// Holds the key of a throttled attempt.
 fn hold_if_throttled(passing: Option<&Passing>, error: &Error) {
-    if let (Some(limiter), Class::Throttled(Some(after))) = (passing.and_then(Passing::limiter), error.class()) {
-        limiter.hold(Instant::now() + after.min(limiter.pace.longest_hold));
+    if let (Some(passing), Class::Throttled(Some(after))) = (passing, error.class())
+        && let Some(limiter) = passing.limiter()
+    {
+        limiter.hold(Instant::now() + after.min(passing.longest_hold()));
     }
 }
 

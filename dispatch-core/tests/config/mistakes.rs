@@ -45,6 +45,10 @@ fn each_mistake_says_what_is_right() {
     let store = "store = { type = \"ram\" }\n";
     let table = [
         ("".to_owned(), "there is no `source`"),
+        (
+            format!("layers.retry.rules.throttled.max_attempts = 2\n{good_source}{good_sink}{store}"),
+            "attempts that end as `throttled` are not counted",
+        ),
         (format!("{good_source}{store}"), "there is no `sink`"),
         (
             format!("source = {{ text = \"x\" }}\n{good_sink}{store}"),

@@ -111,3 +111,42 @@ async fn no_attempt_begins_after_max_elapsed() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_most_that_a_far_side_can_ask_for_bounds_what_its_key_is_held() {
+    let sink = MemorySink::answering(|message| match (message.id().as_str(), message.attempt) {
+        ("m0", _) => Err(Error::throttled(
+            Some(Duration::from_secs(3_600)),
+            "come back in an hour",
+        )),
+        _ => Ok(()),
+    });
+    let pipeline = pipeline(MemorySource::ending(numbered(2)).poor(), &sink)
+        .concurrency(1)
+        .rate_limit(1_000, Duration::from_secs(1))
+        .retry(RetryPolicy {
+            throttle_max: Duration::from_secs(10),
+            ..RetryPolicy::default()
+        })
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let started = Instant::now();
+    let run = tokio::spawn(pipeline.run());
+
+    while sink.count() == 0 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+
+    let held = started.elapsed();
+    assert!(
+        (Duration::from_secs(10)..Duration::from_secs(11)).contains(&held),
+        "{held:?}"
+    );
+    assert!(
+        handle.stats().rate_limited_wait.snapshot().count() > 0,
+        "waits are counted"
+    );
+    handle.stop_now();
+    drop(run.await);
+}

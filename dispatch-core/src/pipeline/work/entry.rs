@@ -149,3 +149,52 @@ impl Entry {
         history.split_off(usize::from(self.prior).min(history.len()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::Error;
+
+    fn attempts(numbers: std::ops::Range<u32>) -> Vec<Attempt> {
+        let failed = |number| Attempt::failed(number, SystemTime::UNIX_EPOCH, Duration::ZERO, &Error::retry("no"));
+        numbers.map(failed).collect()
+    }
+
+    fn entry(earlier: u32) -> Entry {
+        Entry {
+            message: Message::new("x"),
+            history: Some(Box::new(attempts(0..earlier))),
+            token: Token::default(),
+            source: 0,
+            lane: None,
+            serial: 0,
+            received: Instant::now(),
+            leased: 0,
+            prior: u16::try_from(earlier).unwrap(),
+            started: true,
+            waited: 0,
+            rests_until: None,
+            lost: false,
+            keeping: false,
+            open: true,
+            settling: None,
+        }
+    }
+
+    #[test]
+    fn attempts_of_this_delivery_are_told_apart_in_a_history_that_is_cut() {
+        for earlier in [0, 3, 49, 50, 60] {
+            let mut entry = entry(earlier);
+
+            entry.remember(attempts(100..102));
+            entry.remember(attempts(102..103));
+            let history = entry.take_history();
+            let own = entry.own(history);
+
+            let numbers: Vec<_> = own.iter().map(|attempt| attempt.number).collect();
+            assert_eq!(numbers, [100, 101, 102], "{earlier} before");
+        }
+    }
+}
