@@ -55,6 +55,16 @@ const DONE: &str = "
         SELECT id, fence FROM done EXCEPT SELECT id, fence FROM member
     ) AS done ON true";
 
+/// PostgreSQL, where what is done is all that one lease row holds, which is how a quick sink ends it: neither list is taken
+/// apart. It answers whether that was so.
+const WHOLE: &str = "
+    WITH ended AS MATERIALIZED (
+        DELETE FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = $1::bigint[] RETURNING number
+    ), gone AS (
+        DELETE FROM dispatch_item WHERE id = ANY ($1::bigint[]) AND (SELECT count(*) FROM ended) > 0
+    )
+    SELECT set_config('synchronous_commit', 'off', true), (SELECT count(*) FROM ended) > 0";
+
 /// SQLite, where all are done and were claimed together, which is how they come: one trip. It answers with those that
 /// were held, or with none, a mark for the whole lease, where that is done at once and in its order.
 const DONE_TOGETHER: &str = "
@@ -88,6 +98,11 @@ impl Work for Settle {
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
         if conn.is_postgres() && self.all_done() {
+            if let Some(fence) = self.all_done_together()
+                && self.settle_whole(conn, fence).await?
+            {
+                return Ok(vec![Ok(()); self.batch.len()]);
+            }
             return self.settle_done(conn).await;
         }
         if let Some(fence) = self.all_done_together() {
@@ -134,6 +149,22 @@ impl Settle {
         let fence = self.batch.first()?.lease.fence;
         let together = self.batch.iter().all(|completion| completion.lease.fence == fence);
         (together && self.all_done()).then_some(fence)
+    }
+
+    async fn settle_whole(&self, conn: &mut Conn<'_>, fence: u64) -> Result<bool, DbErr> {
+        let mut ids: Vec<i64> = self
+            .batch
+            .iter()
+            .map(|completion| completion.lease.row.cast_signed())
+            .collect();
+        ids.sort_unstable();
+        let values = vec![
+            bigints(ids.into_iter()),
+            self.queue.as_str().into(),
+            fence.cast_signed().into(),
+        ];
+        let row = conn.one(WHOLE, values).await?;
+        row.map_or(Ok(false), |row| row.try_get_by_index(1))
     }
 
     async fn settle_done_together(&self, conn: &mut Conn<'_>, fence: u64) -> Result<Vec<Result<(), Stale>>, DbErr> {

@@ -45,7 +45,7 @@ const TAKE: &str = "
         RETURNING id
     ), leased AS (
         INSERT INTO dispatch_lease (fence, queue, until, ids)
-        SELECT $4, $1, {now} + $5, array_agg(id) FROM taken HAVING count(*) > 0
+        SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id) FROM taken HAVING count(*) > 0
     )
     SELECT set_config('synchronous_commit', 'off', true), top.priority::integer,
         EXISTS (SELECT 1 FROM dispatch_ready r WHERE r.queue = $1 AND r.priority < top.priority),
