@@ -34,7 +34,8 @@ pub struct Capabilities {
     pub bounded: bool,
     /// Whether the far side waits for the outcome: settled with the reply, told when a message is given up on.
     pub wants_reply: bool,
-    /// How many deliveries beyond the concurrency are worth holding, unless the pipeline says otherwise.
+    /// How many deliveries beyond the concurrency are worth holding while they are worked off quickly, unless the pipeline
+    /// says otherwise.
     pub prefetch: usize,
 }
 

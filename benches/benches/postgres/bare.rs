@@ -24,11 +24,14 @@ impl Bare {
         Self { clients }
     }
 
-    /// Fills the table, and says how long the emptying took.
-    pub(crate) async fn round(&self, rows: usize, payload: &[u8]) -> Duration {
+    pub(crate) async fn fill(&self, rows: usize, payload: &[u8]) {
         let fill = "INSERT INTO bare (payload) SELECT $1 FROM generate_series(1, $2::bigint)";
         let count = i64::try_from(rows).unwrap();
         self.clients[0].execute(fill, &[&payload, &count]).await.unwrap();
+    }
+
+    /// Empties the table, and says how long it took.
+    pub(crate) async fn empty(&self, rows: usize) -> Duration {
         let began = Instant::now();
         let done = join_all(self.clients.iter().map(empty)).await;
         assert_eq!(done.iter().sum::<usize>(), rows);

@@ -21,7 +21,7 @@ use tokio::{runtime::Runtime, sync::Notify, time::Instant};
 use crate::{
     bare::Bare,
     peers::Peer,
-    server::{Database, median, number},
+    server::{Database, Meter, median, number},
 };
 
 /// Of those that stand before a backlog, so many are timed.
@@ -73,26 +73,39 @@ async fn beside(store: &Arc<dyn Store>, behind: usize) -> f64 {
     FIRST as f64 / took.as_secs_f64()
 }
 
+type Used = (Duration, Duration);
+
+fn add(sum: &mut Used, before: Used, after: Used) {
+    sum.0 += after.0 - before.0;
+    sum.1 += after.1.saturating_sub(before.1);
+}
+
 pub(crate) fn run(url: &str) {
     let (rows, rounds) = (number("QUEUE_ROWS", 40_000), number("QUEUE_ROUNDS", 5));
     let database = Database::create(url);
     let peers = Peer::all();
     let runtime = Runtime::new().unwrap();
     let (store, bare) = runtime.block_on(async { (database.store().await, Bare::open(&database.url).await) });
+    let meter = runtime.block_on(Meter::open(&database.url));
     let text = payload();
 
     // The bare loop, ours, each peer, and ours at two backlogs; round by round, so that what else the machine does
     // meets all alike.
+    let mut used = [(Duration::ZERO, Duration::ZERO); 2];
+    let done = rows * rounds;
     let rounds: Vec<Vec<f64>> = (0..rounds)
         .map(|_| {
             let mut rates = Vec::new();
-            let took = runtime.block_on(bare.round(rows, text.as_bytes()));
+            runtime.block_on(bare.fill(rows, text.as_bytes()));
+            let before = runtime.block_on(meter.read());
+            let took = runtime.block_on(bare.empty(rows));
+            add(&mut used[0], before, runtime.block_on(meter.read()));
             rates.push(rows as f64 / took.as_secs_f64());
-            let took = runtime.block_on(async {
-                let queue = random_id();
-                fill(&store, &queue, rows).await;
-                work(&store, &queue, rows).await
-            });
+            let queue = random_id();
+            runtime.block_on(fill(&store, &queue, rows));
+            let before = runtime.block_on(meter.read());
+            let took = runtime.block_on(work(&store, &queue, rows));
+            add(&mut used[1], before, runtime.block_on(meter.read()));
             rates.push(rows as f64 / took.as_secs_f64());
             rates.extend(peers.iter().map(|peer| peer.rate(&database.url, rows, &text)));
             for behind in [1_000, 100_000] {
@@ -112,6 +125,14 @@ pub(crate) fn run(url: &str) {
         ratio(1, 0),
         "0.8"
     );
+    for (name, (client, server)) in ["ours", "bare loop"].into_iter().zip([used[1], used[0]]) {
+        let each = |time: Duration| time.as_secs_f64() * 1e6 / done as f64;
+        println!(
+            "  {name}, each job: {:.2} us here and {:.2} us of the server",
+            each(client),
+            each(server)
+        );
+    }
     for (at, peer) in peers.iter().enumerate() {
         let bound = peer.bound.map_or(String::new(), |bound| bound.to_string());
         println!(
@@ -131,6 +152,6 @@ pub(crate) fn run(url: &str) {
         "0.95"
     );
     runtime.block_on(async { store.close().await.unwrap() });
-    drop((bare, store));
+    drop((bare, store, meter));
     drop(runtime);
 }

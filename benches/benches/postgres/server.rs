@@ -1,7 +1,8 @@
 //! The server, and a database on it for one part.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
+use cpu_time::ProcessTime;
 use dispatch_core::{
     Store,
     config::{StoreConfig, StoreContext},
@@ -55,6 +56,34 @@ pub(crate) async fn connect(url: &str) -> Client {
     let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
+}
+
+/// Processor time, of this process and of the server's for one database.
+pub(crate) struct Meter {
+    client: Client,
+}
+
+impl Meter {
+    pub(crate) async fn open(url: &str) -> Self {
+        Self {
+            client: connect(url).await,
+        }
+    }
+
+    /// What was used so far, by this process and by the server; read before and after, since backends come and go.
+    pub(crate) async fn read(&self) -> (Duration, Duration) {
+        let pids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let rows = self.client.query(pids, &[]).await.unwrap();
+        let server = rows.iter().map(|row| on_processor(row.get(0))).sum();
+        (ProcessTime::now().as_duration(), server)
+    }
+}
+
+/// How long a process of one thread has run; nothing where the system does not say, or it is on another machine.
+fn on_processor(pid: i32) -> Duration {
+    let schedstat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
+    let nanos = schedstat.split(' ').next().and_then(|text| text.parse().ok());
+    Duration::from_nanos(nanos.unwrap_or(0))
 }
 
 /// The number in a variable of the environment, or `default`.

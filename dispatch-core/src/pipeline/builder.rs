@@ -146,7 +146,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// How many deliveries to hold beyond the concurrency; what the sources advise by default.
+    /// How many deliveries to hold beyond the concurrency. By default what the sources advise, and beyond 16 only as many as
+    /// are worked off in a moment.
     pub const fn prefetch(mut self, prefetch: usize) -> Self {
         self.prefetch = Some(prefetch);
         self

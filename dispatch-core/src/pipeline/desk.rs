@@ -100,7 +100,10 @@ impl Desk {
             return None;
         }
         self.calls += 1;
-        let count = most.min(self.waiting.len());
+        let count = match self.waiting.len() {
+            few if few < most => few,
+            _ => together(&self.waiting, most),
+        };
         let (batch, slots) = if count == self.waiting.len() {
             self.since = None;
             self.hurried = false;
@@ -140,6 +143,13 @@ impl Desk {
     pub(super) const fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.calls == 0
     }
+}
+
+/// How many go, `most` at most: where it can be, what was received under one fence ends in one call.
+fn together(waiting: &[Settlement], most: usize) -> usize {
+    let is_border = |pair: &[Settlement]| pair[0].token.fence != pair[1].token.fence;
+    let seen = &waiting[..waiting.len().min(most + 1)];
+    seen.windows(2).rposition(is_border).map_or(most, |before| before + 1)
 }
 
 impl Parcel {
@@ -199,6 +209,21 @@ mod tests {
             Some(3)
         );
         assert!(desk(0).take(now, true, false).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_came_under_one_fence_goes_together() {
+        let mut desk = desk(0);
+        let fences = [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3];
+        let mut taken = Vec::new();
+        for (slot, fence) in fences.into_iter().enumerate() {
+            desk.put(slot, Token::new(0, fence), Disposition::Release);
+            taken.extend(desk.take(Instant::now(), false, false).map(|parcel| parcel.slots));
+        }
+        taken.extend(desk.take(Instant::now(), true, false).map(|parcel| parcel.slots));
+
+        let range = |range: std::ops::Range<usize>| range.collect::<Vec<_>>();
+        assert_eq!(taken, [range(0..2), range(2..12), range(12..14)]);
     }
 
     #[tokio::test(start_paused = true)]

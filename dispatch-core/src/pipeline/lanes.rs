@@ -56,6 +56,11 @@ impl<T> Backlog<T> {
         }
     }
 
+    /// Whether keys have lanes at all.
+    pub(super) const fn has_lanes(&self) -> bool {
+        self.lanes.is_some()
+    }
+
     /// Whether one of a key goes at a time.
     pub(super) fn is_ordered(&self) -> bool {
         self.lanes == Some(true)

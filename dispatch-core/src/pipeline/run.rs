@@ -198,6 +198,7 @@ impl Runs {
                 let plan = Plan {
                     concurrency: own,
                     window: own + share(self.prefetch, shard),
+                    fixed: parts.prefetch.is_some(),
                     deadline,
                     lanes: parts.lanes.clone(),
                     cancel_on_lost_lease: parts.cancel_on_lost_lease,

@@ -35,8 +35,8 @@ pub struct QueueSource {
     queue: Arc<str>,
     lease: Duration,
     ordered: bool,
-    /// A claim under way, in a task of its own, so that dropping `receive` cannot lose what it brings.
-    claim: Option<Claiming>,
+    /// Claims under way, each in a task of its own, so that dropping `receive` cannot lose what it brings.
+    claims: VecDeque<Claiming>,
     /// Waits until there may be something, likewise.
     wait: Option<JoinHandle<()>>,
     /// Claimed and not yet asked for, with the time their lease began.
@@ -75,7 +75,7 @@ impl QueueSource {
             queue: queue.into(),
             lease: Duration::from_secs(30),
             ordered: false,
-            claim: None,
+            claims: VecDeque::new(),
             wait: None,
             ready: VecDeque::new(),
             ahead: 0,
@@ -114,7 +114,7 @@ impl QueueSource {
             ordered: self.ordered,
         };
         let task = tokio::spawn(async move { store.queue().claim(&queue, claim).await });
-        self.claim = Some(Claiming {
+        self.claims.push_back(Claiming {
             began: Instant::now(),
             asked: claim.max,
             task,
@@ -123,12 +123,14 @@ impl QueueSource {
 
     /// Takes in what a claim brought, and learns from it how much to claim at once.
     async fn finish_claim(&mut self) -> Result<(), Error> {
-        let Some(claiming) = &mut self.claim else { return Ok(()) };
+        let Some(claiming) = self.claims.front_mut() else {
+            return Ok(());
+        };
         let claimed = (&mut claiming.task).await;
         let (began, asked) = (claiming.began, claiming.asked);
-        self.claim = None;
+        self.claims.pop_front();
         let claimed = joined(claimed)?;
-        if claimed.is_empty() {
+        if claimed.is_empty() && self.wait.is_none() {
             self.start_wait();
         }
         // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
@@ -145,8 +147,14 @@ impl QueueSource {
 
     /// Claims on while the last ones are worked on.
     fn claim_ahead(&mut self) {
-        if self.ready.len() < self.ahead / 2 && self.claim.is_none() && self.wait.is_none() {
+        if self.ahead == 0 || self.wait.is_some() {
+            return;
+        }
+        let asked: usize = self.claims.iter().map(|claiming| claiming.asked).sum();
+        let mut coming = self.ready.len() + asked;
+        while self.claims.len() < CLAIMS && coming + self.ahead <= CLAIMS * MOST {
             self.start_claim(self.ahead);
+            coming += self.ahead;
         }
     }
 
@@ -195,12 +203,12 @@ impl Source for QueueSource {
             redelivers: true,
             lease: Some(self.lease),
             extends: true,
-            settle_batch: 500,
+            settle_batch: MOST,
             order: if self.ordered { Order::Key } else { Order::None },
             counts_redeliveries: true,
-            // With the default concurrency of 64 a window of as many as one claim takes: then most leases end whole, in one
-            // settlement.
-            prefetch: MOST - 64,
+            // With the default concurrency of 64 a window of what two claims take: while one lease ends whole, in one
+            // settlement, the next is at work.
+            prefetch: CLAIMS * MOST - 64,
             ..Capabilities::default()
         }
     }
@@ -219,12 +227,12 @@ impl Source for QueueSource {
                 self.claim_ahead();
                 return Ok(Received::Batch(ready));
             }
-            if let Some(wait) = &mut self.wait {
-                let waited = wait.await;
-                self.wait = None;
-                waited.map_err(Error::retry)?;
-            }
-            if self.claim.is_none() {
+            if self.claims.is_empty() {
+                if let Some(wait) = &mut self.wait {
+                    let waited = wait.await;
+                    self.wait = None;
+                    waited.map_err(Error::retry)?;
+                }
                 self.start_claim(max);
             }
             self.finish_claim().await?;
@@ -235,7 +243,7 @@ impl Source for QueueSource {
         // Others may have them while we may not.
         self.ready.clear();
         (self.ahead, self.filled) = (0, None);
-        if let Some(claiming) = self.claim.take() {
+        for claiming in std::mem::take(&mut self.claims) {
             // In a task of its own: what a slow Store brings goes back though nobody waits here any more.
             let (settler, before) = (self.queue_settler(), self.returning.take());
             self.returning = Some(tokio::spawn(async move {
@@ -265,10 +273,14 @@ impl Source for QueueSource {
             .collect();
         let settler = self.queue_settler();
         settler.release(leases).await;
-        if let Some(claiming) = self.claim.take() {
-            settler.give_back(joined(claiming.task.await)?).await;
+        let mut given_back = Ok(());
+        for claiming in std::mem::take(&mut self.claims) {
+            match joined(claiming.task.await) {
+                Ok(claimed) => settler.give_back(claimed).await,
+                Err(error) => given_back = Err(error),
+            }
         }
-        self.returned().await
+        self.returned().await.and(given_back)
     }
 }
 
@@ -306,6 +318,8 @@ const fn lease_of(token: &Token) -> Lease {
 
 /// The most that one claim takes: a store holds rows twice while it reads them, and a window of thousands must not.
 const MOST: usize = 500;
+/// So many claims at once from a queue that is worked off quickly: while one comes, the server looks for the next.
+const CLAIMS: usize = 2;
 /// A claim of fewer is the wish of a small window.
 const WORTHWHILE: usize = 32;
 /// Claims that follow each other faster than this grow.

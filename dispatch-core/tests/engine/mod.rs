@@ -11,6 +11,7 @@ mod leases;
 mod ordered_queue;
 mod paused;
 mod read_ahead;
+mod slow_claims;
 mod sources;
 mod stacked;
 mod watched;

@@ -2,13 +2,10 @@
 
 use dispatch_core::{
     Received, Source as _,
-    store::{
-        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, QueueSource,
-        Reservations, Slots, Stale,
-    },
+    store::{Claim, Item, QueueSource},
 };
 
-use super::*;
+use super::{slow_claims::SlowClaims, *};
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_received_while_paused_and_what_is_started_goes_on() {
@@ -82,61 +79,9 @@ async fn nothing_is_claimed_from_a_queue_while_paused() {
     run.await.unwrap().unwrap();
 }
 
-/// A store that takes its time to claim.
-#[derive(Debug)]
-struct SlowClaims(MemoryStore, tokio::sync::Semaphore);
-
-#[async_trait::async_trait]
-impl Store for SlowClaims {
-    fn dead_letters(&self) -> &dyn DeadLetters {
-        self.0.dead_letters()
-    }
-    fn reservations(&self) -> &dyn Reservations {
-        self.0.reservations()
-    }
-    fn slots(&self) -> &dyn Slots {
-        self.0.slots()
-    }
-    fn queue(&self) -> &dyn Queue {
-        self
-    }
-    fn positions(&self) -> &dyn Positions {
-        self.0.positions()
-    }
-    async fn probe(&self) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
-#[async_trait::async_trait]
-impl Queue for SlowClaims {
-    async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Enqueued>, Error> {
-        self.0.queue().enqueue(queue, items).await
-    }
-    async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
-        self.1.acquire().await.unwrap().forget();
-        self.0.queue().claim(queue, claim).await
-    }
-    async fn settle(&self, queue: &str, batch: Vec<Completion>) -> Result<Vec<Result<(), Stale>>, Error> {
-        self.0.queue().settle(queue, batch).await
-    }
-    async fn extend(&self, queue: &str, leases: Vec<Lease>, by: Duration) -> Result<Vec<Result<(), Stale>>, Error> {
-        self.0.queue().extend(queue, leases, by).await
-    }
-    async fn depth(&self, queue: &str) -> Result<Depth, Error> {
-        self.0.queue().depth(queue).await
-    }
-    async fn purge(&self, queue: &str) -> Result<u64, Error> {
-        self.0.queue().purge(queue).await
-    }
-    async fn changed(&self, queue: &str) {
-        self.0.queue().changed(queue).await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn what_a_claim_brings_after_a_hold_goes_back_at_once() {
-    let store = Arc::new(SlowClaims(MemoryStore::new(), tokio::sync::Semaphore::new(0)));
+    let store = Arc::new(SlowClaims::new(0));
     let items = numbered(3).iter().map(Item::of).collect();
     store.queue().enqueue("q", items).await.unwrap();
     let mut source = QueueSource::new(store.clone(), "q").lease(Duration::from_secs(600));
@@ -145,15 +90,15 @@ async fn what_a_claim_brings_after_a_hold_goes_back_at_once() {
     assert!(tokio::time::timeout(second, source.receive(10)).await.is_err());
     assert!(tokio::time::timeout(second, source.hold()).await.is_err());
 
-    store.1.add_permits(1);
-    while store.1.available_permits() > 0 {
+    store.permits.add_permits(1);
+    while store.permits.available_permits() > 0 {
         tokio::task::yield_now().await;
     }
     tokio::time::sleep(second).await;
 
     let depth = store.queue().depth("q").await.unwrap();
     assert_eq!((depth.ready, depth.leased), (3, 0));
-    store.1.add_permits(1);
+    store.permits.add_permits(1);
     let Received::Batch(again) = source.receive(10).await.unwrap() else {
         panic!("a batch comes after the hold");
     };

@@ -1,12 +1,17 @@
 //! The queue's source claims more than it is asked for where that is worked off at once, and only there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use dispatch_core::{
     Delivery, MemoryStore, Message, Received, Source, Store,
     store::{Item, QueueSource},
 };
 use tokio::time::sleep;
+
+use super::slow_claims::SlowClaims;
 
 const ASKED: usize = 100;
 
@@ -25,7 +30,7 @@ async fn take(source: &mut QueueSource, held: &mut Vec<Delivery>) {
     }
 }
 
-async fn leased(store: &MemoryStore) -> usize {
+async fn leased(store: &dyn Store) -> usize {
     // Claims go on in tasks of their own.
     sleep(Duration::from_millis(1)).await;
     usize::try_from(store.queue().depth("q").await.unwrap().leased).unwrap()
@@ -40,7 +45,7 @@ async fn claims_grow_while_they_are_worked_off_at_once() {
         take(&mut source, &mut held).await;
     }
 
-    let ahead = leased(&store).await - held.len();
+    let ahead = leased(&*store).await - held.len();
     assert!((250..=1_000).contains(&ahead), "{ahead} ahead of {}", held.len());
 }
 
@@ -51,7 +56,7 @@ async fn nothing_is_claimed_ahead_of_a_slow_sink() {
 
     for _ in 0..5 {
         take(&mut source, &mut held).await;
-        assert_eq!(leased(&store).await, held.len());
+        assert_eq!(leased(&*store).await, held.len());
         sleep(Duration::from_millis(50)).await;
     }
 }
@@ -66,5 +71,25 @@ async fn what_was_claimed_ahead_goes_back_when_the_gate_closes() {
 
     source.hold().await.unwrap();
 
-    assert_eq!(leased(&store).await, held.len());
+    assert_eq!(leased(&*store).await, held.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_claims_are_under_way_before_a_quick_sink_and_both_go_back_at_the_end() {
+    let store = Arc::new(SlowClaims::new(12));
+    let items = (0..20_000).map(|_| Item::of(&Message::new("x"))).collect();
+    store.queue().enqueue("q", items).await.unwrap();
+    let mut source = QueueSource::new(store.clone(), "q");
+    let mut held = Vec::new();
+    // Until the last claim that is let through has come in, and more are wanted.
+    while tokio::time::timeout(Duration::from_millis(5), take(&mut source, &mut held))
+        .await
+        .is_ok()
+    {}
+    assert_eq!(store.waiting.load(Relaxed), 2);
+
+    store.permits.add_permits(2);
+    source.close().await.unwrap();
+
+    assert_eq!(leased(&*store).await, held.len());
 }

@@ -3,6 +3,7 @@
 mod entry;
 mod leases;
 mod outcome;
+mod reach;
 
 use std::{
     pin::Pin,
@@ -19,7 +20,10 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower::Service;
 
-use self::entry::{Counts, Entry};
+use self::{
+    entry::{Counts, Entry},
+    reach::Reach,
+};
 use super::{
     control::Shared,
     desk::Desk,
@@ -48,6 +52,8 @@ pub(super) struct Plan {
     pub(super) concurrency: usize,
     /// How many deliveries may be held at once: the concurrency and the prefetch.
     pub(super) window: usize,
+    /// Whether that many are always held, however slowly they are worked off.
+    pub(super) fixed: bool,
     pub(super) deadline: Option<Duration>,
     pub(super) lanes: Option<Lanes>,
     /// Whether an attempt whose lease is lost is cancelled.
@@ -67,6 +73,7 @@ pub(super) struct Work<S: Service<Message>> {
     plan: Plan,
     shared: Arc<Shared>,
     slots: Slots<S::Future, Entry>,
+    reach: Reach,
     backlog: Backlog<usize>,
     desks: Vec<Desk>,
     keep: Keep,
@@ -122,12 +129,16 @@ where
             lanes => lanes.as_ref().map(|lanes| lanes.order),
         });
         let slots = Slots::with_capacity(expected);
+        // In lanes what is held is what can be chosen from.
+        let fixed = plan.fixed || backlog.has_lanes();
+        let reach = Reach::new(plan.window - plan.concurrency, fixed);
         let (answered, driver) = (shared.roll.question(), shared.roll.enter(slots.bell()));
         Self {
             service,
             plan,
             shared,
             slots,
+            reach,
             backlog,
             desks,
             keep,
@@ -158,8 +169,9 @@ where
         self.ending = true;
     }
 
-    pub(super) const fn window(&self) -> usize {
-        self.plan.window
+    /// How many deliveries may be held now.
+    pub(super) fn window(&self) -> usize {
+        self.plan.concurrency + self.reach.places(self.resting())
     }
 
     /// Whether everything that was received is settled, and nothing is under way.
@@ -171,6 +183,7 @@ where
     pub(super) fn take(&mut self, source: usize, batch: Vec<Delivery>) {
         let stats = &self.shared.stats;
         let (now, wall) = (Instant::now(), SystemTime::now());
+        self.reach.look(now, self.plan.concurrency + self.reach.places(0));
         stats.received.fetch_add(batch.len() as u64, Relaxed);
         stats
             .in_flight
@@ -424,6 +437,7 @@ where
         self.counts.settled += 1;
         if let Some(entry) = self.slots.remove(slot) {
             self.desks[entry.source()].confirmed();
+            self.reach.settled();
         }
     }
 
