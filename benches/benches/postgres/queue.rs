@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Of those that stand before a backlog, so many are timed.
-const FIRST: usize = 10_000;
+const FIRST: usize = 40_000;
 
 fn payload() -> String {
     serde_json::json!({ "id": 1, "text": "x".repeat(880) }).to_string()
@@ -65,9 +65,10 @@ async fn work(store: &Arc<dyn Store>, queue: &str, most: usize) -> Duration {
 }
 
 /// The rate at which the first are done with `behind` more behind them.
-async fn beside(store: &Arc<dyn Store>, behind: usize) -> f64 {
+async fn beside(store: &Arc<dyn Store>, behind: usize, meter: &Meter) -> f64 {
     let queue = random_id();
     fill(store, &queue, FIRST + behind).await;
+    meter.flush().await;
     let took = work(store, &queue, FIRST).await;
     store.queue().purge(&queue).await.unwrap();
     FIRST as f64 / took.as_secs_f64()
@@ -97,19 +98,21 @@ pub(crate) fn run(url: &str) {
         .map(|_| {
             let mut rates = Vec::new();
             runtime.block_on(bare.fill(rows, text.as_bytes()));
+            runtime.block_on(meter.flush());
             let before = runtime.block_on(meter.read());
             let took = runtime.block_on(bare.empty(rows));
             add(&mut used[0], before, runtime.block_on(meter.read()));
             rates.push(rows as f64 / took.as_secs_f64());
             let queue = random_id();
             runtime.block_on(fill(&store, &queue, rows));
+            runtime.block_on(meter.flush());
             let before = runtime.block_on(meter.read());
             let took = runtime.block_on(work(&store, &queue, rows));
             add(&mut used[1], before, runtime.block_on(meter.read()));
             rates.push(rows as f64 / took.as_secs_f64());
             rates.extend(peers.iter().map(|peer| peer.rate(&database.url, rows, &text)));
             for behind in [1_000, 100_000] {
-                rates.push(runtime.block_on(beside(&store, behind)));
+                rates.push(runtime.block_on(beside(&store, behind, &meter)));
             }
             rates
         })

@@ -70,6 +70,11 @@ impl Meter {
         }
     }
 
+    /// Lets the server write what was stored so far, so that it does not do so in what is timed next.
+    pub(crate) async fn flush(&self) {
+        self.client.batch_execute("CHECKPOINT").await.unwrap();
+    }
+
     /// What was used so far, by this process and by the server; read before and after, since backends come and go.
     pub(crate) async fn read(&self) -> (Duration, Duration) {
         let pids = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";

@@ -37,7 +37,7 @@ const DONE: &str = "
         SELECT DISTINCT id, fence FROM unnest($2::bigint[], $3::bigint[]) AS done(id, fence)
     ), held AS MATERIALIZED (
         SELECT number, fence, ids FROM dispatch_lease
-        WHERE queue = $1 AND fence = ANY ($4::bigint[]) ORDER BY number FOR UPDATE
+        WHERE queue IS NOT DISTINCT FROM $1 AND fence = ANY ($4::bigint[]) ORDER BY number FOR UPDATE
     ), member AS MATERIALIZED (
         SELECT held.number, held.fence, member.id, done.id IS NOT NULL AS done
         FROM held CROSS JOIN LATERAL unnest(held.ids) AS member(id) LEFT JOIN done USING (fence, id)
@@ -56,10 +56,12 @@ const DONE: &str = "
     ) AS done ON true";
 
 /// PostgreSQL, where what is done is all that one lease row holds, which is how a quick sink ends it: neither list is taken
-/// apart. It answers whether that was so.
+/// apart. It answers whether that was so. A comparison that no index serves leaves only that of fences: the one of queues has
+/// all their past leases.
 const WHOLE: &str = "
     WITH ended AS MATERIALIZED (
-        DELETE FROM dispatch_lease WHERE queue = $2 AND fence = $3 AND ids = $1::bigint[] RETURNING number
+        DELETE FROM dispatch_lease
+        WHERE fence = $3 AND queue IS NOT DISTINCT FROM $2 AND ids = $1::bigint[] RETURNING number
     ), gone AS (
         DELETE FROM dispatch_item WHERE id = ANY ($1::bigint[]) AND (SELECT count(*) FROM ended) > 0
     )

@@ -33,7 +33,8 @@ const HEADS: &str = "AND (r.key IS NULL OR NOT EXISTS (
 
 /// PostgreSQL: pick, take out and lease in one statement. Rows that another claim is taking are passed over. It does not
 /// wait for the disk: a claim that a crash of the server undoes is one that never was, and its fence, drawn by chance,
-/// is never drawn again. `OFFSET 0` has each item looked up by its number, whatever statistics say of the table.
+/// is never drawn again. `OFFSET 0` has each item looked up by its number, whatever statistics say of the table; what is
+/// known of the whole queue is looked up once.
 const TAKE: &str = "
     WITH top AS MATERIALIZED (
         SELECT max(priority) AS priority FROM dispatch_ready WHERE queue = $1 AND priority < $2
@@ -46,12 +47,14 @@ const TAKE: &str = "
     ), leased AS (
         INSERT INTO dispatch_lease (fence, queue, until, ids)
         SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id) FROM taken HAVING count(*) > 0
+    ), known AS MATERIALIZED (
+        SELECT top.priority::integer AS priority,
+            EXISTS (SELECT 1 FROM dispatch_ready r WHERE r.queue = $1 AND r.priority < top.priority) AS lower,
+            EXISTS (SELECT 1 FROM dispatch_lease l WHERE l.queue = $1 AND l.until <= {now}) AS expired
+        FROM top WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
     )
-    SELECT set_config('synchronous_commit', 'off', true), top.priority::integer,
-        EXISTS (SELECT 1 FROM dispatch_ready r WHERE r.queue = $1 AND r.priority < top.priority),
-        EXISTS (SELECT 1 FROM dispatch_lease l WHERE l.queue = $1 AND l.until <= {now}),
-        {item}
-    FROM top LEFT JOIN (taken CROSS JOIN LATERAL (
+    SELECT known.*, {item}
+    FROM known LEFT JOIN (taken CROSS JOIN LATERAL (
         SELECT * FROM dispatch_item WHERE dispatch_item.id = taken.id OFFSET 0
     ) AS i) ON true";
 
@@ -135,11 +138,11 @@ impl Take {
         let mut found = Found::default();
         let mut items = Vec::new();
         for row in conn.all(&sql, values).await? {
-            let priority: Option<i32> = row.try_get_by_index(1)?;
-            found.next = priority.filter(|_| row.try_get_by_index(2).unwrap_or(false));
-            found.expired = row.try_get_by_index(3)?;
-            if row.try_get_by_index::<Option<i64>>(4)?.is_some() {
-                items.push(read_item(&row, 4)?);
+            let priority: Option<i32> = row.try_get_by_index(0)?;
+            found.next = priority.filter(|_| row.try_get_by_index(1).unwrap_or(false));
+            found.expired = row.try_get_by_index(2)?;
+            if row.try_get_by_index::<Option<i64>>(3)?.is_some() {
+                items.push(read_item(&row, 3)?);
             }
         }
         Ok((found, items))
