@@ -2,8 +2,8 @@
 //! breaker and counters on, against one spawned task per message that does the same work: the same source, the same
 //! layers, the same settling. What the layers alone cost in a task each, with neither source nor settling, stands beside it.
 //!
-//! `cargo bench -p dispatch-benches --bench engine` prints CPU time and allocations per message, then criterion's
-//! wall times.
+//! `cargo bench -p dispatch-benches --bench engine` prints CPU time per message, then criterion's wall times. Allocations
+//! are counted by `--bench memory`: counters that two threads share would be most of what two shards cost.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,12 +23,8 @@ use dispatch_core::{
     sink_fn,
     testing::MemorySource,
 };
-use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::{runtime::Runtime, task::JoinSet};
 use tower::{Layer as _, Service, ServiceExt as _};
-
-#[global_allocator]
-static ALLOCATOR: &StatsAlloc<std::alloc::System> = &INSTRUMENTED_SYSTEM;
 
 /// Few enough that the caches hold them: what is measured is the engine, not the memory it was filled from.
 const MESSAGES: u64 = 20_000;
@@ -141,13 +137,11 @@ fn print_costs() {
     let runtime = one_thread();
     for round in 0..3 {
         let (mut driver, mut tasks, mut layers) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
-        let mut allocations = 0;
         for _ in 0..RUNS {
             let source = MemorySource::ending(messages());
-            let (region, cpu) = (Region::new(ALLOCATOR), ProcessTime::now());
+            let cpu = ProcessTime::now();
             drive(&runtime, source, 1);
             driver += cpu.elapsed();
-            allocations += region.change().allocations;
             let source = MemorySource::ending(messages());
             let cpu = ProcessTime::now();
             assert_eq!(runtime.block_on(task_per_message(source)), MESSAGES);
@@ -159,10 +153,9 @@ fn print_costs() {
         }
         let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / (MESSAGES * u64::from(RUNS)) as f64;
         println!(
-            "round {round}: driver {:.3} us CPU and {:.2} allocations a message; a task per message {:.3} us, ratio {:.2}; \
+            "round {round}: driver {:.3} us CPU a message; a task per message {:.3} us, ratio {:.2}; \
              the layers alone in a task {:.3} us, ratio {:.2}",
             each(driver),
-            allocations as f64 / (MESSAGES * u64::from(RUNS)) as f64,
             each(tasks),
             tasks.as_secs_f64() / driver.as_secs_f64(),
             each(layers),

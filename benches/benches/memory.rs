@@ -1,6 +1,7 @@
-//! What a message in flight costs beyond its payload, and what one costs that waits for a retry.
+//! What a message in flight costs beyond its payload, what one costs that waits for a retry, and how often the engine
+//! allocates for one.
 //!
-//! `cargo bench -p dispatch-benches --bench memory` prints bytes per message.
+//! `cargo bench -p dispatch-benches --bench memory` prints bytes and allocations per message.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dispatch_core::{
     Backoff, BoxError, Capabilities, Delivery, Error, Jitter, Message, Pipeline, Received, RetryPolicy, SettleError,
-    Settlement, Settler, Source, Token, sink_fn,
+    Settlement, Settler, Source, Token, sink_fn, testing::MemorySource,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::Notify;
@@ -122,6 +123,27 @@ async fn held(name: &str, limit: usize, fail: bool) {
     drop(run.await.map_err(BoxError::from));
 }
 
+/// Allocations of the whole driver for each message that simply succeeds, with every layer on, as `--bench engine` has it.
+async fn allocations() {
+    let payload = Bytes::from_static(&[b'x'; 256]);
+    let messages = (0..MESSAGES).map(|n| Message::with_id(n.to_string(), payload.clone()));
+    let source = MemorySource::ending(messages).poor().without_record();
+    let pipeline = Pipeline::builder("allocations")
+        .source(source)
+        .sink(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }))
+        .concurrency(256)
+        .prefetch(0)
+        .rate_limit(1_000_000_000, Duration::from_secs(1))
+        .timeout(Duration::from_secs(30))
+        .deadline(Duration::from_secs(600))
+        .build()
+        .unwrap();
+    let region = Region::new(ALLOCATOR);
+    pipeline.run().await.unwrap();
+    let each = region.change().allocations as f64 / MESSAGES as f64;
+    println!("through every layer: {each:.2} allocations a message (at most 3)");
+}
+
 fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -130,5 +152,6 @@ fn main() {
     runtime.block_on(async {
         held("in flight", 640, false).await;
         held("waiting for a retry", 1_024, true).await;
+        allocations().await;
     });
 }
