@@ -238,7 +238,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let Some(control) = self.control.clone() else {
             return Step::direct(Judged {

@@ -301,7 +301,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let admitted = match &self.breaker {
             None => Ok(Admitted {

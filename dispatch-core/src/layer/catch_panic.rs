@@ -55,7 +55,7 @@ where
         self.0.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         match catch_unwind(AssertUnwindSafe(|| self.0.call(message))) {
             Ok(call) => CatchPanicFuture {

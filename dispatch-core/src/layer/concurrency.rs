@@ -211,7 +211,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let permit = |of_key: Option<OwnedSemaphorePermit>| Permit {
             permits: Arc::clone(&self.permits),

@@ -77,7 +77,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, mut message: Message) -> Self::Future {
         if let (None, Some(total)) = (message.deadline, self.settings.total) {
             message.deadline = Some(Instant::now() + total);

@@ -55,7 +55,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         MeasureFuture {
             began: clock::recent(),

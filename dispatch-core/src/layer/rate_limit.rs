@@ -296,7 +296,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let passing = Passing::of(&self.shared, &message);
         if passing

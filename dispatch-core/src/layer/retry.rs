@@ -85,7 +85,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let again = self.more.as_ref().map(|more| {
             if let Some(budget) = &more.policy.budget {

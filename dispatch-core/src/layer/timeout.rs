@@ -67,7 +67,7 @@ where
         self.inner.poll_ready(cx).map_err(Into::into)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         TimeoutFuture {
             call: self.inner.call(message),

@@ -38,7 +38,7 @@ impl<S: Service<Message>> Service<Message> for Trace<S> {
         self.0.poll_ready(cx)
     }
 
-    #[inline]
+    #[inline(always)]
     fn call(&mut self, mut message: Message) -> Self::Future {
         // No span, no memory for one: most run without.
         let span = tracing::enabled!(tracing::Level::DEBUG).then(|| {
