@@ -195,7 +195,7 @@ where
                 // From the first receipt on, as far as the source remembers it.
                 let first = history.first().map_or(wall, |attempt| attempt.at);
                 let spent = wall.duration_since(first).unwrap_or_default();
-                message.deadline = Some(now + total.saturating_sub(spent));
+                message.set_deadline(now + total.saturating_sub(spent));
             }
             let lane = match &self.plan.lanes {
                 // The source's own order is not the pipeline's to choose.

@@ -22,14 +22,17 @@ fn hall() -> Arc<Hall> {
     hall_with(1_000, Overflow::Spill).0
 }
 
-fn task(text: &str) -> TaskMessage {
+fn task(text: &str) -> Task {
     match Incoming::read(text, BarePayload::Task) {
-        Incoming::Task(task) => task,
+        Incoming::Task(mut task) => {
+            let uuid = task.uuid.take().unwrap_or_default();
+            Task::keep(task, uuid, "", &mut Room::default())
+        }
         other => panic!("{other:?}"),
     }
 }
 
-fn tasks(policy: &str, count: usize) -> Vec<TaskMessage> {
+fn tasks(policy: &str, count: usize) -> Vec<Task> {
     (0..count)
         .map(|n| {
             task(&format!(
@@ -195,7 +198,7 @@ async fn a_cancel_takes_out_what_waits_and_lets_followers_go() {
     hall.admit(vec![task(r#"{"task": "other.task", "delay": 10, "uuid": "d"}"#)])
         .await;
 
-    let cancelled = hall.cancel(|task| task.uuid.as_deref() != Some("1"));
+    let cancelled = hall.cancel(|task| task.uuid() != "1");
 
     assert_eq!(
         cancelled.iter().map(|(place, _)| *place).collect::<Vec<_>>(),
