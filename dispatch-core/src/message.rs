@@ -2,7 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -36,7 +36,8 @@ pub struct Envelope {
     pub attempt: u32,
     /// When all attempts must have ended; none means never.
     pub deadline: Option<Instant>,
-    id: SmolStr,
+    /// Made when somebody asks, where the outline says what it is.
+    id: OnceLock<SmolStr>,
     /// What a bare message has none of; shared by those that were made alike.
     details: Option<Arc<Details>>,
     created_at: Nanos,
@@ -76,6 +77,15 @@ struct Details {
     metadata: Headers,
 }
 
+impl Envelope {
+    fn id(&self) -> &SmolStr {
+        self.id.get_or_init(|| {
+            let known = self.outline.as_ref().and_then(|outline| outline.id(&self.payload));
+            known.map_or_else(random_id, SmolStr::new)
+        })
+    }
+}
+
 static NO_HEADERS: Headers = Headers::new();
 
 impl Deref for Message {
@@ -88,8 +98,11 @@ impl Deref for Message {
 impl DerefMut for Message {
     fn deref_mut(&mut self) -> &mut Envelope {
         let envelope = Arc::make_mut(&mut self.0);
-        // The payload may be about to change.
-        envelope.outline = None;
+        // The payload may be about to change, and the id may stand in it.
+        if envelope.outline.is_some() {
+            envelope.id();
+            envelope.outline = None;
+        }
         envelope
     }
 }
@@ -111,7 +124,7 @@ impl Message {
             payload: payload.into(),
             attempt: 1,
             deadline: None,
-            id: id.into(),
+            id: OnceLock::from(id.into()),
             details: None,
             created_at: created_at.into(),
             outline: None,
@@ -119,11 +132,11 @@ impl Message {
     }
 
     /// Another message with the same headers, metadata and key: they are shared, and copied when one of the two changes
-    /// them. `outline` is of its `payload`.
+    /// them. `outline` is of its `payload`; without an `id` it has the one that stands there.
     #[must_use]
     pub fn alike(
         &self,
-        id: impl Into<SmolStr>,
+        id: Option<SmolStr>,
         payload: impl Into<Bytes>,
         created_at: SystemTime,
         outline: Option<Outline>,
@@ -132,7 +145,7 @@ impl Message {
             payload: payload.into(),
             attempt: 1,
             deadline: None,
-            id: id.into(),
+            id: id.map_or_else(OnceLock::new, OnceLock::from),
             details: self.0.details.clone(),
             created_at: created_at.into(),
             outline,
@@ -153,7 +166,7 @@ impl Message {
     /// The id: stable over redeliveries where the source keeps it so.
     #[must_use]
     pub fn id(&self) -> &SmolStr {
-        &self.0.id
+        self.0.id()
     }
 
     /// The partition key, if the source gave one; `key = "header:…"` selectors look further.
@@ -266,7 +279,7 @@ mod tests {
     fn messages_that_are_alike_part_when_one_changes() {
         let pattern = Message::new("").meta("task", "a.b").header("tenant", "a");
 
-        let mut other = pattern.alike("1", "x", SystemTime::now(), None);
+        let mut other = pattern.alike(Some("1".into()), "x", SystemTime::now(), None);
         other.metadata_mut().insert("task", "c.d");
 
         assert_eq!(
@@ -277,22 +290,26 @@ mod tests {
     }
 
     #[test]
-    fn an_outline_goes_with_any_change_of_the_payload() {
-        let text = "{\"task\": \"a.b\"}";
-        let outline = Outline::of(text, &text[10..13], None);
-        let message = Message::new("").alike("1", text, SystemTime::now(), outline);
+    fn an_outline_goes_with_any_change_of_the_payload_and_the_id_stays() {
+        let text = r#"{"task": "a.b", "uuid": "x"}"#;
+        let outline = Outline::of(text, &text[10..13], Some(&text[25..26]), None);
+        let message = Message::new("").alike(None, text, SystemTime::now(), outline);
 
         let mut later = message.clone();
         later.set_deadline(Instant::now());
         let with_header = later.clone().header("a", "b");
         let mut changed = message.clone();
         changed.payload = "{}".into();
+        let replaced = with_header.clone().with_payload("{}");
 
         assert!(outline.is_some());
         assert_eq!(
             (message.outline(), later.outline(), with_header.outline()),
             (outline, outline, outline)
         );
-        assert_eq!((changed.outline(), message.with_payload("{}").outline()), (None, None));
+        assert_eq!((changed.outline(), replaced.outline()), (None, None));
+        for one in [message, later, with_header, changed, replaced] {
+            assert_eq!(one.id(), "x");
+        }
     }
 }

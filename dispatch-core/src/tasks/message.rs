@@ -46,7 +46,7 @@ pub struct TaskMessage<'t> {
     pub delay: Option<Duration>,
     /// What is to happen if its like is running or waits.
     pub on_duplicate: OnDuplicate,
-    /// Where its name and its arguments stand in the text, if that can be said of the text as it is.
+    /// Where its name, its arguments and its id stand in the text, if that can be said of the text as it is.
     pub outline: Option<Outline>,
 }
 
@@ -147,16 +147,17 @@ impl<'t> Incoming<'t> {
         };
         let task = string("task", members.task)?;
         let task = task.ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?;
+        let uuid = string("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty());
         let arguments = [members.args, members.kwargs].map(|raw| raw.filter(|raw| !is_empty(raw)));
         let outline = match (arguments, &task) {
             // Whoever gets both has to look for himself; and a name that is owned is written otherwise.
             ([Some(_), Some(_)], _) | (_, Cow::Owned(_)) => None,
-            ([args, kwargs], Cow::Borrowed(task)) => Outline::of(text, task, args.or(kwargs)),
+            ([args, kwargs], Cow::Borrowed(task)) => Outline::of(text, task, uuid.as_deref(), args.or(kwargs)),
         };
         Ok(Self::Task(TaskMessage {
             text: text.into(),
             task,
-            uuid: string("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty()),
+            uuid,
             timeout: seconds("timeout", members.timeout)?,
             delay,
             on_duplicate,

@@ -114,3 +114,75 @@ pub(super) fn message<T: Task>(task: &T, uuid: &str, options: &Options) -> Resul
     }
     Ok(Value::Object(message).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use dispatch_core::tasks::{BarePayload, Incoming as Read};
+
+    use super::*;
+
+    /// As a source hands it on: with what it has read.
+    fn outlined(text: &str) -> Message {
+        let Read::Task(task) = Read::read(text, BarePayload::Reject) else {
+            panic!("{text}")
+        };
+        Message::new("").alike(None, text.to_owned(), SystemTime::UNIX_EPOCH, task.outline)
+    }
+
+    #[test]
+    fn a_task_is_the_same_whether_its_source_has_read_it_or_not() {
+        for (text, has_outline, expected) in [
+            (
+                r#"{"task": "a.b", "args": [1, "x"], "uuid": "1"}"#,
+                true,
+                Some((1, "x")),
+            ),
+            (
+                r#"{"args": [1, "x"], "more": NaN, "task": "a.b"}"#,
+                true,
+                Some((1, "x")),
+            ),
+            (
+                r#"{"task": "a.b", "kwargs": {}, "args":[ 1,"\u00e9" ] }"#,
+                true,
+                Some((1, "é")),
+            ),
+            (
+                r#"{"task": "a.b", "args": [2], "args": [1, "x"]}"#,
+                true,
+                Some((1, "x")),
+            ),
+            (r#"{"task": "a\u002eb", "args": [1, "x"]}"#, false, Some((1, "x"))),
+            (r#"{"task": "a.b", "args": [NaN, "x"]}"#, true, None),
+            (r#"{"task": "a.b", "args": [1, "\ud800"]}"#, true, None),
+            (r#"{"task": "a.b", "args": [1, "x", 2]}"#, true, None),
+            (r#"{"task": "a.b", "args": []}"#, true, None),
+            (r#"{"task": "a.b", "args": [1, "x"], "kwargs": {"y": 2}}"#, false, None),
+        ] {
+            let (outlined, plain) = (outlined(text), Message::new(text));
+            assert_eq!(outlined.outline().is_some(), has_outline, "{text}");
+
+            for message in [outlined, plain] {
+                let incoming = Incoming::of(&message).unwrap();
+
+                assert_eq!(&*incoming.task, b"a.b", "{text}");
+                let arguments = incoming.arguments::<(u32, String)>().ok();
+                assert_eq!(
+                    arguments,
+                    expected.map(|(number, word)| (number, word.to_owned())),
+                    "{text}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn what_names_no_task_is_none() {
+        for text in ["", "[]", "{}", r#"{"task": 7}"#, r#"{"task": "a.b""#, "a.b"] {
+            assert!(Incoming::of(&Message::new(text)).is_err(), "{text}");
+        }
+        assert!(Incoming::of(&Message::new(&b"{\"task\": \"\xff\"}"[..])).is_err());
+    }
+}

@@ -206,6 +206,8 @@ impl<'s> Ear<'s> {
                 heard = self.listen(connection) => {
                     self.admit().await;
                     heard?;
+                    // So soon is not late.
+                    self.answered = None;
                 }
             }
         }

@@ -142,8 +142,8 @@ impl Patterns {
             self.recent[self.oldest] = pattern;
             self.oldest
         });
-        self.recent[at]
-            .1
-            .alike(task.uuid(), task.text.clone(), now, task.outline)
+        let has_id = task.outline.is_some_and(|outline| outline.has_id());
+        let id = (!has_id).then(|| task.uuid().into());
+        self.recent[at].1.alike(id, task.text.clone(), now, task.outline)
     }
 }
