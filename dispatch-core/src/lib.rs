@@ -13,6 +13,7 @@ mod id;
 pub mod layer;
 mod lock;
 mod message;
+mod outline;
 mod own;
 pub mod pipeline;
 #[cfg(feature = "config")]
@@ -37,6 +38,7 @@ pub use headers::{HeaderValue, Headers};
 pub use id::{process_id, random_id};
 pub use layer::RetryPolicy;
 pub use message::{Envelope, Message};
+pub use outline::Outline;
 pub use pipeline::{HealthCheck, Pipeline};
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};

@@ -2,15 +2,15 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
-    time::SystemTime,
+    sync::{Arc, OnceLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use crate::{Headers, headers::HeaderValue, id::random_id};
+use crate::{Headers, Outline, headers::HeaderValue, id::random_id};
 
 /// One piece of work: an id, bytes, and what is known about them.
 ///
@@ -36,10 +36,38 @@ pub struct Envelope {
     pub attempt: u32,
     /// When all attempts must have ended; none means never.
     pub deadline: Option<Instant>,
-    id: SmolStr,
-    /// What a bare message has none of.
-    details: Option<Box<Details>>,
-    created_at: SystemTime,
+    /// Made when somebody asks, where the outline says what it is.
+    id: OnceLock<SmolStr>,
+    /// What a bare message has none of; shared by those that were made alike.
+    details: Option<Arc<Details>>,
+    created_at: Nanos,
+    /// Of the payload as it is.
+    outline: Option<Outline>,
+}
+
+/// A point of wall time in half the room: nanoseconds since 1970, of the years 1677 to 2262.
+#[derive(Debug, Clone, Copy)]
+struct Nanos(i64);
+
+impl From<SystemTime> for Nanos {
+    fn from(time: SystemTime) -> Self {
+        let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+        Self(match time.duration_since(UNIX_EPOCH) {
+            Ok(since) => nanos(since),
+            Err(before) => -nanos(before.duration()),
+        })
+    }
+}
+
+impl From<Nanos> for SystemTime {
+    fn from(Nanos(nanos): Nanos) -> Self {
+        let span = Duration::from_nanos(nanos.unsigned_abs());
+        if nanos < 0 {
+            UNIX_EPOCH - span
+        } else {
+            UNIX_EPOCH + span
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -47,6 +75,15 @@ struct Details {
     key: Option<SmolStr>,
     headers: Headers,
     metadata: Headers,
+}
+
+impl Envelope {
+    fn id(&self) -> &SmolStr {
+        self.id.get_or_init(|| {
+            let known = self.outline.as_ref().and_then(|outline| outline.id(&self.payload));
+            known.map_or_else(random_id, SmolStr::new)
+        })
+    }
 }
 
 static NO_HEADERS: Headers = Headers::new();
@@ -60,7 +97,13 @@ impl Deref for Message {
 
 impl DerefMut for Message {
     fn deref_mut(&mut self) -> &mut Envelope {
-        Arc::make_mut(&mut self.0)
+        let envelope = Arc::make_mut(&mut self.0);
+        // The payload may be about to change, and the id may stand in it.
+        if envelope.outline.is_some() {
+            envelope.id();
+            envelope.outline = None;
+        }
+        envelope
     }
 }
 
@@ -81,16 +124,49 @@ impl Message {
             payload: payload.into(),
             attempt: 1,
             deadline: None,
-            id: id.into(),
+            id: OnceLock::from(id.into()),
             details: None,
-            created_at,
+            created_at: created_at.into(),
+            outline: None,
         }))
+    }
+
+    /// Another message with the same headers, metadata and key: they are shared, and copied when one of the two changes
+    /// them. `outline` is of its `payload`; without an `id` it has the one that stands there.
+    #[must_use]
+    pub fn alike(
+        &self,
+        id: Option<SmolStr>,
+        payload: impl Into<Bytes>,
+        created_at: SystemTime,
+        outline: Option<Outline>,
+    ) -> Self {
+        Self(Arc::new(Envelope {
+            payload: payload.into(),
+            attempt: 1,
+            deadline: None,
+            id: id.map_or_else(OnceLock::new, OnceLock::from),
+            details: self.0.details.clone(),
+            created_at: created_at.into(),
+            outline,
+        }))
+    }
+
+    /// Where the parts of a named task stand in the payload, if its source has said so and nothing was changed since.
+    #[must_use]
+    pub fn outline(&self) -> Option<Outline> {
+        self.0.outline
+    }
+
+    /// Sets the deadline; the payload stays as it is.
+    pub(crate) fn set_deadline(&mut self, deadline: Instant) {
+        Arc::make_mut(&mut self.0).deadline = Some(deadline);
     }
 
     /// The id: stable over redeliveries where the source keeps it so.
     #[must_use]
     pub fn id(&self) -> &SmolStr {
-        &self.0.id
+        self.0.id()
     }
 
     /// The partition key, if the source gave one; `key = "header:…"` selectors look further.
@@ -114,7 +190,7 @@ impl Message {
     /// When the message was first handed in, as far as its source knows.
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
-        self.0.created_at
+        self.0.created_at.into()
     }
 
     /// The headers, to change; copies them first if a clone of the message still lives.
@@ -128,7 +204,7 @@ impl Message {
     }
 
     fn details_mut(&mut self) -> &mut Details {
-        Arc::make_mut(&mut self.0).details.get_or_insert_default()
+        Arc::make_mut(Arc::make_mut(&mut self.0).details.get_or_insert_default())
     }
 
     /// Adds a header.
@@ -182,5 +258,58 @@ impl Message {
     pub fn with_payload(mut self, payload: impl Into<Bytes>) -> Self {
         self.payload = payload.into();
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_creation_survives_to_the_nanosecond() {
+        for seconds in [0, 1, 1_795_314_018, 9_000_000_000] {
+            let span = Duration::new(seconds, 123_456_789);
+            for time in [UNIX_EPOCH + span, UNIX_EPOCH - span] {
+                assert_eq!(Message::with_id_at("a", "x", time).created_at(), time);
+            }
+        }
+    }
+
+    #[test]
+    fn messages_that_are_alike_part_when_one_changes() {
+        let pattern = Message::new("").meta("task", "a.b").header("tenant", "a");
+
+        let mut other = pattern.alike(Some("1".into()), "x", SystemTime::now(), None);
+        other.metadata_mut().insert("task", "c.d");
+
+        assert_eq!(
+            (other.metadata().get("task"), other.headers().get("tenant")),
+            (Some("c.d"), Some("a"))
+        );
+        assert_eq!(pattern.metadata().get("task"), Some("a.b"));
+    }
+
+    #[test]
+    fn an_outline_goes_with_any_change_of_the_payload_and_the_id_stays() {
+        let text = r#"{"task": "a.b", "uuid": "x"}"#;
+        let outline = Outline::of(text, &text[10..13], Some(&text[25..26]), None);
+        let message = Message::new("").alike(None, text, SystemTime::now(), outline);
+
+        let mut later = message.clone();
+        later.set_deadline(Instant::now());
+        let with_header = later.clone().header("a", "b");
+        let mut changed = message.clone();
+        changed.payload = "{}".into();
+        let replaced = with_header.clone().with_payload("{}");
+
+        assert!(outline.is_some());
+        assert_eq!(
+            (message.outline(), later.outline(), with_header.outline()),
+            (outline, outline, outline)
+        );
+        assert_eq!((changed.outline(), replaced.outline()), (None, None));
+        for one in [message, later, with_header, changed, replaced] {
+            assert_eq!(one.id(), "x");
+        }
     }
 }

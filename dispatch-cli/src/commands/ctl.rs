@@ -198,10 +198,11 @@ async fn ask(
     let gather = async {
         while gathered.len() < expected {
             let Some(text) = answers.recv().await else { return };
-            let whole = match Incoming::read(&text, BarePayload::Reject) {
-                Incoming::Chunk(chunk) => assembly.take(chunk),
-                _ => Some(text),
+            let piece = match Incoming::read(&text, BarePayload::Reject) {
+                Incoming::Chunk(chunk) => Some(chunk),
+                _ => None,
             };
+            let whole = piece.map_or(Some(text), |chunk| assembly.take(chunk));
             // What Python calls JSON and nobody else does is shown as it came.
             gathered.extend(whole.map(|whole| serde_json::from_str(&whole).unwrap_or(Value::String(whole))));
         }

@@ -25,24 +25,37 @@ pub struct Malformed(pub usize);
 /// # Errors
 /// The text is not JSON, is nested more than 512 deep, or goes on after its value.
 pub fn members(text: &str) -> Result<Option<Vec<(Cow<'_, str>, &str)>>, Malformed> {
+    let mut members = Vec::with_capacity(8);
+    let is_object = each_member(text, |key, value| members.push((key, value)))?;
+    Ok(is_object.then_some(members))
+}
+
+/// Calls `each` with every member of an object, in order, each value as its own text; false if the text is another value.
+/// Whoever wants few of them need not gather all.
+///
+/// # Errors
+/// As [`members`]; `each` has then seen what came before.
+pub fn each_member<'t>(text: &'t str, mut each: impl FnMut(Cow<'t, str>, &'t str)) -> Result<bool, Malformed> {
     let mut scanner = Scanner::new(text);
     scanner.space();
-    let found = if scanner.peek() == Some(b'{') {
-        let mut members = Vec::with_capacity(8);
-        scanner.object(0, &mut |key, value| members.push((key, value)))?;
-        Some(members)
+    let is_object = scanner.peek() == Some(b'{');
+    if is_object {
+        let is_simple = scanner.is_simple;
+        scanner.object(0, &mut |key, value| match key.get(1..key.len() - 1) {
+            Some(key) if is_simple => each(key.into(), value),
+            _ => each(string(key).unwrap_or_default(), value),
+        })?;
     } else {
         scanner.value(0)?;
-        None
-    };
-    scanner.end().map(|()| found)
+    }
+    scanner.end().map(|()| is_object)
 }
 
 /// A JSON string's own text; lone surrogates become U+FFFD. None if the value is no string.
 #[must_use]
 pub fn string(raw: &str) -> Option<Cow<'_, str>> {
     let inner = raw.strip_prefix('"')?.strip_suffix('"')?;
-    if !inner.contains('\\') {
+    if !has(inner, |byte| byte == b'\\') {
         return Some(inner.into());
     }
     let bytes: Wtf8 = serde_json::from_str(raw).ok()?;
@@ -90,10 +103,10 @@ fn write_canonical(value: &str, out: &mut Vec<u8>) {
     match value.as_bytes().first() {
         Some(b'{') => {
             let mut members: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-            let mut each = |key: Cow<'_, str>, value: &str| {
+            let mut each = |key: &str, value: &str| {
                 let mut text = Vec::new();
                 write_canonical(value, &mut text);
-                let key = key.into_owned().into_bytes();
+                let key = string(key).unwrap_or_default().into_owned().into_bytes();
                 // Of a key that stands twice the last one counts.
                 members.retain(|(known, _)| *known != key);
                 members.push((key, text));
@@ -147,15 +160,64 @@ fn write_number(text: &str, out: &mut Vec<u8>) {
     out.extend(format!("{sign}{significant}e{power}").bytes());
 }
 
+/// Whether any byte is `wanted`. Looks to the end whatever it finds: so many bytes are looked at together.
+fn has(text: &str, wanted: impl Fn(u8) -> bool) -> bool {
+    text.as_bytes().iter().fold(false, |found, byte| found | wanted(*byte))
+}
+
+/// A one in each of eight bytes.
+const ONES: u64 = u64::MAX / 255;
+const QUOTES: u64 = ONES * b'"' as u64;
+const BACKSLASHES: u64 = ONES * b'\\' as u64;
+
+/// Has the top bit set of the first byte that is smaller than `least`, and perhaps of bytes behind it.
+const fn below(eight: u64, least: u64) -> u64 {
+    eight.wrapping_sub(ONES * least) & !eight & (ONES << 7)
+}
+
+const fn zeros(eight: u64) -> u64 {
+    below(eight, 1)
+}
+
+/// How many bytes of a string come before the next quote, backslash or control character.
+fn plain(text: &[u8]) -> usize {
+    before(text, |eight| {
+        below(eight, 0x20) | zeros(eight ^ QUOTES) | zeros(eight ^ BACKSLASHES)
+    })
+}
+
+/// How many bytes come before the first one that `find` finds, eight at a look.
+#[inline]
+fn before(text: &[u8], find: impl Fn(u64) -> u64) -> usize {
+    let (whole, rest) = text.as_chunks::<8>();
+    for (at, eight) in whole.iter().enumerate() {
+        let found = find(u64::from_le_bytes(*eight));
+        if found != 0 {
+            return at * 8 + found.trailing_zeros() as usize / 8;
+        }
+    }
+    // What is missing is nothing that is ever looked for.
+    let mut last = [0xff; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    let found = find(u64::from_le_bytes(last)).trailing_zeros() as usize / 8;
+    whole.len() * 8 + found.min(rest.len())
+}
+
 /// Walks over JSON text.
 struct Scanner<'t> {
     text: &'t str,
     at: usize,
+    /// Whether a string ends at the next quote: there is neither a backslash nor a control character in the text.
+    is_simple: bool,
 }
 
 impl<'t> Scanner<'t> {
-    const fn new(text: &'t str) -> Self {
-        Self { text, at: 0 }
+    fn new(text: &'t str) -> Self {
+        Self {
+            text,
+            at: 0,
+            is_simple: !has(text, |byte| (byte < b' ') | (byte == b'\\')),
+        }
     }
 
     fn peek(&self) -> Option<u8> {
@@ -201,7 +263,8 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    fn object(&mut self, depth: usize, each: &mut dyn FnMut(Cow<'t, str>, &'t str)) -> Result<(), Malformed> {
+    /// `each` gets the text of the key, quotes and all, and that of the value.
+    fn object(&mut self, depth: usize, each: &mut impl FnMut(&'t str, &'t str)) -> Result<(), Malformed> {
         self.eat(b'{')?;
         self.space();
         if self.peek() == Some(b'}') {
@@ -212,7 +275,7 @@ impl<'t> Scanner<'t> {
             self.space();
             let from = self.at;
             self.string()?;
-            let key = string(&self.text[from..self.at]).unwrap_or_default();
+            let key = &self.text[from..self.at];
             self.space();
             self.eat(b':')?;
             self.space();
@@ -228,7 +291,7 @@ impl<'t> Scanner<'t> {
         }
     }
 
-    fn array(&mut self, depth: usize, each: &mut dyn FnMut(&'t str)) -> Result<(), Malformed> {
+    fn array(&mut self, depth: usize, each: &mut impl FnMut(&'t str)) -> Result<(), Malformed> {
         self.eat(b'[')?;
         self.space();
         if self.peek() == Some(b']') {
@@ -251,7 +314,12 @@ impl<'t> Scanner<'t> {
 
     fn string(&mut self) -> Result<(), Malformed> {
         self.eat(b'"')?;
+        if self.is_simple {
+            self.at += before(&self.text.as_bytes()[self.at..], |eight| zeros(eight ^ QUOTES));
+            return self.eat(b'"');
+        }
         loop {
+            self.at += plain(&self.text.as_bytes()[self.at..]);
             match self.peek() {
                 Some(b'"') => {
                     self.at += 1;
@@ -274,8 +342,7 @@ impl<'t> Scanner<'t> {
                     }
                 }
                 // Control characters must be escaped.
-                None | Some(..=0x1f) => return self.malformed(),
-                Some(_) => self.at += 1,
+                _ => return self.malformed(),
             }
         }
     }
@@ -283,10 +350,12 @@ impl<'t> Scanner<'t> {
     /// A number, or one of the words.
     fn word(&mut self) -> Result<(), Malformed> {
         const WORDS: [&str; 6] = ["true", "false", "null", "NaN", "Infinity", "-Infinity"];
-        let rest = &self.text[self.at..];
-        if let Some(word) = WORDS.into_iter().find(|word| rest.starts_with(word)) {
-            self.at += word.len();
-            return Ok(());
+        if !self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            let rest = &self.text[self.at..];
+            if let Some(word) = WORDS.into_iter().find(|word| rest.starts_with(word)) {
+                self.at += word.len();
+                return Ok(());
+            }
         }
         if self.peek() == Some(b'-') {
             self.at += 1;
@@ -390,6 +459,30 @@ mod tests {
             ("[[1],2]", "[1,[2]]"),
         ] {
             assert_ne!(canonical(one), canonical(other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn a_string_ends_where_its_quote_is_wherever_that_falls() {
+        for length in 0..40 {
+            for (special, plain_one) in [
+                ('"', true),
+                ('\\', true),
+                ('\u{1f}', true),
+                ('\0', true),
+                (' ', false),
+                ('é', false),
+            ] {
+                for at in 0..length {
+                    let mut text: Vec<char> = "!é#[]~\u{7f}😀ab".chars().cycle().take(length).collect();
+                    text[at] = special;
+                    let text: String = text.into_iter().collect();
+                    let bytewise = text.bytes().position(|byte| matches!(byte, b'"' | b'\\' | ..=0x1f));
+
+                    assert_eq!(plain(text.as_bytes()), bytewise.unwrap_or(text.len()), "{text:?}");
+                    assert_eq!(bytewise.is_some(), plain_one, "{text:?}");
+                }
+            }
         }
     }
 

@@ -4,13 +4,17 @@ use std::{borrow::Cow, time::Duration};
 
 use smol_str::{SmolStr, ToSmolStr};
 
-use super::{chunks::Chunk, json};
+use super::{
+    chunks::{Chunk, MARKER},
+    json,
+};
+use crate::Outline;
 
 /// What a text that came in is.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Incoming {
+pub enum Incoming<'t> {
     /// A task to be run.
-    Task(TaskMessage),
+    Task(TaskMessage<'t>),
     /// A command to the service.
     Control(ControlMessage),
     /// A piece of a message.
@@ -26,21 +30,24 @@ pub enum Incoming {
 #[error("{0}")]
 pub struct Rejected(pub String);
 
-/// A task to be run: the text it came as, and what the service itself reads of it.
+/// A task to be run: the text it came as, and what the service itself reads of it. Borrowed, for each service keeps what
+/// it needs; only what is not in the text as it stands (a name written with escapes, the object of a bare name) is owned.
 #[derive(Debug, Clone, PartialEq)]
-pub struct TaskMessage {
-    /// The JSON object, byte for byte as it came, but for what [`with_members`] has added.
-    pub text: String,
+pub struct TaskMessage<'t> {
+    /// The JSON object, byte for byte as it came.
+    pub text: Cow<'t, str>,
     /// `module.function`, or a text that begins with `lambda`.
-    pub task: SmolStr,
+    pub task: Cow<'t, str>,
     /// Its id, if it has one.
-    pub uuid: Option<SmolStr>,
+    pub uuid: Option<Cow<'t, str>>,
     /// How long it may run, from its hand-over to a worker on.
     pub timeout: Option<Duration>,
     /// How long it is held before it may run.
     pub delay: Option<Duration>,
     /// What is to happen if its like is running or waits.
     pub on_duplicate: OnDuplicate,
+    /// Where its name, its arguments and its id stand in the text, if that can be said of the text as it is.
+    pub outline: Option<Outline>,
 }
 
 /// What is to happen to a task whose like (same task, same arguments) is running or waits.
@@ -82,50 +89,53 @@ pub enum BarePayload {
     Reject,
 }
 
-/// What a service adds to a task, its channel above all, finds room in its text.
-const ROOM: usize = 64;
-
 /// A channel's name is at most this long, in bytes of UTF-8 (PostgreSQL, `NAMEDATALEN` less one).
 pub const LONGEST_CHANNEL: usize = 63;
 
-impl Incoming {
+impl<'t> Incoming<'t> {
     /// Reads one message.
     #[must_use]
-    pub fn read(text: &str, bare: BarePayload) -> Self {
-        match json::members(text) {
-            Ok(Some(members)) => Self::of_members(text, &Members(members)).unwrap_or_else(Self::Rejected),
-            Ok(None) => Self::Rejected(Rejected("JSON, but not an object".to_owned())),
+    pub fn read(text: &'t str, bare: BarePayload) -> Self {
+        let mut members = Members::default();
+        match json::each_member(text, |key, raw| members.note(&key, raw)) {
+            Ok(true) => Self::of_members(text, &members).unwrap_or_else(Self::Rejected),
+            Ok(false) => Self::Rejected(Rejected("JSON, but not an object".to_owned())),
             Err(_) if bare == BarePayload::Task => Self::Task(TaskMessage {
-                text: format!(r#"{{"task": {}}}"#, serde_json::Value::from(text)),
-                task: text.to_smolstr(),
+                text: format!(r#"{{"task": {}}}"#, serde_json::Value::from(text)).into(),
+                task: text.into(),
                 uuid: None,
                 timeout: None,
                 delay: None,
                 on_duplicate: OnDuplicate::Parallel,
+                outline: None,
             }),
             Err(error) => Self::Rejected(Rejected(error.to_string())),
         }
     }
 
-    fn of_members(text: &str, members: &Members<'_>) -> Result<Self, Rejected> {
-        if let Some(chunk) = Chunk::read(&members.0) {
+    fn of_members(text: &'t str, members: &Members<'t>) -> Result<Self, Rejected> {
+        if members.is_chunk
+            && let Ok(Some(all)) = json::members(text)
+            && let Some(chunk) = Chunk::read(&all)
+        {
             return chunk
                 .map(Self::Chunk)
                 .map_err(|why| Rejected(format!("a piece of a message {why}")));
         }
-        if members.get("self_check").is_some_and(truthy) {
-            return Ok(Self::SelfCheck(members.text("task")?.unwrap_or_default().into_owned()));
+        if members.self_check.is_some_and(truthy) {
+            let task = string("task", members.task)?;
+            return Ok(Self::SelfCheck(task.unwrap_or_default().into_owned()));
         }
-        let delay = members.seconds("delay")?;
-        if members.get("control").is_some() {
+        let delay = seconds("delay", members.delay)?;
+        if members.control.is_some() {
             return Ok(Self::Control(ControlMessage {
-                command: members.text("control")?.unwrap_or_default().to_smolstr(),
-                data: members.object("control_data")?.unwrap_or("{}").to_owned(),
-                reply_to: members.channel("reply_to")?,
+                command: string("control", members.control)?.unwrap_or_default().to_smolstr(),
+                data: object("control_data", members.control_data)?.unwrap_or("{}").to_owned(),
+                reply_to: channel("reply_to", members.reply_to)?,
                 delay,
             }));
         }
-        let on_duplicate = match members.get("on_duplicate").and_then(json::string).as_deref() {
+        let on_duplicate = match members.on_duplicate.and_then(json::string).as_deref() {
             Some("discard") => OnDuplicate::Discard,
             Some("serial") => OnDuplicate::Serial,
             Some("queue_one") => OnDuplicate::QueueOne,
@@ -135,82 +145,119 @@ impl Incoming {
                 OnDuplicate::Parallel
             }
         };
-        let mut own = String::with_capacity(text.len() + ROOM);
-        own.push_str(text);
+        let task = string("task", members.task)?;
+        let task = task.ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?;
+        let uuid = string("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty());
+        let arguments = [members.args, members.kwargs].map(|raw| raw.filter(|raw| !is_empty(raw)));
+        let outline = match (arguments, &task) {
+            // Whoever gets both has to look for himself; and a name that is owned is written otherwise.
+            ([Some(_), Some(_)], _) | (_, Cow::Owned(_)) => None,
+            ([args, kwargs], Cow::Borrowed(task)) => Outline::of(text, task, uuid.as_deref(), args.or(kwargs)),
+        };
         Ok(Self::Task(TaskMessage {
-            text: own,
-            task: members
-                .text("task")?
-                .ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?
-                .to_smolstr(),
-            uuid: members
-                .text("uuid")?
-                .filter(|uuid| !uuid.is_empty())
-                .map(|uuid| uuid.to_smolstr()),
-            timeout: members.seconds("timeout")?,
+            text: text.into(),
+            task,
+            uuid,
+            timeout: seconds("timeout", members.timeout)?,
             delay,
             on_duplicate,
+            outline,
         }))
     }
 }
 
-/// An object's members; of a key that stands twice the last one counts.
-struct Members<'t>(Vec<(Cow<'t, str>, &'t str)>);
+/// What a service reads of an object, each as its own text; of a key that stands twice the last one counts.
+#[derive(Default)]
+struct Members<'t> {
+    is_chunk: bool,
+    self_check: Option<&'t str>,
+    control: Option<&'t str>,
+    control_data: Option<&'t str>,
+    reply_to: Option<&'t str>,
+    task: Option<&'t str>,
+    args: Option<&'t str>,
+    kwargs: Option<&'t str>,
+    uuid: Option<&'t str>,
+    timeout: Option<&'t str>,
+    delay: Option<&'t str>,
+    on_duplicate: Option<&'t str>,
+}
 
 impl<'t> Members<'t> {
-    fn get(&self, name: &str) -> Option<&'t str> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw)
-    }
-
-    /// What is there and not `null`.
-    fn given(&self, name: &str) -> Option<&'t str> {
-        self.get(name).filter(|raw| *raw != "null")
-    }
-
-    fn text(&self, name: &str) -> Result<Option<Cow<'t, str>>, Rejected> {
-        self.given(name)
-            .map(|raw| json::string(raw).ok_or_else(|| wrong(name, "a text", raw)))
-            .transpose()
-    }
-
-    fn object(&self, name: &str) -> Result<Option<&'t str>, Rejected> {
-        match self.given(name) {
-            Some(raw) if !raw.starts_with('{') => Err(wrong(name, "an object", raw)),
-            object => Ok(object),
-        }
-    }
-
-    fn channel(&self, name: &str) -> Result<Option<String>, Rejected> {
-        let channel = self.text(name)?.filter(|channel| !channel.is_empty());
-        match channel {
-            Some(channel) if channel.len() > LONGEST_CHANNEL => Err(Rejected(format!(
-                "`{name}` is {} bytes long, and a channel's name {LONGEST_CHANNEL} at most",
-                channel.len()
-            ))),
-            channel => Ok(channel.map(Cow::into_owned)),
-        }
-    }
-
-    /// A number of seconds: none where it is absent, `null`, `false` or 0; at once where it is negative.
-    fn seconds(&self, name: &str) -> Result<Option<Duration>, Rejected> {
-        let Some(raw) = self.given(name).filter(|raw| *raw != "false") else {
-            return Ok(None);
+    fn note(&mut self, key: &str, raw: &'t str) {
+        let place = match key {
+            "task" => &mut self.task,
+            "args" => &mut self.args,
+            "kwargs" => &mut self.kwargs,
+            "uuid" => &mut self.uuid,
+            "timeout" => &mut self.timeout,
+            "delay" => &mut self.delay,
+            "on_duplicate" => &mut self.on_duplicate,
+            "control" => &mut self.control,
+            "control_data" => &mut self.control_data,
+            "reply_to" => &mut self.reply_to,
+            "self_check" => &mut self.self_check,
+            MARKER => return self.is_chunk = true,
+            _ => return,
         };
-        let seconds = raw.parse::<f64>().ok().filter(|seconds| seconds.is_finite());
-        let seconds = seconds.filter(|_| raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()));
-        let seconds = seconds.ok_or_else(|| wrong(name, "a number of seconds", raw))?;
-        if seconds == 0.0 {
-            return Ok(None);
-        }
-        Duration::try_from_secs_f64(seconds.max(0.0))
-            .map(Some)
-            .map_err(|_| wrong(name, "a number of seconds", raw))
+        *place = Some(raw);
     }
+}
+
+/// What is there and not `null`.
+fn given(raw: Option<&str>) -> Option<&str> {
+    raw.filter(|raw| *raw != "null")
+}
+
+fn string<'t>(name: &str, raw: Option<&'t str>) -> Result<Option<Cow<'t, str>>, Rejected> {
+    given(raw)
+        .map(|raw| json::string(raw).ok_or_else(|| wrong(name, "a text", raw)))
+        .transpose()
+}
+
+fn object<'t>(name: &str, raw: Option<&'t str>) -> Result<Option<&'t str>, Rejected> {
+    match given(raw) {
+        Some(raw) if !raw.starts_with('{') => Err(wrong(name, "an object", raw)),
+        object => Ok(object),
+    }
+}
+
+fn channel(name: &str, raw: Option<&str>) -> Result<Option<String>, Rejected> {
+    let channel = string(name, raw)?.filter(|channel| !channel.is_empty());
+    match channel {
+        Some(channel) if channel.len() > LONGEST_CHANNEL => Err(Rejected(format!(
+            "`{name}` is {} bytes long, and a channel's name {LONGEST_CHANNEL} at most",
+            channel.len()
+        ))),
+        channel => Ok(channel.map(Cow::into_owned)),
+    }
+}
+
+/// A number of seconds: none where it is absent, `null`, `false` or 0; at once where it is negative.
+fn seconds(name: &str, raw: Option<&str>) -> Result<Option<Duration>, Rejected> {
+    let Some(raw) = given(raw).filter(|raw| *raw != "false") else {
+        return Ok(None);
+    };
+    let seconds = raw.parse::<f64>().ok().filter(|seconds| seconds.is_finite());
+    let seconds = seconds.filter(|_| raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()));
+    let seconds = seconds.ok_or_else(|| wrong(name, "a number of seconds", raw))?;
+    if seconds == 0.0 {
+        return Ok(None);
+    }
+    Duration::try_from_secs_f64(seconds.max(0.0))
+        .map(Some)
+        .map_err(|_| wrong(name, "a number of seconds", raw))
 }
 
 fn wrong(name: &str, wanted: &str, raw: &str) -> Rejected {
     let shown: String = raw.chars().take(40).collect();
     Rejected(format!("`{name}` is {shown} and not {wanted}"))
+}
+
+/// Whether arguments are none: `null`, or nothing in them.
+#[must_use]
+pub fn is_empty(arguments: &str) -> bool {
+    matches!(arguments, "null" | "[]" | "{}")
 }
 
 /// As Python sees it: `null`, `false`, 0 and what is empty are not true.
@@ -228,48 +275,54 @@ fn truthy(raw: &str) -> bool {
 /// ```
 #[must_use]
 pub fn with_members(object: &str, members: &[(&str, &str)]) -> String {
-    let more = members.iter().map(|(key, value)| key.len() + value.len() + 8);
-    let mut text = String::with_capacity(object.len() + more.sum::<usize>());
-    text.push_str(object);
-    add_members(&mut text, members);
+    let more = more_members(members);
+    let mut text = String::with_capacity(object.len() + more.len());
+    add_members(object, &more, |part| text.push_str(part));
     text
 }
 
-/// As [`with_members`], in place.
-pub fn add_members(object: &mut String, members: &[(&str, &str)]) {
-    let Some(inner) = object.trim_end().strip_suffix('}') else {
-        return;
-    };
-    object.truncate(inner.len());
-    let mut first = object.trim_end().ends_with('{');
+/// Members as they stand behind others; for [`add_members`].
+#[must_use]
+pub fn more_members(members: &[(&str, &str)]) -> String {
+    let room = members.iter().map(|(key, value)| key.len() + value.len() + 8);
+    let mut more = String::with_capacity(room.sum());
     for (key, value) in members {
-        if !std::mem::take(&mut first) {
-            object.push_str(", ");
-        }
-        object.push('"');
-        object.push_str(key);
-        object.push_str("\": ");
+        more.push_str(", \"");
+        more.push_str(key);
+        more.push_str("\": ");
         let is_plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
         if value.bytes().all(is_plain) {
-            object.push('"');
-            object.push_str(value);
-            object.push('"');
+            more.push('"');
+            more.push_str(value);
+            more.push('"');
         } else {
-            object.push_str(&serde_json::Value::from(*value).to_string());
+            more.push_str(&serde_json::Value::from(*value).to_string());
         }
     }
-    object.push('}');
+    more
+}
+
+/// As [`with_members`] with what [`more_members`] has made, piece by piece into `push`: the same for many objects is made
+/// once.
+pub fn add_members(object: &str, more: &str, mut push: impl FnMut(&str)) {
+    let Some(inner) = object.trim_end().strip_suffix('}') else {
+        return push(object);
+    };
+    push(inner);
+    let is_first = inner.trim_end().ends_with('{');
+    push(more.strip_prefix(", ").filter(|_| is_first).unwrap_or(more));
+    push("}");
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Incoming {
+    fn read(text: &str) -> Incoming<'_> {
         Incoming::read(text, BarePayload::Task)
     }
 
-    fn task(text: &str) -> TaskMessage {
+    fn task(text: &str) -> TaskMessage<'_> {
         match read(text) {
             Incoming::Task(task) => task,
             other => panic!("{text}: {other:?}"),
@@ -284,10 +337,7 @@ mod tests {
         let task = task(text);
 
         assert_eq!(task.text, text);
-        assert_eq!(
-            (task.task.as_str(), task.uuid.as_deref()),
-            ("pkg.mod.func", Some("79688366"))
-        );
+        assert_eq!((&*task.task, task.uuid.as_deref()), ("pkg.mod.func", Some("79688366")));
         assert_eq!(
             (task.timeout, task.delay, task.on_duplicate),
             (
@@ -301,9 +351,8 @@ mod tests {
     #[test]
     fn what_is_absent_false_or_zero_is_none() {
         for value in ["null", "0", "0.0", "-0", "false"] {
-            let task = task(&format!(
-                r#"{{"task": "a.b", "delay": {value}, "timeout": {value}, "uuid": ""}}"#
-            ));
+            let text = format!(r#"{{"task": "a.b", "delay": {value}, "timeout": {value}, "uuid": ""}}"#);
+            let task = task(&text);
             assert_eq!((task.delay, task.timeout, task.uuid), (None, None, None), "{value}");
         }
         assert_eq!(task(r#"{"task": "a.b", "delay": -3}"#).delay, Some(Duration::ZERO));
@@ -344,6 +393,19 @@ mod tests {
                 delay: None,
             })
         );
+    }
+
+    #[test]
+    fn of_a_key_that_stands_twice_the_last_one_counts_and_an_escaped_one_is_the_same() {
+        let twice =
+            task(r#"{"task": "a.b", "delay": 5, "uuid": 7, "uuid": "x", "\u0074ask": "c\u002ed", "delay": null}"#);
+
+        assert_eq!(
+            (&*twice.task, twice.uuid.as_deref(), twice.delay),
+            ("c.d", Some("x"), None)
+        );
+        let piece = r#"{"__dispatcherd_chunk__":"v1","message_id":"a","index":0,"total":1,"total":2,"payload":"x"}"#;
+        assert!(matches!(read(piece), Incoming::Chunk(_)));
     }
 
     /// Each of these made the original deaf for a second or for good.

@@ -8,7 +8,7 @@
 //!
 //! let text = r#"{"task": "app.tasks.resize", "args": [3], "uuid": "7968", "delay": 10}"#;
 //! let Incoming::Task(task) = Incoming::read(text, BarePayload::Task) else { unreachable!() };
-//! assert_eq!((task.task.as_str(), task.delay.unwrap().as_secs()), ("app.tasks.resize", 10));
+//! assert_eq!((&*task.task, task.delay.unwrap().as_secs()), ("app.tasks.resize", 10));
 //! ```
 
 pub mod chunks;
@@ -16,6 +16,6 @@ pub mod json;
 mod message;
 
 pub use message::{
-    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
-    with_members,
+    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members, is_empty,
+    more_members, with_members,
 };

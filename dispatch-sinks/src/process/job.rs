@@ -37,22 +37,23 @@ pub(super) struct Job {
 
 impl Job {
     /// Reads `message`; what becomes of it comes out of the receiver.
-    pub(super) fn new(message: Message) -> Result<(Self, oneshot::Receiver<Outcome>), ProcessSinkError> {
-        let task = wire::task(&message)?;
+    pub(super) fn new(message: &Message) -> Result<(Self, oneshot::Receiver<Outcome>), ProcessSinkError> {
+        let task = wire::task(message)?;
         let (answer, receiver) = oneshot::channel();
         let adds_uuid = task.uuid.is_none();
         // The id is shared where it is the same text.
-        let uuid = task.uuid.filter(|uuid| uuid != message.id());
+        let uuid = task.uuid.filter(|uuid| **uuid != **message.id());
         let job = Self {
-            uuid: uuid.unwrap_or_else(|| message.id().clone()),
+            uuid: uuid.map_or_else(|| message.id().clone(), SmolStr::from),
             adds_uuid,
-            task: task.task,
+            task: task.task.into(),
             timeout: task.timeout,
             alone: task.on_duplicate != OnDuplicate::Parallel || message.payload.len() > LONGEST_HELD,
             cancel: None,
             recalled: None,
             answer,
-            message,
+            // Shared, for what was read is a part of it.
+            message: message.clone(),
         };
         Ok((job, receiver))
     }

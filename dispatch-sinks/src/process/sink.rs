@@ -93,7 +93,7 @@ impl Drop for Waiting<'_> {
 #[async_trait]
 impl Sink for ProcessSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let (job, outcome) = Job::new(message)?;
+        let (job, outcome) = Job::new(&message)?;
         if !self.started.load(Relaxed) {
             self.start();
         }

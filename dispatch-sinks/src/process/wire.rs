@@ -10,7 +10,7 @@ use dispatch_core::{
 use super::ProcessSinkError;
 
 /// Reads what the pool itself needs of a task.
-pub(super) fn task(message: &Message) -> Result<TaskMessage, ProcessSinkError> {
+pub(super) fn task(message: &Message) -> Result<TaskMessage<'_>, ProcessSinkError> {
     let refused = |why: &str| Err(ProcessSinkError::NoTask(why.to_owned()));
     let Ok(text) = std::str::from_utf8(&message.payload) else {
         return refused("its payload is no UTF-8");

@@ -250,7 +250,7 @@ mod tests {
 
     fn job(bytes: usize) -> Job {
         let text = format!(r#"{{"task": "a.b", "args": ["{}"]}}"#, "x".repeat(bytes));
-        Job::new(Message::new(text)).unwrap().0
+        Job::new(&Message::new(text)).unwrap().0
     }
 
     /// How many tasks of that size it takes.

@@ -3,6 +3,7 @@
 use std::{
     any::{Any, TypeId, type_name},
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     sync::{Arc, OnceLock},
 };
 
@@ -10,37 +11,92 @@ use dispatch_core::{Error, Message};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
-/// What is known when a handler is called.
+/// What is known when a handler is called. It lives as long as the attempt: when it is dropped, whatever its
+/// [`Cancellation`] was given to is cancelled.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The message, whole.
     pub message: Message,
     pub(super) states: Arc<States>,
-    pub(super) cancelled: Cancelled,
+    cancelled: Cancelled,
 }
 
-/// A token that is made for the handlers that ask for it: most do not.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Cancelled(Arc<OnceLock<CancellationToken>>);
-
-impl Cancelled {
-    fn token(&self) -> &CancellationToken {
-        self.0.get_or_init(CancellationToken::new)
-    }
-}
-
-/// Cancels when it is dropped, whoever has asked for the token or still may.
-pub(super) struct CancelOnDrop(pub(super) Cancelled);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        if Arc::strong_count(&self.0.0) > 1 || self.0.0.get().is_some() {
-            self.0.token().cancel();
+impl Context {
+    pub(super) fn new(message: Message, states: Arc<States>) -> Self {
+        Self {
+            message,
+            states,
+            cancelled: Cancelled {
+                token: OnceLock::new(),
+                is_first: true,
+            },
         }
     }
 }
 
-pub(super) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>>;
+/// A token that is made for the handlers that ask for it: most do not. The first one cancels it when it is dropped;
+/// clones share the token and end nothing.
+#[derive(Debug)]
+struct Cancelled {
+    token: OnceLock<CancellationToken>,
+    is_first: bool,
+}
+
+impl Cancelled {
+    fn token(&self) -> &CancellationToken {
+        self.token.get_or_init(CancellationToken::new)
+    }
+}
+
+impl Clone for Cancelled {
+    fn clone(&self) -> Self {
+        Self {
+            token: self.token().clone().into(),
+            is_first: false,
+        }
+    }
+}
+
+impl Drop for Cancelled {
+    fn drop(&mut self) {
+        if let (true, Some(token)) = (self.is_first, self.token.get()) {
+            token.cancel();
+        }
+    }
+}
+
+/// Each by its type.
+pub(super) type States = HashMap<TypeId, Arc<dyn Any + Send + Sync>, BuildHasherDefault<Quick>>;
+
+/// A hash for maps whose keys are written in a program: nobody outside chooses them, so it need not withstand anybody.
+#[derive(Debug, Default)]
+pub(super) struct Quick(u64);
+
+impl Hasher for Quick {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write_u64(&mut self, value: u64) {
+        // An odd number near 2^64 divided by the golden ratio spreads the bits; the top ones come down again.
+        let spread = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
+    }
+    fn write_u8(&mut self, value: u8) {
+        self.write_u64(value.into());
+    }
+    fn write_usize(&mut self, value: usize) {
+        self.write_u64(value as u64);
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        let (whole, rest) = bytes.as_chunks::<8>();
+        for eight in whole {
+            self.write_u64(u64::from_le_bytes(*eight));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.write_u64(u64::from_le_bytes(last));
+    }
+}
 
 /// Something that a handler can take after its task.
 pub trait FromContext: Sized + Send {

@@ -13,7 +13,7 @@ use super::{
 /// An `async fn` that takes a [`Task`] and up to four values of [`FromContext`], and returns
 /// `Result<impl Into<Reply>, impl Into<Error>>`.
 pub trait Handler<T: Task, Arguments>: Clone + Send + Sync + 'static {
-    /// Calls it.
+    /// Calls it. The context is to live as long as the future.
     fn call(&self, task: T, context: Context) -> BoxFuture<'static, Result<Reply, Error>>;
 }
 

@@ -1,23 +1,24 @@
 //! The handlers, by name, as a sink.
 
-use std::{any::TypeId, collections::HashMap, fmt, sync::Arc};
+use std::{any::TypeId, collections::HashMap, fmt, hash::BuildHasherDefault, sync::Arc};
 
-use async_trait::async_trait;
 use dispatch_core::{Class, Classify, Error, Message, Reply, Sink};
 use futures::future::BoxFuture;
 
 use super::{
     Handler, Task,
-    extract::{CancelOnDrop, Cancelled, Context, States},
+    extract::{Context, Quick, States},
     wire::Incoming,
 };
 
-type Call = Box<dyn Fn(&Incoming<'_>, Context) -> BoxFuture<'static, Result<Reply, Error>> + Send + Sync>;
+type Answer = Result<Reply, Error>;
+/// Reads the arguments, and calls the handler with the context that is then made.
+type Call = Box<dyn Fn(&Incoming<'_>, &dyn Fn() -> Context) -> Result<BoxFuture<'static, Answer>, Error> + Send + Sync>;
 
 /// A handler for each task, as a sink; see the [module](super).
 #[derive(Default)]
 pub struct Tasks {
-    calls: HashMap<&'static str, Call>,
+    calls: HashMap<&'static [u8], Call, BuildHasherDefault<Quick>>,
     states: Arc<States>,
 }
 
@@ -68,14 +69,11 @@ impl Tasks {
     /// Has the task `T` done by `handler`; a second handler for the same name replaces the first.
     #[must_use]
     pub fn handle<T: Task, Arguments: 'static, H: Handler<T, Arguments>>(mut self, handler: H) -> Self {
-        let call = move |incoming: &Incoming<'_>, context: Context| match incoming.arguments::<T>() {
-            Ok(task) => handler.call(task, context),
-            Err(source) => {
-                let error = Error::from(TasksError::Arguments { task: T::NAME, source });
-                Box::pin(std::future::ready(Err(error))) as BoxFuture<'static, _>
-            }
+        let call = move |incoming: &Incoming<'_>, context: &dyn Fn() -> Context| match incoming.arguments::<T>() {
+            Ok(task) => Ok(handler.call(task, context())),
+            Err(source) => Err(Error::from(TasksError::Arguments { task: T::NAME, source })),
         };
-        self.calls.insert(T::NAME, Box::new(call));
+        self.calls.insert(T::NAME.as_bytes(), Box::new(call));
         self
     }
 
@@ -89,28 +87,31 @@ impl Tasks {
 
 impl fmt::Debug for Tasks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.calls.keys()).finish()
+        let names = self.calls.keys().map(|name| String::from_utf8_lossy(name));
+        f.debug_set().entries(names).finish()
     }
 }
 
-#[async_trait]
-impl Sink for Tasks {
-    async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let cancelled = Cancelled::default();
-        // Dropped with this future, however it ends.
-        let _guard = CancelOnDrop(cancelled.clone());
-        let call = {
-            let incoming: Incoming<'_> = serde_json::from_slice(&message.payload).map_err(TasksError::NoTask)?;
-            let Some(call) = self.calls.get(&*incoming.task) else {
-                return Err(TasksError::Unknown(incoming.task.into_owned()).into());
-            };
-            let context = Context {
-                message: message.clone(),
-                states: Arc::clone(&self.states),
-                cancelled,
-            };
-            call(&incoming, context)
+impl Tasks {
+    /// The handler's own future: nothing else is to be kept beside it.
+    fn start(&self, message: &Message) -> Result<BoxFuture<'static, Answer>, Error> {
+        let incoming = Incoming::of(message).map_err(TasksError::NoTask)?;
+        let Some(call) = self.calls.get(&*incoming.task) else {
+            let name = String::from_utf8_lossy(&incoming.task).into_owned();
+            return Err(TasksError::Unknown(name).into());
         };
-        call.await
+        call(&incoming, &|| Context::new(message.clone(), Arc::clone(&self.states)))
+    }
+}
+
+impl Sink for Tasks {
+    // As `async_trait` writes it, but the handler's box is the only one.
+    fn send<'s, 'f>(&'s self, message: Message) -> BoxFuture<'f, Answer>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.start(&message)
+            .unwrap_or_else(|error| Box::pin(std::future::ready(Err(error))))
     }
 }

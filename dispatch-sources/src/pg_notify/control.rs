@@ -5,12 +5,12 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, json, with_members};
+use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, json, with_members};
 use serde_json::{Value, json};
 
 use super::{
-    hall::Where,
-    service::{Origin, Service},
+    hall::{Task, Where},
+    service::Service,
 };
 
 /// Every command that a service can answer, in the order of the documentation.
@@ -92,10 +92,10 @@ impl<'d> Filter<'d> {
         }
     }
 
-    fn picks(&self, task: &TaskMessage) -> bool {
+    fn picks(&self, task: &Task) -> bool {
         let equal = |wanted: Option<&str>, name: &str| {
             let Some(wanted) = wanted else { return true };
-            let members = json::members(&task.text).ok().flatten().unwrap_or_default();
+            let members = json::members(task.text()).ok().flatten().unwrap_or_default();
             let own = members
                 .iter()
                 .rev()
@@ -103,11 +103,8 @@ impl<'d> Filter<'d> {
                 .map(|(_, raw)| json::canonical(raw));
             own == Some(json::canonical(wanted))
         };
-        self.task.as_ref().is_none_or(|wanted| task.task == wanted.as_str())
-            && self
-                .uuid
-                .as_ref()
-                .is_none_or(|wanted| task.uuid.as_deref() == Some(wanted))
+        self.task.as_ref().is_none_or(|wanted| task.name() == wanted)
+            && self.uuid.as_ref().is_none_or(|wanted| task.uuid() == wanted)
             && equal(self.args, "args")
             && equal(self.kwargs, "kwargs")
     }
@@ -357,8 +354,7 @@ async fn set_log_level(service: &Service, data: &str) -> String {
 async fn run(service: &Arc<Service>, data: &str) -> String {
     match Incoming::read(data, BarePayload::Reject) {
         Incoming::Task(task) => {
-            let task = service.named(&Origin::Own, task);
-            service.hall.admit(vec![task]).await;
+            service.submit(task).await;
             object([("ack".to_owned(), data.to_owned())])
         }
         Incoming::Rejected(why) => error(&format!("No task to run: {why}")),

@@ -12,16 +12,10 @@ use dispatch_pg_client::{Connection, PgError, quoted};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::{AsyncMessage, Client, Notification};
 
-use super::service::{Origin, Service};
-
-/// A notification, for what it says.
-struct Heard(Notification);
-
-impl AsRef<str> for Heard {
-    fn as_ref(&self) -> &str {
-        self.0.payload()
-    }
-}
+use super::{
+    heard::Heard,
+    service::{Origin, Service},
+};
 
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
@@ -56,20 +50,21 @@ async fn listen(
     let own = format!("self_check_{}", uuid::Uuid::new_v4().simple());
     let channels = service.config.channels.iter().map(String::as_str).chain([own.as_str()]);
     let statements: String = channels.map(|channel| format!("LISTEN {};", quoted(channel))).collect();
-    {
+    let mut ear = Ear::new(service, own);
+    let listened = {
         // Nothing comes unless the connection is driven.
         let listening = client.batch_execute(&statements);
         tokio::pin!(listening);
-        let mut early = Vec::new();
         loop {
             tokio::select! {
                 biased;
-                done = &mut listening => break done.map_err(|source| failed(service, "listen", source))?,
-                more = heard(service, &mut connection) => early.extend(more?),
+                done = &mut listening => break done.map_err(|source| failed(service, "listen", source)),
+                more = ear.listen(&mut connection) => if let Err(error) = more { break Err(error) },
             }
         }
-        take(service, &own, &mut None, early).await;
-    }
+    };
+    ear.admit().await;
+    listened?;
     if let Some(since) = deaf_since.take() {
         service.gaps.add(1);
         tracing::warn!(gap = ?since.elapsed(), "listening again: what was sent meanwhile did not come");
@@ -79,130 +74,144 @@ async fn listen(
     }
     *failures = 0;
 
-    let mut asked = None;
     let mut quiet_since = Instant::now();
     loop {
         let due = service.checks.map(|checks| quiet_since + checks.idle);
         tokio::select! {
             biased;
-            batch = heard(service, &mut connection) => {
+            heard = ear.listen(&mut connection) => {
                 quiet_since = Instant::now();
-                let answered = take(service, &own, &mut asked, batch?).await;
+                ear.admit().await;
+                heard?;
                 let late = |age| service.checks.is_some_and(|checks| age >= checks.max_age);
-                if answered.is_some_and(late) {
+                if ear.answered.take().is_some_and(late) {
                     return Err(PgError::Deaf { place: service.server.place().to_owned() });
                 }
             }
             () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
                 // Still unanswered after a whole idle time: nothing comes through any more.
-                if asked.is_some() {
+                if ear.asked.is_some() {
                     return Err(PgError::Deaf { place: service.server.place().to_owned() });
                 }
                 quiet_since = Instant::now();
-                // Before it is sent: the answer may be quicker than the word that it was.
-                let number = service.counts.recycled.load(Relaxed);
-                asked = Some((number, Instant::now()));
-                ask(service, &client, &mut connection, &own, &mut asked).await?;
+                ear.ask(&client, &mut connection).await?;
             }
         }
     }
 }
 
-/// Asks the connection whether it still hears.
-async fn ask(
-    service: &Arc<Service>,
-    client: &Client,
-    connection: &mut Connection,
-    own: &str,
-    asked: &mut Option<(u64, Instant)>,
-) -> Result<(), PgError> {
-    let number = asked.map(|(number, _)| number).unwrap_or_default();
-    let payload = format!(r#"{{"self_check": true, "task": "lambda: \"broker_{number}\""}}"#);
-    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&own, &payload];
-    let sending = client.execute("SELECT pg_notify($1, $2)", &parameters);
-    tokio::pin!(sending);
-    loop {
-        tokio::select! {
-            biased;
-            sent = &mut sending => {
-                return sent.map(drop).map_err(|source| failed(service, "send a self-check", source));
-            }
-            more = heard(service, connection) => {
-                take(service, own, asked, more?).await;
-            }
-        }
-    }
+/// What one connection is listened to with.
+struct Ear<'s> {
+    service: &'s Arc<Service>,
+    heard: Heard,
+    /// The channel of our questions to ourselves.
+    own: String,
+    /// The question that is out.
+    asked: Option<(u64, Instant)>,
+    /// How old the last answer was, until somebody looks.
+    answered: Option<Duration>,
 }
 
-/// Waits for notifications, and brings what there is.
-///
-/// # Cancel safety
-/// Dropping it loses nothing: it keeps nothing over a wait.
-async fn heard(service: &Arc<Service>, connection: &mut Connection) -> Result<Vec<Heard>, PgError> {
-    let mut batch = Vec::new();
-    poll_fn(|cx| {
+impl<'s> Ear<'s> {
+    fn new(service: &'s Arc<Service>, own: String) -> Self {
+        Self {
+            service,
+            heard: Heard::of(Origin::Own),
+            own,
+            asked: None,
+            answered: None,
+        }
+    }
+
+    /// Waits for notifications, and takes in what there is.
+    ///
+    /// # Cancel safety
+    /// Dropping it loses nothing: what was heard is kept for [`admit`](Self::admit).
+    async fn listen(&mut self, connection: &mut Connection) -> Result<(), PgError> {
+        let mut count = 0;
+        poll_fn(|cx| {
+            loop {
+                if count == BATCH {
+                    return Poll::Ready(Ok(()));
+                }
+                match connection.poll_message(cx) {
+                    // Each is read as it comes: its own memory is free again for the next.
+                    Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
+                        self.hear(&notification);
+                        count += 1;
+                    }
+                    Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
+                        tracing::info!(notice = %notice.message(), "the server says");
+                    }
+                    Poll::Ready(Some(Ok(_))) => {}
+                    // What came before the end still counts.
+                    Poll::Ready(_) | Poll::Pending if count > 0 => return Poll::Ready(Ok(())),
+                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(self.service, "listen", source))),
+                    Poll::Ready(None) => {
+                        let place = self.service.server.place().to_owned();
+                        return Poll::Ready(Err(PgError::Closed { place }));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await
+    }
+
+    fn hear(&mut self, notification: &Notification) {
+        let (channel, text) = (notification.channel(), notification.payload());
+        if channel != self.own {
+            self.service.counts.broker.fetch_add(1, Relaxed);
+            self.heard.by_channel(channel);
+            return self.heard.read(self.service, text);
+        }
+        let is_answer = |(number, _): &mut (u64, Instant)| text.contains(&format!("broker_{number}\\"));
+        let Some((_, at)) = self.asked.take_if(is_answer) else {
+            return;
+        };
+        let age = at.elapsed();
+        let mut checks = self
+            .service
+            .counts
+            .checks
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        checks.successes += 1;
+        checks.total += age;
+        checks.longest = checks.longest.max(age);
+        self.answered = Some(age);
+    }
+
+    /// Puts what was heard into the hall.
+    async fn admit(&mut self) {
+        self.heard.admit(self.service).await;
+    }
+
+    /// Asks the connection whether it still hears.
+    async fn ask(&mut self, client: &Client, connection: &mut Connection) -> Result<(), PgError> {
+        // Before it is sent: the answer may be quicker than the word that it was.
+        let number = self.service.counts.recycled.load(Relaxed);
+        self.asked = Some((number, Instant::now()));
+        let payload = format!(r#"{{"self_check": true, "task": "lambda: \"broker_{number}\""}}"#);
+        let own = self.own.clone();
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&own, &payload];
+        let sending = client.execute("SELECT pg_notify($1, $2)", &parameters);
+        tokio::pin!(sending);
         loop {
-            if batch.len() == BATCH {
-                return Poll::Ready(Ok(()));
-            }
-            match connection.poll_message(cx) {
-                Poll::Ready(Some(Ok(AsyncMessage::Notification(notification)))) => {
-                    batch.push(Heard(notification));
+            tokio::select! {
+                biased;
+                sent = &mut sending => {
+                    return sent.map(drop).map_err(|source| failed(self.service, "send a self-check", source));
                 }
-                Poll::Ready(Some(Ok(AsyncMessage::Notice(notice)))) => {
-                    tracing::info!(notice = %notice.message(), "the server says");
+                heard = self.listen(connection) => {
+                    self.admit().await;
+                    heard?;
+                    // So soon is not late.
+                    self.answered = None;
                 }
-                Poll::Ready(Some(Ok(_))) => {}
-                // What came before the end still counts.
-                Poll::Ready(_) | Poll::Pending if !batch.is_empty() => return Poll::Ready(Ok(())),
-                Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(service, "listen", source))),
-                Poll::Ready(None) => {
-                    let place = service.server.place().to_owned();
-                    return Poll::Ready(Err(PgError::Closed { place }));
-                }
-                Poll::Pending => return Poll::Pending,
             }
-        }
-    })
-    .await?;
-    Ok(batch)
-}
-
-/// Takes a batch in; how old the answer to our own question is, if it was among them.
-async fn take(
-    service: &Arc<Service>,
-    own: &str,
-    asked: &mut Option<(u64, Instant)>,
-    batch: Vec<Heard>,
-) -> Option<Duration> {
-    let mut answered = None;
-    let mut messages = Vec::with_capacity(batch.len());
-    let mut channel: Arc<str> = "".into();
-    for heard in batch {
-        if heard.0.channel() != own {
-            // Most come by the same channel as the one before.
-            if *channel != *heard.0.channel() {
-                channel = heard.0.channel().into();
-            }
-            messages.push((Origin::Channel(Arc::clone(&channel)), heard));
-        } else if let Some((_, at)) =
-            asked.take_if(|(number, _)| heard.as_ref().contains(&format!("broker_{number}\\")))
-        {
-            let age = at.elapsed();
-            let mut checks = service
-                .counts
-                .checks
-                .lock()
-                .unwrap_or_else(std::sync::PoisonError::into_inner);
-            checks.successes += 1;
-            checks.total += age;
-            checks.longest = checks.longest.max(age);
-            answered = Some(age);
         }
     }
-    service.counts.broker.fetch_add(messages.len() as u64, Relaxed);
-    service.take(messages).await;
-    answered
 }
 
 fn failed(service: &Service, what: &'static str, source: tokio_postgres::Error) -> PgError {

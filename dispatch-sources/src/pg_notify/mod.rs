@@ -31,6 +31,7 @@
 mod config;
 mod control;
 mod hall;
+mod heard;
 mod listener;
 mod producers;
 mod replies;

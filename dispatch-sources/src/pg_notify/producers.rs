@@ -12,7 +12,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at},
 };
 
-use super::service::{Origin, Service};
+use super::service::Service;
 
 pub(super) fn start(service: &Arc<Service>, running: &mut JoinSet<()>) {
     let on_start = Arc::clone(service);
@@ -50,10 +50,7 @@ async fn submit(service: &Arc<Service>, task: &str, members: &Map<String, Value>
     message.insert("task".to_owned(), task.into());
     message.insert("uuid".to_owned(), uuid.into());
     match Incoming::read(&Value::Object(message).to_string(), BarePayload::Reject) {
-        Incoming::Task(task) => {
-            let task = service.named(&Origin::Own, task);
-            service.hall.admit(vec![task]).await;
-        }
+        Incoming::Task(task) => service.submit(task).await,
         other => tracing::error!(task, ?other, "this is no task: look at its `message`"),
     }
 }

@@ -11,13 +11,17 @@ use std::{
 use dispatch_core::{
     Backoff, Commands,
     config::BuildContext,
-    tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, add_members, chunks::Assembly},
+    tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, chunks::Assembly, more_members},
     telemetry::Counter,
 };
 use dispatch_pg_client::Server;
 use tokio::{sync::watch, time::Instant};
 
-use super::{PgNotifySourceConfig, control, hall::Hall, replies::Replies};
+use super::{
+    PgNotifySourceConfig, control,
+    hall::{Hall, Room, Task},
+    replies::Replies,
+};
 
 /// One service: what dispatcherd calls so.
 pub(super) struct Service {
@@ -34,7 +38,7 @@ pub(super) struct Service {
     pub(super) counts: Counts,
     assembly: Mutex<Assembly>,
     pub(super) started: Instant,
-    rejected: Counter,
+    pub(super) rejected: Counter,
     pub(super) gaps: Counter,
 }
 
@@ -78,6 +82,17 @@ pub(super) enum Origin {
     Client(u64, tokio::sync::mpsc::UnboundedSender<String>),
     /// The service itself.
     Own,
+}
+
+impl Origin {
+    /// What the service adds to a task's text for it.
+    pub(super) fn member(&self) -> String {
+        match self {
+            Self::Channel(channel) => more_members(&[("channel", channel)]),
+            Self::Client(number, _) => more_members(&[("channel", &number.to_string())]),
+            Self::Own => String::new(),
+        }
+    }
 }
 
 impl std::fmt::Debug for Service {
@@ -151,72 +166,27 @@ impl Service {
         });
     }
 
-    /// Takes in what came: tasks go into the hall, commands are answered beside everything else.
-    pub(super) async fn take(self: &Arc<Self>, messages: Vec<(Origin, impl AsRef<str>)>) {
-        let mut tasks = Vec::with_capacity(messages.len());
-        for (origin, text) in messages {
-            let incoming = Incoming::read(text.as_ref(), self.config.bare_payload);
-            let incoming = match incoming {
-                Incoming::Chunk(chunk) => {
-                    let mut assembly = self.assembly();
-                    assembly.expire();
-                    let Some(whole) = assembly.take(chunk) else { continue };
-                    let incoming = Incoming::read(&whole, BarePayload::Reject);
-                    assembly.assembled(!matches!(incoming, Incoming::Rejected(_)));
-                    incoming
-                }
-                other => other,
-            };
-            match incoming {
-                Incoming::Task(task) => tasks.push(self.named(&origin, task)),
-                Incoming::Control(command) => self.steer(origin, command),
-                // Somebody else's question to itself; a piece within a piece is nothing.
-                Incoming::SelfCheck(_) | Incoming::Chunk(_) => {}
-                Incoming::Rejected(why) => {
-                    if why.0.starts_with("a piece") {
-                        let mut assembly = self.assembly();
-                        assembly.counts.total_chunks_received += 1;
-                        assembly.counts.errored_assemblies += 1;
-                    }
-                    self.rejected.add(1);
-                    tracing::error!(?origin, error = %why, "message refused");
-                }
-            }
-        }
-        if !tasks.is_empty() {
-            self.hall.admit(tasks).await;
-        }
+    /// Takes in one task of the service's own.
+    pub(super) async fn submit(&self, task: TaskMessage<'_>) {
+        let task = self.keep(task, &Origin::Own.member(), &mut Room::default());
+        self.hall.admit(vec![task]).await;
     }
 
-    /// Gives the task an id if it has none, and says where it came from.
-    pub(super) fn named(&self, origin: &Origin, mut task: TaskMessage) -> TaskMessage {
+    /// Gives the task an id if it has none, and says where it came `from`.
+    pub(super) fn keep(&self, mut task: TaskMessage<'_>, from: &str, room: &mut Room) -> Task {
         let number = self.counts.received.fetch_add(1, Relaxed);
-        let client;
-        let channel = match origin {
-            Origin::Channel(channel) => Some(&**channel),
-            Origin::Client(number, _) => {
-                client = number.to_string();
-                Some(client.as_str())
+        match task.uuid.take() {
+            Some(uuid) => Task::keep(task, uuid, from, room),
+            None => {
+                let uuid = format!("internal-{number}");
+                let more = more_members(&[("uuid", &uuid)]) + from;
+                Task::keep(task, uuid.into(), &more, room)
             }
-            Origin::Own => None,
-        };
-        let new = task.uuid.is_none().then(|| format!("internal-{number}"));
-        let uuid = new.as_deref().map(|uuid| ("uuid", uuid));
-        let members: Vec<_> = uuid
-            .into_iter()
-            .chain(channel.map(|channel| ("channel", channel)))
-            .collect();
-        if !members.is_empty() {
-            add_members(&mut task.text, &members);
         }
-        if let Some(uuid) = new {
-            task.uuid = Some(uuid.into());
-        }
-        task
     }
 
     /// Answers in a task of its own: no task waits for a command, and no command for a task.
-    fn steer(self: &Arc<Self>, origin: Origin, command: ControlMessage) {
+    pub(super) fn steer(self: &Arc<Self>, origin: Origin, command: ControlMessage) {
         self.counts.received.fetch_add(1, Relaxed);
         self.counts.control.fetch_add(1, Relaxed);
         if matches!(origin, Origin::Channel(_)) && !self.config.control.pg_notify {

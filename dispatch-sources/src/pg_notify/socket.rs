@@ -13,7 +13,10 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::service::{Origin, Service};
+use super::{
+    heard::Heard,
+    service::{Origin, Service},
+};
 
 /// A message is one line; one that is longer goes in pieces.
 const LIMIT: usize = 1_024;
@@ -76,7 +79,7 @@ async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
     };
     // The sender goes with the reader: once both it and the answers under way are done, the writer ends.
     let read = async {
-        let answers = answers;
+        let mut heard = Heard::of(Origin::Client(number, answers));
         loop {
             line.clear();
             let count = (&mut reading)
@@ -94,9 +97,8 @@ async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
             let text = text.trim_end_matches(['\n', '\r']);
             if !text.is_empty() {
                 service.counts.socket.fetch_add(1, Relaxed);
-                service
-                    .take(vec![(Origin::Client(number, answers.clone()), text.to_owned())])
-                    .await;
+                heard.read(&service, text);
+                heard.admit(&service).await;
             }
         }
     };

@@ -208,7 +208,7 @@ where
                 // From the first receipt on, as far as the source remembers it.
                 let first = history.first().map_or(wall, |attempt| attempt.at);
                 let spent = wall.duration_since(first).unwrap_or_default();
-                message.deadline = Some(now + total.saturating_sub(spent));
+                message.set_deadline(now + total.saturating_sub(spent));
             }
             let lane = match &self.plan.lanes {
                 // The source's own order is not the pipeline's to choose.
@@ -527,7 +527,7 @@ mod tests {
         );
         assert!(size_of::<Entry>() <= 120, "an entry takes {}", size_of::<Entry>());
         assert!(
-            size_of::<Envelope>() <= 104,
+            size_of::<Envelope>() <= 112,
             "a bare message takes {}",
             size_of::<Envelope>()
         );

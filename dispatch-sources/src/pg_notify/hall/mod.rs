@@ -2,6 +2,7 @@
 
 mod settling;
 mod state;
+mod task;
 #[cfg(test)]
 mod tests;
 
@@ -12,16 +13,17 @@ use std::{
 };
 
 use dispatch_core::{
-    Delivery, Message, Settler, Store, Token,
+    Delivery, Settler, Store,
     store::Item,
-    tasks::TaskMessage,
     telemetry::{Counter, Gauge, Meter},
 };
 use tokio::{sync::Notify, time::Instant};
 
+pub(super) use self::task::{Room, Task};
 use self::{
     settling::Settling,
-    state::{Place, State, message},
+    state::{Place, State},
+    task::Patterns,
 };
 
 /// What becomes of a task that finds the hall full.
@@ -92,7 +94,7 @@ impl Hall {
     }
 
     /// Takes tasks in; those that find no room are spilled or shed.
-    pub(super) async fn admit(&self, tasks: Vec<TaskMessage>) {
+    pub(super) async fn admit(&self, tasks: impl IntoIterator<Item = Task>) {
         let rest = {
             let mut state = self.state();
             let room = self.settings.most.saturating_sub(state.waiting());
@@ -116,17 +118,23 @@ impl Hall {
     }
 
     /// Into the store, or away.
-    async fn put_away(&self, tasks: Vec<TaskMessage>, why: &'static str) {
+    async fn put_away(&self, tasks: Vec<Task>, why: &'static str) {
         let count = tasks.len();
         if self.settings.overflow == Overflow::Shed {
             for task in &tasks {
-                tracing::error!(task = %task.task, uuid = task.uuid.as_deref(), why, "task lost: overflow is shed");
+                tracing::error!(
+                    task = task.name(),
+                    uuid = task.uuid(),
+                    why,
+                    "task lost: overflow is shed"
+                );
             }
             return self.shed.add(count as u64);
         }
-        let later = |task: &TaskMessage| {
-            let mut item = Item::of(&message(task));
-            item.run_at = task.delay.map(|delay| SystemTime::now() + delay);
+        let (now, mut patterns) = (SystemTime::now(), Patterns::default());
+        let later = |task: &Task| {
+            let mut item = Item::of(&patterns.message(task, now));
+            item.run_at = task.delay.map(|delay| now + delay);
             item
         };
         let items = tasks.iter().map(later).collect();
@@ -153,15 +161,13 @@ impl Hall {
             let due = {
                 let mut state = self.state();
                 self.discarded.add(state.undelay(Instant::now()));
-                let taken = state.take(max);
+                let taken = state.take(max, &self.settler());
                 if !taken.is_empty() {
                     self.gauge(&state);
-                    let more = !state.ready.is_empty();
-                    drop(state);
-                    if more {
+                    if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
-                    return self.hand_out(taken);
+                    return taken;
                 }
                 state.due()
             };
@@ -176,25 +182,19 @@ impl Hall {
         Arc::new(Settling(Arc::clone(self)))
     }
 
-    fn hand_out(self: &Arc<Self>, taken: Vec<(usize, u64, Message)>) -> Vec<Delivery> {
-        let settler = self.settler();
-        let deliver = |(at, fence, message)| Delivery::new(message, Token::new(at as u64, fence), Arc::clone(&settler));
-        taken.into_iter().map(deliver).collect()
-    }
-
     /// Every task that `wanted` picks, with the place it is in, by places and then as they came.
-    pub(super) fn list(&self, wanted: impl Fn(&TaskMessage) -> bool) -> Vec<(Where, String)> {
+    pub(super) fn list(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(Where, String)> {
         let state = self.state();
         let mut found: Vec<_> = state.tasks.iter().filter(|(_, live)| wanted(&live.task)).collect();
         found.sort_by_key(|(_, live)| (live.place.shown(), live.came));
         found
             .into_iter()
-            .map(|(_, live)| (live.place.shown(), live.task.text.clone()))
+            .map(|(_, live)| (live.place.shown(), live.task.text().to_owned()))
             .collect()
     }
 
     /// Takes out every waiting task that `wanted` picks; what has been handed out is its worker's to cancel.
-    pub(super) fn cancel(&self, wanted: impl Fn(&TaskMessage) -> bool) -> Vec<(Where, String)> {
+    pub(super) fn cancel(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(Where, String)> {
         let mut state = self.state();
         let mut chosen: Vec<_> = state
             .tasks
@@ -207,7 +207,7 @@ impl Hall {
         state.ready.retain(|at| !all.contains(at));
         let cancelled = chosen
             .into_iter()
-            .map(|(place, _, at)| (place, state.remove(at).task.text))
+            .map(|(place, _, at)| (place, state.remove(at).task.text().to_owned()))
             .collect();
         self.gauge(&state);
         drop(state);

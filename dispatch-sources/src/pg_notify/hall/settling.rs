@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use dispatch_core::{Disposition, SettleError, Settlement, Settler, tasks::TaskMessage};
+use dispatch_core::{Disposition, SettleError, Settlement, Settler};
 use tokio::time::Instant;
 
 use super::{Hall, state::Place};
@@ -40,10 +40,11 @@ impl Settler for Settling {
                         task.delay = Some(delay.unwrap_or(Duration::from_secs(1)));
                         state.admit(task);
                     }
-                    Disposition::Nack { delay, .. } => homeless.push(TaskMessage {
-                        delay,
-                        ..state.remove(at).task
-                    }),
+                    Disposition::Nack { delay, .. } => {
+                        let mut task = state.remove(at).task;
+                        task.delay = delay;
+                        homeless.push(task);
+                    }
                     Disposition::Release => homeless.push(state.remove(at).remaining(Instant::now())),
                 }
             }

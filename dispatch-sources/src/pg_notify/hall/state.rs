@@ -3,15 +3,19 @@
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
     sync::Arc,
+    time::SystemTime,
 };
 
 use dispatch_core::{
-    Message,
-    tasks::{OnDuplicate, TaskMessage, json},
+    Delivery, Settler, Token,
+    tasks::{OnDuplicate, json},
 };
 use tokio::time::Instant;
 
-use super::Where;
+use super::{
+    Where,
+    task::{Patterns, Task},
+};
 
 /// What is in the hall, under one lock.
 #[derive(Default)]
@@ -25,6 +29,7 @@ pub(super) struct State {
     /// Counts tasks in, and what is handed out.
     serial: u64,
     pub(super) closed: bool,
+    patterns: Patterns,
 }
 
 /// The same for every task of the same name and arguments.
@@ -40,7 +45,7 @@ struct Group {
 
 /// A task that is in the hall or handed out.
 pub(super) struct Live {
-    pub(super) task: TaskMessage,
+    pub(super) task: Task,
     pub(super) place: Place,
     /// When it came, among all.
     pub(super) came: u64,
@@ -60,7 +65,7 @@ pub(super) enum Place {
 
 impl Live {
     /// The task as it is to go on elsewhere: with what is left of its delay.
-    pub(super) fn remaining(mut self, now: Instant) -> TaskMessage {
+    pub(super) fn remaining(mut self, now: Instant) -> Task {
         self.task.delay = match self.place {
             Place::Delayed(at) => Some(at.saturating_duration_since(now)),
             Place::Blocked | Place::Ready | Place::Running => None,
@@ -71,9 +76,9 @@ impl Live {
 
 /// What makes a task the like of others: its name and its arguments, however they are written. An absent argument list is
 /// not an empty one.
-fn like(task: &TaskMessage) -> Like {
-    let members = json::members(&task.text).ok().flatten().unwrap_or_default();
-    let mut like = task.task.as_bytes().to_vec();
+fn like(task: &Task) -> Like {
+    let members = json::members(task.text()).ok().flatten().unwrap_or_default();
+    let mut like = task.name().as_bytes().to_vec();
     for name in ["args", "kwargs"] {
         let raw = members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw);
         // No canonical form begins so.
@@ -96,22 +101,13 @@ impl Place {
     }
 }
 
-/// As the rest of the pipeline knows a task.
-pub(super) fn message(task: &TaskMessage) -> Message {
-    let message = match &task.uuid {
-        Some(uuid) => Message::with_id(uuid.clone(), task.text.clone()),
-        None => Message::new(task.text.clone()),
-    };
-    message.meta("task", task.task.as_str())
-}
-
 impl State {
     pub(super) fn waiting(&self) -> usize {
         self.ready.len() + self.blocked + self.delayed.len()
     }
 
     /// Puts a task where it belongs; false: it is dropped, since its like runs or waits.
-    pub(super) fn admit(&mut self, task: TaskMessage) -> bool {
+    pub(super) fn admit(&mut self, task: Task) -> bool {
         let Some(delay) = task.delay else {
             return self.admit_now(task);
         };
@@ -121,7 +117,7 @@ impl State {
         true
     }
 
-    fn insert(&mut self, task: TaskMessage, place: Place, like: Option<Like>) -> usize {
+    fn insert(&mut self, task: Task, place: Place, like: Option<Like>) -> usize {
         self.serial += 1;
         self.tasks.insert(Live {
             task,
@@ -133,7 +129,7 @@ impl State {
     }
 
     /// The policy is the incoming task's own. Who runs, or is about to, counts as running.
-    fn admit_now(&mut self, task: TaskMessage) -> bool {
+    fn admit_now(&mut self, task: Task) -> bool {
         if task.on_duplicate == OnDuplicate::Parallel && self.groups.is_none() {
             let at = self.insert(task, Place::Ready, None);
             self.ready.push_back(at);
@@ -217,7 +213,7 @@ impl State {
     }
 
     /// Hands out nothing more, and gives away what waits, as it came.
-    pub(super) fn close(&mut self, now: Instant) -> Vec<TaskMessage> {
+    pub(super) fn close(&mut self, now: Instant) -> Vec<Task> {
         self.closed = true;
         (self.groups, self.blocked) = (None, 0);
         self.ready.clear();
@@ -246,17 +242,21 @@ impl State {
         dropped
     }
 
-    pub(super) fn take(&mut self, max: usize) -> Vec<(usize, u64, Message)> {
+    /// Hands out at most `max` tasks whose turn it is.
+    pub(super) fn take(&mut self, max: usize, settler: &Arc<dyn Settler>) -> Vec<Delivery> {
         if self.closed {
             return Vec::new();
         }
         let count = max.min(self.ready.len());
         let mut taken = Vec::with_capacity(count);
+        let now = SystemTime::now();
         for at in self.ready.drain(..count) {
             self.serial += 1;
             let live = &mut self.tasks[at];
             (live.place, live.fence) = (Place::Running, self.serial);
-            taken.push((at, self.serial, message(&live.task)));
+            let token = Token::new(at as u64, self.serial);
+            let message = self.patterns.message(&live.task, now);
+            taken.push(Delivery::new(message, token, Arc::clone(settler)));
         }
         taken
     }

@@ -22,14 +22,17 @@ fn hall() -> Arc<Hall> {
     hall_with(1_000, Overflow::Spill).0
 }
 
-fn task(text: &str) -> TaskMessage {
+fn task(text: &str) -> Task {
     match Incoming::read(text, BarePayload::Task) {
-        Incoming::Task(task) => task,
+        Incoming::Task(mut task) => {
+            let uuid = task.uuid.take().unwrap_or_default();
+            Task::keep(task, uuid, "", &mut Room::default())
+        }
         other => panic!("{other:?}"),
     }
 }
 
-fn tasks(policy: &str, count: usize) -> Vec<TaskMessage> {
+fn tasks(policy: &str, count: usize) -> Vec<Task> {
     (0..count)
         .map(|n| {
             task(&format!(
@@ -195,11 +198,53 @@ async fn a_cancel_takes_out_what_waits_and_lets_followers_go() {
     hall.admit(vec![task(r#"{"task": "other.task", "delay": 10, "uuid": "d"}"#)])
         .await;
 
-    let cancelled = hall.cancel(|task| task.uuid.as_deref() != Some("1"));
+    let cancelled = hall.cancel(|task| task.uuid() != "1");
 
     assert_eq!(
         cancelled.iter().map(|(place, _)| *place).collect::<Vec<_>>(),
         [Where::Queued, Where::Delayed]
     );
     assert_eq!(hall.next(5).await[0].message.id(), "1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn texts_that_lie_beside_each_other_are_each_its_own() {
+    let (hall, mut room) = (hall(), Room::default());
+    let texts: Vec<String> = (0..500)
+        .map(|n| match n % 4 {
+            0 => format!(
+                r#"{{"uuid": "u{n}", "args": ["{}"], "task": "a.t{}"}}  "#,
+                "x".repeat(n),
+                n % 20
+            ),
+            1 => format!(r#"{{"task": "a.b", "uuid": "\u0075{n}"}}"#),
+            2 => format!(r#"{{"task": "\u0061.c", "uuid": "u{n}", "on_duplicate": "serial", "args": [{n}]}}"#),
+            _ => format!(r#"{{"task": "a.d", "uuid": "u{n}", "delay": -1}}"#),
+        })
+        .collect();
+    let keep = |text: &String| match Incoming::read(text, BarePayload::Reject) {
+        Incoming::Task(mut task) => {
+            let uuid = task.uuid.take().unwrap();
+            Task::keep(task, uuid, r#", "channel": "jobs""#, &mut room)
+        }
+        other => panic!("{other:?}"),
+    };
+    let tasks: Vec<Task> = texts.iter().map(keep).collect();
+
+    hall.admit(tasks).await;
+    let mut deliveries = hall.next(500).await;
+
+    deliveries.sort_by_key(|delivery| delivery.message.id()[1..].parse::<usize>().unwrap());
+    assert_eq!(deliveries.len(), 500);
+    for ((n, text), delivery) in texts.iter().enumerate().zip(&deliveries) {
+        let message = &delivery.message;
+        let name = ["", "a.b", "a.c", "a.d"][n % 4].to_owned();
+        let name = if n % 4 == 0 { format!("a.t{}", n % 20) } else { name };
+        assert_eq!(
+            (message.id().as_str(), message.metadata().get("task")),
+            (&*format!("u{n}"), Some(&*name))
+        );
+        let whole = format!(r#"{}, "channel": "jobs"}}"#, text.trim_end().strip_suffix('}').unwrap());
+        assert_eq!(message.payload, whole);
+    }
 }
