@@ -51,6 +51,7 @@
 //! # Ok::<_, dispatch_core::config::ConfigError>(())
 //! ```
 
+mod answer;
 mod client;
 mod config;
 #[cfg(feature = "testing")]
@@ -65,6 +66,7 @@ mod s3;
 mod settler;
 mod shared;
 mod source;
+mod verbatim;
 mod wire;
 
 pub use config::SqsSourceConfig;
