@@ -51,7 +51,6 @@
 //! # Ok::<_, dispatch_core::config::ConfigError>(())
 //! ```
 
-mod answer;
 mod client;
 mod config;
 #[cfg(feature = "testing")]
@@ -66,7 +65,6 @@ mod s3;
 mod settler;
 mod shared;
 mod source;
-mod verbatim;
 mod wire;
 
 pub use config::SqsSourceConfig;

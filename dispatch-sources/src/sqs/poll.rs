@@ -13,11 +13,9 @@ use tokio::time::{Instant, timeout};
 #[cfg(feature = "sqs-s3")]
 use super::settler::nack;
 use super::{
-    answer::messages,
     pace::Ask,
     settler::{SqsSettler, delete, release},
     shared::Shared,
-    verbatim::Verbatim,
     wire::{is_intact, take},
 };
 
@@ -32,8 +30,6 @@ pub(super) struct Poll {
     pub(super) count: usize,
     pub(super) result: Result<Vec<Delivery>, SqsError>,
 }
-
-const RECEIVE: &str = "ReceiveMessage";
 
 /// What a receive brings that asked for a moment only is ours for so long, unless the visibility is shorter still.
 const BRIEF: Duration = Duration::from_secs(5);
@@ -117,28 +113,18 @@ async fn receive(
         .message_attribute_names("All")
         // The SDK's own repetition of a receive whose answer was lost then brings the same messages.
         .set_receive_request_attempt_id(shared.fifo.then(random_id).map(|id| id.to_string()));
-    let verbatim = Verbatim::default();
-    let request = request.customize().interceptor(verbatim.clone());
     let mut cut = shared.cut.subscribe();
     shared.meters.receives.add(1);
-    tokio::select! {
+    let answer = tokio::select! {
         biased;
-        answer = request.send() => answer.map_err(|error| judge(RECEIVE, client.queue.name(), error))?,
+        answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.queue.name(), error))?,
         // SQS may hand a message to a connection that has ended; it is visible again in a moment.
         _ = cut.wait_for(|cut| *cut) => return Ok((0, Vec::new())),
     };
     let received = shared.millis(Instant::now());
     let queue = client.queue.name();
     let as_settler = Arc::clone(settler) as Arc<dyn Settler>;
-    let answer = verbatim.take();
-    let messages = messages(&answer).map_err(|error| {
-        tracing::error!(queue, %error, "the answer cannot be read: what it brought comes again");
-        SqsError::Server {
-            operation: RECEIVE,
-            queue: queue.to_owned(),
-            code: "not JSON".to_owned(),
-        }
-    })?;
+    let messages = answer.messages.unwrap_or_default();
     let count = messages.len();
     if count == 0 {
         shared.meters.empty_receives.add(1);

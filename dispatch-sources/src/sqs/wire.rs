@@ -5,13 +5,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine as _, prelude::BASE64_STANDARD};
+use aws_sdk_sqs::types::{Message as SqsMessage, MessageSystemAttributeName as System};
 use bytes::Bytes;
 use dispatch_core::{Headers, Message, Token};
 use md5::{Digest as _, Md5};
 use smol_str::SmolStr;
-
-use super::answer::Received;
 
 /// What a message is turned into.
 #[derive(Debug)]
@@ -21,6 +19,22 @@ pub(super) struct Taken {
     /// When it was first received, as SQS knows it.
     pub(super) first_received: Option<SystemTime>,
 }
+
+/// Metadata that come from system attributes, under their names here; [`take`] knows the first five by their places.
+const METADATA: [(System, &str); 9] = [
+    (System::ApproximateReceiveCount, "sqs_approximate_receive_count"),
+    (
+        System::ApproximateFirstReceiveTimestamp,
+        "sqs_approximate_first_receive_timestamp",
+    ),
+    (System::SentTimestamp, "sqs_sent_timestamp"),
+    (System::SenderId, "sqs_sender_id"),
+    (System::MessageGroupId, "sqs_message_group_id"),
+    (System::MessageDeduplicationId, "sqs_message_deduplication_id"),
+    (System::SequenceNumber, "sqs_sequence_number"),
+    (System::AwsTraceHeader, "sqs_aws_trace_header"),
+    (System::DeadLetterQueueSourceArn, "sqs_dead_letter_queue_source_arn"),
+];
 
 /// The queue that messages come from.
 #[derive(Debug, Clone)]
@@ -33,44 +47,41 @@ pub(super) struct Origin {
 /// Reads a message. `received`: milliseconds on the source's own clock. `earlier`: what is to be added to the receive
 /// count for the attempt's number. None without an id or a handle, which SQS always gives.
 pub(super) fn take(
-    message: Received<'_>,
+    message: SqsMessage,
     origin: &Origin,
     received: u64,
     earlier: impl FnOnce(&str) -> i32,
 ) -> Option<Taken> {
-    let (id, handle) = (&*message.message_id?, &*message.receipt_handle?);
-    let system = message.attributes.unwrap_or_default();
-    let count = system.approximate_receive_count.as_deref();
-    let count: i32 = count.and_then(|count| count.parse().ok()).unwrap_or(1);
-    let attempt = count.saturating_add(earlier(id));
-    let sent = time(system.sent_timestamp.as_deref()).unwrap_or_else(SystemTime::now);
-    let first_received = time(system.approximate_first_receive_timestamp.as_deref());
-    let group = system.message_group_id.as_deref();
+    let (id, handle) = (message.message_id?, message.receipt_handle?);
+    // Into their places by one walk: each look-up in the map would hash.
+    let mut system: [Option<String>; METADATA.len()] = Default::default();
+    for (attribute, value) in message.attributes.unwrap_or_default() {
+        if let Some(place) = METADATA.iter().position(|(own, _)| *own == attribute) {
+            system[place] = Some(value);
+        }
+    }
+    let [count, first_received, sent, _, group, ..] = &system;
+    let count: i32 = count.as_ref().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let attempt = count.saturating_add(earlier(&id));
+    let sent = time(sent.as_ref()).unwrap_or_else(SystemTime::now);
+    let first_received = time(first_received.as_ref());
+    let group = group.as_ref().map(SmolStr::new);
 
-    // Made for every message: all texts in one piece of memory, for one count of references.
-    let (mut length, mut count) = (id.len() + 1 + handle.len(), 4);
-    for (_, text) in system.all() {
-        length += text.len();
-        count += 1;
-    }
-    let mut texts = String::with_capacity(length);
-    for text in [id, "\n", handle].into_iter().chain(system.all().map(|(_, text)| text)) {
-        texts.push_str(text);
-    }
-    let texts = Bytes::from(texts);
-    let both = texts.slice(..id.len() + 1 + handle.len());
+    // Made for every message: what can be shared or moved is.
+    let both = Bytes::from(format!("{id}\n{handle}"));
     let attributes = message.message_attributes.unwrap_or_default();
-    let mut metadata = Headers::with_capacity(count + attributes.len());
-    metadata.append(SmolStr::new_static("sqs_message_id"), both.slice(..id.len()));
-    metadata.append(SmolStr::new_static("sqs_queue_url"), origin.url.clone());
-    metadata.append(SmolStr::new_static("sqs_queue_name"), origin.name.clone());
-    metadata.append(SmolStr::new_static("sqs_receipt_handle"), both.slice(id.len() + 1..));
-    let mut at = both.len();
-    for (name, text) in system.all() {
-        let end = at + text.len();
-        metadata.append(SmolStr::new_static(name), texts.slice(at..end));
-        at = end;
+    let mut metadata = Headers::with_capacity(4 + METADATA.len() + attributes.len());
+    metadata.append("sqs_message_id", both.slice(..id.len()));
+    metadata.append("sqs_queue_url", origin.url.clone());
+    metadata.append("sqs_queue_name", origin.name.clone());
+    metadata.append("sqs_receipt_handle", both.slice(id.len() + 1..));
+    for ((_, name), value) in METADATA.iter().zip(system) {
+        if let Some(value) = value {
+            metadata.append(SmolStr::new_static(name), value);
+        }
     }
+    let mut attributes: Vec<_> = attributes.into_iter().collect();
+    attributes.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
     let mut headers = Headers::with_capacity(attributes.len());
     for (name, value) in attributes {
         if value.data_type != "String" {
@@ -78,19 +89,15 @@ pub(super) fn take(
         }
         match (value.string_value, value.binary_value) {
             (Some(text), _) => headers.append(name, text),
-            (None, Some(text)) => match BASE64_STANDARD.decode(&text) {
-                Ok(bytes) => headers.append(name, bytes),
-                Err(error) => tracing::error!(id, name, %error, "a binary attribute is not base64: left out"),
-            },
+            (None, Some(blob)) => headers.append(name, blob.into_inner()),
             (None, None) => {}
         }
     }
     let token = Token {
         number: received,
-        fence: group.filter(|_| origin.fifo).map_or(0, fence),
+        fence: group.as_deref().filter(|_| origin.fifo).map_or(0, fence),
         handle: both,
     };
-    let group = group.map(SmolStr::new);
     let mut taken = Message::with_id_at(id, message.body.unwrap_or_default(), sent)
         .with_attempt(u32::try_from(attempt).unwrap_or(1))
         .with_headers(headers)
@@ -112,7 +119,7 @@ fn fence(group: &str) -> u64 {
     hasher.finish().max(1)
 }
 
-fn time(millis: Option<&str>) -> Option<SystemTime> {
+fn time(millis: Option<&String>) -> Option<SystemTime> {
     let millis = millis?.parse().ok()?;
     UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
@@ -123,8 +130,8 @@ pub(super) fn parts(token: &Token) -> Option<(&str, &str)> {
 }
 
 /// Whether the body is the one that was sent; true where nothing is known.
-pub(super) fn is_intact(message: &Received<'_>) -> bool {
-    let (Some(body), Some(md5)) = (&message.body, &message.md5) else {
+pub(super) fn is_intact(message: &SqsMessage) -> bool {
+    let (Some(body), Some(md5)) = (&message.body, &message.md5_of_body) else {
         return true;
     };
     let digest = Md5::digest(body.as_bytes());
@@ -145,9 +152,6 @@ impl Offsets {
     const MOST: usize = 20_000;
 
     pub(super) fn get(&self, id: &str) -> i32 {
-        if self.of.is_empty() {
-            return 0;
-        }
         self.of.get(id).copied().unwrap_or_default()
     }
 
@@ -170,19 +174,16 @@ impl Offsets {
 
     /// The message is done. Its place in the order stays until its turn, which costs an id.
     pub(super) fn remove(&mut self, id: &str) {
-        // Mostly there are none, and looking for one would hash.
-        if !self.of.is_empty() {
-            self.of.remove(id);
-        }
+        self.of.remove(id);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_sqs::{primitives::Blob, types::MessageAttributeValue};
     use proptest::prelude::*;
-    use serde_json::{Value, json};
 
-    use super::{super::answer::messages, *};
+    use super::*;
 
     fn origin(fifo: bool) -> Origin {
         Origin {
@@ -192,42 +193,34 @@ mod tests {
         }
     }
 
-    /// Of an answer with this message in it.
-    fn of<T>(message: &Value, read: impl FnOnce(Received<'_>) -> T) -> T {
-        let answer = json!({ "Messages": [message] }).to_string();
-        read(messages(answer.as_bytes()).unwrap().pop().unwrap())
+    fn attribute(data_type: &str, text: Option<&str>, bytes: Option<&[u8]>) -> MessageAttributeValue {
+        MessageAttributeValue::builder()
+            .data_type(data_type)
+            .set_string_value(text.map(str::to_owned))
+            .set_binary_value(bytes.map(Blob::new))
+            .build()
+            .unwrap()
     }
 
-    fn message() -> Value {
-        json!({
-            "MessageId": "m1",
-            "ReceiptHandle": "h\n1",
-            "Body": "hello",
-            "Attributes": {
-                "ApproximateReceiveCount": "3",
-                "SentTimestamp": "1700000000123",
-                "ApproximateFirstReceiveTimestamp": "1700000001000",
-                "MessageGroupId": "g",
-                "AWSTraceHeader": "Root=1",
-            },
-            "MessageAttributes": {
-                "b": { "DataType": "Binary", "BinaryValue": "AP8=" },
-                "n": { "DataType": "Number.int", "StringValue": "7" },
-                "s": { "DataType": "String", "StringValue": "text" },
-                "w": { "DataType": "Binary", "BinaryValue": "?" },
-            },
-        })
-    }
-
-    fn taken(message: &Value, fifo: bool, received: u64, earlier: i32) -> Taken {
-        of(message, |message| {
-            take(message, &origin(fifo), received, |_| earlier).unwrap()
-        })
+    fn message() -> SqsMessage {
+        SqsMessage::builder()
+            .message_id("m1")
+            .receipt_handle("h\n1")
+            .body("hello")
+            .attributes(System::ApproximateReceiveCount, "3")
+            .attributes(System::SentTimestamp, "1700000000123")
+            .attributes(System::ApproximateFirstReceiveTimestamp, "1700000001000")
+            .attributes(System::MessageGroupId, "g")
+            .attributes(System::AwsTraceHeader, "Root=1")
+            .message_attributes("b", attribute("Binary", None, Some(&[0, 255])))
+            .message_attributes("n", attribute("Number.int", Some("7"), None))
+            .message_attributes("s", attribute("String", Some("text"), None))
+            .build()
     }
 
     #[test]
     fn everything_that_sqs_says_is_in_the_message() {
-        let taken = taken(&message(), true, 42, 0);
+        let taken = take(message(), &origin(true), 42, |_| 0).unwrap();
         let message = &taken.message;
 
         assert_eq!((message.id().as_str(), &message.payload[..]), ("m1", &b"hello"[..]));
@@ -265,15 +258,14 @@ mod tests {
             (None, None)
         );
         assert_eq!(message.headers().get("sqs_aws_trace_header"), None);
-        assert_eq!(message.headers().get_bytes("w"), None, "it is not base64");
         assert_eq!(parts(&taken.token), Some(("m1", "h\n1")));
         assert_eq!(taken.token.number, 42);
     }
 
     #[test]
     fn only_a_fifo_group_is_a_fence_and_uncounted_receives_count_no_attempt() {
-        let fair = taken(&message(), false, 0, -2);
-        let less = taken(&message(), true, 0, -9);
+        let fair = take(message(), &origin(false), 0, |_| -2).unwrap();
+        let less = take(message(), &origin(true), 0, |_| -9).unwrap();
 
         assert_eq!(
             (fair.token.fence, fair.message.attempt, less.message.attempt),
@@ -284,14 +276,11 @@ mod tests {
 
     #[test]
     fn a_body_is_checked_against_its_md5() {
-        let with = |md5| {
-            of(&json!({ "Body": "hello", "MD5OfBody": md5 }), |message| {
-                is_intact(&message)
-            })
-        };
+        let with = |md5: &str| SqsMessage::builder().body("hello").md5_of_body(md5).build();
 
-        assert!(with(Some("5d41402abc4b2a76b9719d911017c592")) && with(None));
-        assert!(!with(Some("5d41402abc4b2a76b9719d911017c593")) && !with(Some("")));
+        assert!(is_intact(&with("5d41402abc4b2a76b9719d911017c592")));
+        assert!(!is_intact(&with("5d41402abc4b2a76b9719d911017c593")) && !is_intact(&with("")));
+        assert!(is_intact(&SqsMessage::builder().body("hello").build()));
     }
 
     #[test]
@@ -308,17 +297,17 @@ mod tests {
     proptest! {
         #[test]
         fn no_message_makes_it_panic(id in ".*", handle in ".*", body in ".*", count in ".*", name in ".*", earlier: i32) {
-            let message = json!({
-                "MessageId": id,
-                "ReceiptHandle": handle,
-                "Body": body,
-                "Attributes": { "ApproximateReceiveCount": count, "SentTimestamp": count },
-                "MessageAttributes": { name: { "DataType": "String", "StringValue": "x" } },
-            });
+            let message = SqsMessage::builder()
+                .message_id(id.clone())
+                .receipt_handle(handle.clone())
+                .body(body)
+                .attributes(System::ApproximateReceiveCount, count.clone())
+                .attributes(System::SentTimestamp, count)
+                .message_attributes(name, attribute("String", Some("x"), None))
+                .build();
 
-            let taken = taken(&message, true, 0, earlier);
+            let taken = take(message, &origin(true), 0, |_| earlier).unwrap();
 
-            prop_assert_eq!(&taken.message.payload[..], body.as_bytes());
             prop_assert!(taken.message.attempt >= 1);
             if !id.contains('\n') {
                 prop_assert_eq!(parts(&taken.token), Some((id.as_str(), handle.as_str())));
