@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt as _;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Incoming;
 use tokio::time::timeout;
 
 /// An answer's body, as far as it was kept.
@@ -15,6 +15,17 @@ pub(super) struct Answer {
     pub(super) cut: bool,
     /// Whether the end was reached, so that the connection can serve again.
     pub(super) ended: bool,
+}
+
+impl Default for Answer {
+    /// That of an answer without a body.
+    fn default() -> Self {
+        Self {
+            bytes: Bytes::new(),
+            cut: false,
+            ended: true,
+        }
+    }
 }
 
 /// Why a body was not read to its end.
@@ -31,18 +42,14 @@ pub(super) async fn read(mut body: Incoming, max: usize, inactivity: Option<Dura
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     let mut seen = 0usize;
-    let mut ended = body.is_end_stream();
-    while !ended {
+    let ended = loop {
         let frame = match inactivity {
             None => body.frame().await,
-            Some(limit) => timeout(limit, body.frame())
+            Some(limit) => Box::pin(timeout(limit, body.frame()))
                 .await
                 .map_err(|_| Broken::Inactive(limit))?,
         };
-        let Some(frame) = frame else {
-            ended = true;
-            break;
-        };
+        let Some(frame) = frame else { break true };
         let Ok(data) = frame.map_err(Broken::Transport)?.into_data() else {
             continue;
         };
@@ -58,9 +65,9 @@ pub(super) async fn read(mut body: Incoming, max: usize, inactivity: Option<Dura
             rest.extend_from_slice(&data[..room]);
         }
         if seen > max.saturating_mul(2) {
-            break;
+            break false;
         }
-    }
+    };
     Ok(Answer {
         bytes: if rest.is_empty() { first } else { rest.freeze() },
         cut: seen > max,

@@ -3,6 +3,7 @@
 use std::{io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -52,6 +53,8 @@ pub(super) struct Http1 {
     pub(super) sender: http1::SendRequest<Full<Bytes>>,
     /// How much has come over it.
     pub(super) received: Received,
+    /// An empty map for the headers of the next request.
+    pub(super) headers: HeaderMap,
     task: AbortHandle,
 }
 
@@ -185,7 +188,12 @@ impl Connector {
                 })?;
         // hyper drives a connection from a task of its own; what fails in it is told to the request under way.
         let task = tokio::spawn(async move { drop(connection.await) }).abort_handle();
-        Ok(Connection::Http1(Http1 { sender, received, task }))
+        Ok(Connection::Http1(Http1 {
+            sender,
+            received,
+            headers: HeaderMap::new(),
+            task,
+        }))
     }
 
     async fn http2<T>(&self, stream: T, address: &Address) -> Result<Connection, HttpSinkError>

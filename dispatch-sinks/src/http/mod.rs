@@ -60,6 +60,7 @@ mod error;
 mod guard;
 mod health;
 mod hmac;
+mod iso;
 mod pool;
 mod signing;
 mod sink;

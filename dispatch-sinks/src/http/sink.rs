@@ -10,8 +10,17 @@ use dispatch_core::{
     Class, Error, Headers, HealthCheck, Message, Reply, Sink,
     config::{ConfigError, Template},
 };
-use http::{HeaderMap, StatusCode, Version, header::LOCATION, response::Parts};
-use hyper::body::Incoming;
+use futures::future::Either;
+use http::{
+    HeaderMap, StatusCode, Version,
+    header::{LOCATION, RETRY_AFTER},
+    response::Parts,
+};
+use hyper::{
+    body::{Body as _, Incoming},
+    client::conn::TrySendError,
+};
+use tokio::time::timeout;
 
 use super::{
     HttpSinkConfig, HttpSinkError,
@@ -140,32 +149,34 @@ impl Caller {
 
     /// Sends one message.
     async fn call_one(&self, message: &Message) -> Result<Reply, Error> {
-        let rendered;
+        // In boxes: most messages go to one URL, and each send would carry the room for these.
+        let rendered: Box<Url>;
         let made;
         let (mut url, origin) = match &self.target {
             Target::Fixed(url, origin) => (url, origin),
             Target::FixedHost(template, origin) => {
-                rendered = Url::render(template, message)?;
-                (&rendered, origin)
+                rendered = Box::new(Url::render(template, message)?);
+                (&*rendered, origin)
             }
             Target::PerMessage(template, origins) => {
-                rendered = Url::render(template, message)?;
+                rendered = Box::new(Url::render(template, message)?);
                 made = origins.at(rendered.address.clone(), self.keep_alive);
-                (&rendered, &made)
+                (&*rendered, &made)
             }
         };
-        let task = self.requests.task_url(url, message)?;
+        let task = self.requests.task_url(url, message)?.map(Box::new);
         if let Some(task) = &task {
             url = task;
         }
-        self.within(origin, url, &|url| self.requests.of(url, message)).await
+        self.within(origin, url, &|url, headers| self.requests.of(url, message, headers))
+            .await
     }
 
     /// Sends the body of a batch.
     pub(super) async fn call_batch(&self, batch: &Message) -> Result<Reply, Error> {
         match &self.target {
             Target::Fixed(url, origin) => {
-                self.within(origin, url, &|url| self.requests.of_batch(url, batch))
+                self.within(origin, url, &|url, headers| self.requests.of_batch(url, batch, headers))
                     .await
             }
             Target::FixedHost(..) | Target::PerMessage(..) => Err(Error::permanent("a batch goes to one URL")),
@@ -184,48 +195,73 @@ impl Caller {
 
     /// The exchange, within `timeout`.
     async fn within(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Reply, Error> {
-        let exchange = self.exchange(origin, url, make);
+        // In a box where there is a limit, since `timeout` of the layers is the usual place: room for both would be in
+        // every send.
         match self.timeout {
-            None => exchange.await,
-            Some(after) => tokio::time::timeout(after, exchange).await.unwrap_or_else(|_| {
-                Err(HttpSinkError::Timeout {
-                    url: url.shown.to_string(),
-                    after,
-                }
-                .into())
-            }),
+            None => self.exchange(origin, url, make).await,
+            Some(after) => Box::pin(timeout(after, self.exchange(origin, url, make)))
+                .await
+                .unwrap_or_else(|_| {
+                    Err(HttpSinkError::Timeout {
+                        url: url.shown.to_string(),
+                        after,
+                    }
+                    .into())
+                }),
         }
     }
 
     /// One request and its answer; with `follow_redirects`, up to those that lead no further.
     async fn exchange(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Reply, Error> {
-        let (parts, answer) = self.round_trip(origin, url, make).await?;
-        if !self.follow_redirects {
-            return Ok(self.judge(url, &parts, answer)?);
+        let answered = self.round_trip(origin, url, make).await?;
+        let next = match self.follow_redirects {
+            true => redirect(url, &answered.parts),
+            false => None,
+        };
+        match next {
+            Some(next) => {
+                answered.keep(origin);
+                Box::pin(self.follow(origin, next, make)).await
+            }
+            None => self.judge(origin, url, answered),
         }
-        let (mut url, mut parts, mut answer) = (url.clone(), parts, answer);
-        for _ in 0..REDIRECTS {
-            let Some(next) = redirect(&url, &parts) else { break };
-            url = next;
-            (parts, answer) = self.round_trip(origin, &url, make).await?;
-        }
-        Ok(self.judge(&url, &parts, answer)?)
     }
 
-    async fn round_trip(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<(Parts, body::Answer), Error> {
+    /// The same request where an answer has sent it.
+    async fn follow(&self, origin: &Origin, mut url: Url, make: Make<'_>) -> Result<Reply, Error> {
+        let mut answered = self.round_trip(origin, &url, make).await?;
+        for _ in 1..REDIRECTS {
+            let Some(next) = redirect(&url, &answered.parts) else {
+                break;
+            };
+            url = next;
+            answered.keep(origin);
+            answered = self.round_trip(origin, &url, make).await?;
+        }
+        self.judge(origin, &url, answered)
+    }
+
+    async fn round_trip(&self, origin: &Origin, url: &Url, make: Make<'_>) -> Result<Answered, Error> {
         let inactive = |after| HttpSinkError::Inactive {
             url: url.shown.to_string(),
             after,
         };
-        let call = self.call(origin, url, make);
         let (response, connection) = match self.inactivity {
-            None => call.await?,
-            Some(limit) => tokio::time::timeout(limit, call)
+            None => self.call(origin, url, make).await?,
+            Some(limit) => Box::pin(timeout(limit, self.call(origin, url, make)))
                 .await
                 .unwrap_or_else(|_| Err(inactive(limit).into()))?,
         };
         let (parts, body) = response.into_parts();
-        let answer = body::read(body, self.max_response, self.inactivity)
+        if body.is_end_stream() {
+            let answer = body::Answer::default();
+            return Ok(Answered {
+                parts,
+                answer,
+                connection,
+            });
+        }
+        let answer = Box::pin(body::read(body, self.max_response, self.inactivity))
             .await
             .map_err(|broken| match broken {
                 Broken::Inactive(limit) => inactive(limit),
@@ -234,10 +270,11 @@ impl Caller {
                     source,
                 },
             })?;
-        if answer.ended {
-            origin.keep(connection);
-        }
-        Ok((parts, answer))
+        Ok(Answered {
+            parts,
+            answer,
+            connection,
+        })
     }
 
     /// Writes the request on a kept connection, or on a new one if those turn out closed before a byte is sent. By sqsd's
@@ -248,70 +285,179 @@ impl Caller {
         url: &Url,
         make: Make<'_>,
     ) -> Result<(http::Response<Incoming>, Connection), Error> {
-        let mut request = make(url)?;
-        let mut loan = origin.acquire(&self.connector, self.keep_alive).await?;
+        let Some((Loan { mut connection, reused }, headers)) = origin.lend(self.keep_alive) else {
+            return Box::pin(self.call_anew(origin, url, make)).await;
+        };
+        let request = match make(url, headers) {
+            Ok(request) => request,
+            Err(error) => {
+                origin.keep(connection, HeaderMap::new());
+                return Err(error);
+            }
+        };
+        let before = self.received(&connection, reused);
+        let error = match send(&mut connection, url, request).await {
+            Ok(response) => return Ok((response, connection)),
+            Err(error) => error,
+        };
+        let failed = Failed {
+            connection,
+            reused,
+            before,
+            error,
+        };
+        Box::pin(self.call_again(origin, url, make, failed)).await
+    }
+
+    /// The same where no kept connection is ready. Whatever connects is a large future, and a rare one.
+    async fn call_anew(
+        &self,
+        origin: &Origin,
+        url: &Url,
+        make: Make<'_>,
+    ) -> Result<(http::Response<Incoming>, Connection), Error> {
+        let request = make(url, HeaderMap::new())?;
+        let Loan { mut connection, reused } = origin.acquire(&self.connector, self.keep_alive).await?;
+        let before = self.received(&connection, reused);
+        let error = match send(&mut connection, url, request).await {
+            Ok(response) => return Ok((response, connection)),
+            Err(error) => error,
+        };
+        let failed = Failed {
+            connection,
+            reused,
+            before,
+            error,
+        };
+        self.call_again(origin, url, make, failed).await
+    }
+
+    /// Goes on where a request could not be sent, or was not answered.
+    async fn call_again(
+        &self,
+        origin: &Origin,
+        url: &Url,
+        make: Make<'_>,
+        mut failed: Failed,
+    ) -> Result<(http::Response<Incoming>, Connection), Error> {
         loop {
+            let (request, loan) = match (failed.error.take_message(), failed.before) {
+                (Some(unsent), _) if failed.reused => {
+                    origin.forget_shared();
+                    (unsent, origin.acquire(&self.connector, self.keep_alive).await?)
+                }
+                (None, Some(before)) if is_unanswered(&failed.connection, before) => {
+                    tracing::debug!(url = %url.shown, "kept connection was closed without an answer, posting once more");
+                    (make(url, HeaderMap::new())?, origin.connect(&self.connector).await?)
+                }
+                _ => {
+                    return Err(HttpSinkError::Transport {
+                        url: url.shown.to_string(),
+                        source: failed.error.into_error(),
+                    }
+                    .into());
+                }
+            };
             let Loan { mut connection, reused } = loan;
-            let again = match &connection {
-                Connection::Http1(kept) if reused && self.sqsd.is_some() => Some(kept.received.bytes()),
-                _ => None,
-            };
-            let sent = match &mut connection {
-                Connection::Http1(kept) => {
-                    if request.version() == Version::HTTP_2 {
-                        wire::shape(&mut request, url, Version::HTTP_11);
-                    }
-                    kept.sender.try_send_request(request).await
-                }
-                Connection::Http2(sender) => {
-                    wire::shape(&mut request, url, Version::HTTP_2);
-                    sender.try_send_request(request).await
-                }
-            };
-            match sent {
+            let before = self.received(&connection, reused);
+            match send(&mut connection, url, request).await {
                 Ok(response) => return Ok((response, connection)),
-                Err(mut error) => match (error.take_message(), again) {
-                    (Some(unsent), _) if reused => {
-                        origin.forget_shared();
-                        request = unsent;
-                        loan = origin.acquire(&self.connector, self.keep_alive).await?;
-                    }
-                    (None, Some(before)) if is_unanswered(&connection, before) => {
-                        tracing::debug!(url = %url.shown, "kept connection was closed without an answer, posting once more");
-                        request = make(url)?;
-                        loan = origin.connect(&self.connector).await?;
-                    }
-                    _ => {
-                        return Err(HttpSinkError::Transport {
-                            url: url.shown.to_string(),
-                            source: error.into_error(),
-                        }
-                        .into());
-                    }
-                },
+                Err(error) => {
+                    failed = Failed {
+                        connection,
+                        reused,
+                        before,
+                        error,
+                    };
+                }
             }
         }
     }
 
-    fn judge(&self, url: &Url, parts: &Parts, answer: body::Answer) -> Result<Reply, HttpSinkError> {
-        let after = wire::retry_after(&parts.headers, SystemTime::now(), self.retry_after_max);
+    /// How much has come over a kept connection, where it matters whether anything came since.
+    fn received(&self, connection: &Connection, reused: bool) -> Option<u64> {
+        match connection {
+            Connection::Http1(kept) if reused && self.sqsd.is_some() => Some(kept.received.bytes()),
+            _ => None,
+        }
+    }
+
+    /// What the answer means.
+    fn judge(&self, origin: &Origin, url: &Url, mut answered: Answered) -> Result<Reply, Error> {
+        let body = std::mem::take(&mut answered.answer.bytes);
+        let verdict = self.verdict(url, &answered, body);
+        answered.keep(origin);
+        Ok(verdict?)
+    }
+
+    fn verdict(
+        &self,
+        url: &Url,
+        Answered { parts, answer, .. }: &Answered,
+        body: Bytes,
+    ) -> Result<Reply, HttpSinkError> {
+        let after = parts.headers.get(RETRY_AFTER);
+        let after = after.and_then(|asked| wire::retry_after(asked, SystemTime::now(), self.retry_after_max));
         let Some(class) = self.statuses.verdict(parts.status, after.is_some()).class(after) else {
             let mut headers = reply_headers(&parts.headers);
             if answer.cut {
                 tracing::warn!(url = %url.shown, max = self.max_response, "answer is longer than max_response and was cut");
                 headers.insert("dispatch-truncated", "true");
             }
-            return Ok(Reply {
-                payload: answer.bytes,
-                headers,
-            });
+            return Ok(Reply { payload: body, headers });
         };
         Err(HttpSinkError::Status {
             url: url.shown.to_string(),
             status: parts.status,
             class,
-            excerpt: excerpt(&answer.bytes),
+            excerpt: excerpt(&body),
         })
+    }
+}
+
+/// A request without an answer.
+struct Failed {
+    connection: Connection,
+    reused: bool,
+    /// How much had come over the connection.
+    before: Option<u64>,
+    error: TrySendError<Request>,
+}
+
+/// Hands the request to the connection, in the form of its version; waits for the head of the answer.
+fn send<'a>(
+    connection: &'a mut Connection,
+    url: &Url,
+    mut request: Request,
+) -> impl Future<Output = Result<http::Response<Incoming>, TrySendError<Request>>> + use<'a> {
+    match connection {
+        Connection::Http1(kept) => {
+            if request.version() == Version::HTTP_2 {
+                wire::shape(&mut request, url, Version::HTTP_11);
+            }
+            Either::Left(kept.sender.try_send_request(request))
+        }
+        Connection::Http2(sender) => {
+            wire::shape(&mut request, url, Version::HTTP_2);
+            Either::Right(sender.try_send_request(request))
+        }
+    }
+}
+
+/// A whole answer, and the connection that it came over.
+#[derive(Debug)]
+struct Answered {
+    parts: Parts,
+    answer: body::Answer,
+    connection: Connection,
+}
+
+impl Answered {
+    /// Keeps the connection if it can serve again.
+    fn keep(self, origin: &Origin) {
+        if self.answer.ended {
+            origin.keep(self.connection, self.parts.headers);
+        }
     }
 }
 
@@ -320,7 +466,7 @@ impl Sink for HttpSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
         match &self.batcher {
             // A periodic task has a place and a form of its own.
-            Some(batcher) if sqsd::task(&message).is_none() => batcher.send(message).await,
+            Some(batcher) if sqsd::task(&message).is_none() => Box::pin(batcher.send(message)).await,
             _ => {
                 let called = self.caller.call_one(&message).await;
                 called.map_err(|error| self.caller.left_to_the_queue(error))
@@ -338,7 +484,7 @@ impl Sink for HttpSink {
         match &caller.target {
             Target::Fixed(_, origin) | Target::FixedHost(_, origin) => {
                 let connection = caller.connector.connect(&origin.address).await?;
-                origin.keep(connection);
+                origin.keep(connection, HeaderMap::new());
                 Ok(())
             }
             Target::PerMessage(..) => Ok(()),
@@ -346,8 +492,8 @@ impl Sink for HttpSink {
     }
 }
 
-/// Makes the request to a URL.
-type Make<'a> = &'a (dyn Fn(&Url) -> Result<Request, Error> + Sync);
+/// Makes the request to a URL, with its headers in this empty map.
+type Make<'a> = &'a (dyn Fn(&Url, HeaderMap) -> Result<Request, Error> + Sync);
 
 /// Where an answer sends the same request, if it does and may.
 fn redirect(url: &Url, parts: &Parts) -> Option<Url> {

@@ -16,7 +16,7 @@ use jiff::{Timestamp, civil, tz::TimeZone};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Verdict;
+use super::{Verdict, iso};
 
 /// What the daemon's own attributes begin with; they never become `X-Aws-Sqsd-Attr-` headers.
 const RESERVED: &str = "beanstalk.sqsd.";
@@ -39,6 +39,27 @@ const RECEIPT_HANDLE: HeaderName = HeaderName::from_static("x-aws-sqsd-receipt-h
 const PATH_HEADER: HeaderName = HeaderName::from_static("x-aws-sqsd-path");
 const TASKNAME: HeaderName = HeaderName::from_static("x-aws-sqsd-taskname");
 const SCHEDULED_AT: HeaderName = HeaderName::from_static("x-aws-sqsd-scheduled-at");
+/// What the source says of a message, and what tells it to the worker; [`Convention::describe`] knows them by their places.
+static TOLD: [(&str, HeaderName); 11] = [
+    ("sqs_message_id", MSGID),
+    ("sqs_queue_name", QUEUE),
+    ("sqs_approximate_first_receive_timestamp", FIRST_RECEIVED_AT),
+    ("sqs_approximate_receive_count", RECEIVE_COUNT),
+    ("sqs_sender_id", SENDER_ID),
+    ("sqs_sent_timestamp", SENT_AT),
+    ("sqs_message_group_id", MESSAGE_GROUP_ID),
+    ("sqs_message_deduplication_id", MESSAGE_DEDUPLICATION_ID),
+    ("sqs_sequence_number", SEQUENCE_NUMBER),
+    ("sqs_aws_trace_header", TRACE_ID),
+    ("sqs_receipt_handle", RECEIPT_HANDLE),
+];
+
+/// Where in [`TOLD`] a name stands.
+fn place_of(name: &str) -> Option<usize> {
+    let by = |is_it: &dyn Fn(&str) -> bool| TOLD.iter().position(|(known, _)| is_it(known));
+    by(&|known| known == name).or_else(|| by(&|known| known.eq_ignore_ascii_case(name)))
+}
+
 /// How many headers the convention adds to a message without attributes, at most.
 pub(super) const HEADERS: usize = 12;
 /// How each header counts beyond its name and value: a colon, a space and the line's end.
@@ -182,33 +203,30 @@ impl Convention {
             left: self.max_header_bytes.saturating_sub(size(headers)),
             headers,
         };
-        let id = || Bytes::copy_from_slice(message.id().as_bytes());
-        let (metadata, attributes) = (message.metadata(), message.headers());
-        let meta = |name: &str| metadata.get_bytes(name).cloned();
-        let time = |name: &str| metadata.get(name).and_then(iso_of_millis).map(Bytes::from);
-        page.put(MSGID, meta("sqs_message_id").unwrap_or_else(id));
-        page.maybe(QUEUE, meta("sqs_queue_name"));
-        page.maybe(FIRST_RECEIVED_AT, time("sqs_approximate_first_receive_timestamp"));
-        let count = || Bytes::from(message.attempt.to_string());
-        page.put(
-            RECEIVE_COUNT,
-            meta("sqs_approximate_receive_count").unwrap_or_else(count),
-        );
-        page.maybe(SENDER_ID, meta("sqs_sender_id"));
-        page.maybe(SENT_AT, time("sqs_sent_timestamp"));
-        page.maybe(MESSAGE_GROUP_ID, meta("sqs_message_group_id"));
-        page.maybe(MESSAGE_DEDUPLICATION_ID, meta("sqs_message_deduplication_id"));
-        page.maybe(SEQUENCE_NUMBER, meta("sqs_sequence_number"));
-        page.maybe(TRACE_ID, meta("sqs_aws_trace_header"));
-        if self.receipt_handle {
-            page.maybe(RECEIPT_HANDLE, meta("sqs_receipt_handle"));
+        let attributes = message.headers();
+        // By one walk: a look-up for each would compare ten names ten times.
+        let mut said = [const { None }; TOLD.len()];
+        for (name, value) in message.metadata().iter() {
+            if let Some(place) = place_of(name) {
+                said[place].get_or_insert_with(|| value.clone());
+            }
+        }
+        let [id, _, first_received, count, _, sent, .., handle] = &mut said;
+        id.get_or_insert_with(|| Bytes::copy_from_slice(message.id().as_bytes()));
+        count.get_or_insert_with(|| Bytes::from(message.attempt.to_string()));
+        for time in [first_received, sent] {
+            *time = time.take().and_then(|millis| iso_of_millis(&millis));
+        }
+        handle.take_if(|_| !self.receipt_handle);
+        for ((_, name), value) in TOLD.iter().zip(said) {
+            page.maybe(name, value);
         }
         if attributes.is_empty() {
             return;
         }
-        page.maybe(PATH_HEADER, attributes.get_bytes(PATH).cloned());
+        page.maybe(&PATH_HEADER, attributes.get_bytes(PATH).cloned());
         if task(message).is_some() {
-            page.maybe(TASKNAME, attributes.get_bytes(TASK_NAME).cloned());
+            page.maybe(&TASKNAME, attributes.get_bytes(TASK_NAME).cloned());
             let scheduled = attributes.get(SCHEDULED_TIME).unwrap_or_default();
             let at = iso_of_text(scheduled).unwrap_or_else(|| scheduled.to_owned());
             page.put(SCHEDULED_AT, Bytes::from(at));
@@ -250,9 +268,9 @@ struct Page<'a> {
 }
 
 impl Page<'_> {
-    fn maybe(&mut self, name: HeaderName, value: Option<Bytes>) {
+    fn maybe(&mut self, name: &HeaderName, value: Option<Bytes>) {
         if let Some(value) = value {
-            self.put(name, value);
+            self.put(name.clone(), value);
         }
     }
 
@@ -309,9 +327,14 @@ pub(super) fn verdict(compat: Option<Compat>, status: StatusCode, asked: bool) -
 }
 
 /// `2026-11-22T07:00:00Z` for a count of milliseconds since 1970.
-fn iso_of_millis(millis: &str) -> Option<String> {
-    let millis: i64 = millis.parse().ok()?;
-    Some(Timestamp::from_second(millis.div_euclid(1_000)).ok()?.to_string())
+fn iso_of_millis(millis: &[u8]) -> Option<Bytes> {
+    let millis: i64 = std::str::from_utf8(millis).ok()?.parse().ok()?;
+    let seconds = millis.div_euclid(1_000);
+    // Every message has two of them.
+    if let Some(text) = iso::of_seconds(seconds) {
+        return Some(Bytes::copy_from_slice(&text));
+    }
+    Some(Timestamp::from_second(seconds).ok()?.to_string().into())
 }
 
 /// The same for `2026-11-22 07:00:00 UTC` and whatever looks like RFC 3339; without an offset it is UTC.

@@ -1,7 +1,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use dispatch_core::{Class, Classify as _, Message, config::Template};
-use http::{HeaderMap, HeaderValue, StatusCode, header::RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::{
     ForwardHeaders, HttpSink, HttpSinkConfig, HttpSinkError, Verdict,
@@ -160,8 +160,8 @@ fn retry_after_is_read_in_both_forms_and_capped() {
         ("1.5", None),
         ("", None),
     ] {
-        let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
-        assert_eq!(retry_after(&headers, now, Duration::from_secs(300)), expected, "{text}");
+        let asked = HeaderValue::from_static(text);
+        assert_eq!(retry_after(&asked, now, Duration::from_secs(300)), expected, "{text}");
     }
 }
 
@@ -233,7 +233,10 @@ fn headers_of_the_message_go_along_but_not_those_of_the_connection() {
     let headers = |forward| {
         let mut config = config("http://h:1/p");
         config.forward_headers = forward;
-        let request = Requests::new(&config).unwrap().of(&url, &message).unwrap();
+        let request = Requests::new(&config)
+            .unwrap()
+            .of(&url, &message, HeaderMap::new())
+            .unwrap();
         let mut lines: Vec<String> = request
             .headers()
             .iter()
@@ -286,7 +289,7 @@ fn our_settings_stand_over_the_messages_headers() {
 
     let request = Requests::new(&config)
         .unwrap()
-        .of(&Url::parse("http://h/").unwrap(), &message)
+        .of(&Url::parse("http://h/").unwrap(), &message, HeaderMap::new())
         .unwrap();
 
     assert_eq!(request.headers()["x-tenant"], "a7");
@@ -304,7 +307,7 @@ fn a_value_that_would_break_the_header_is_permanent() {
 
     let error = Requests::new(&config)
         .unwrap()
-        .of(&Url::parse("http://h/").unwrap(), &message)
+        .of(&Url::parse("http://h/").unwrap(), &message, HeaderMap::new())
         .unwrap_err();
 
     assert_eq!(
@@ -370,4 +373,23 @@ fn the_configuration_reads_as_documented() {
     assert_eq!(config.forward_headers, ForwardHeaders::Listed(vec!["x-tag".into()]));
     assert!(!format!("{config:?}{}", toml::to_string(&config).unwrap()).contains("canary"));
     HttpSink::new(&config, ".".as_ref()).unwrap();
+}
+
+/// Every send in flight takes that much, and what is larger than a page or two is slow to get and to give back: what
+/// connects, follows or gathers stands in boxes of its own.
+#[tokio::test]
+async fn a_send_in_flight_stays_small() {
+    let mut config = config("http://127.0.0.1:1/");
+    config.timeout = Some(dispatch_core::config::Period(Duration::from_secs(1)));
+    config.inactivity_timeout = config.timeout;
+    config.sqsd = Some(super::SqsdConfig::default());
+    let sink = HttpSink::new(&config, ".".as_ref()).unwrap();
+
+    let send = dispatch_core::Sink::send(&sink, Message::new("x"));
+
+    assert!(
+        size_of_val(&*send) <= 1_000,
+        "a send takes {} bytes",
+        size_of_val(&*send)
+    );
 }

@@ -15,7 +15,7 @@ use dispatch_core::{
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{self, AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
+    header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, HOST, USER_AGENT},
     uri::PathAndQuery,
 };
 use http_body_util::Full;
@@ -282,24 +282,30 @@ impl Requests {
         }
     }
 
-    /// The request that carries `message`, in HTTP/1's form.
-    pub(super) fn of(&self, url: &Url, message: &Message) -> Result<Request, dispatch_core::Error> {
-        self.make(url, message, self.convention.as_ref())
+    /// The request that carries `message`, in HTTP/1's form. `headers`: an empty map, to be filled.
+    pub(super) fn of(&self, url: &Url, message: &Message, headers: HeaderMap) -> Result<Request, dispatch_core::Error> {
+        self.make(url, message, headers, self.convention.as_ref())
     }
 
     /// The request whose body is a batch; it has nothing to say of any one message.
-    pub(super) fn of_batch(&self, url: &Url, batch: &Message) -> Result<Request, dispatch_core::Error> {
-        self.make(url, batch, None)
+    pub(super) fn of_batch(
+        &self,
+        url: &Url,
+        batch: &Message,
+        headers: HeaderMap,
+    ) -> Result<Request, dispatch_core::Error> {
+        self.make(url, batch, headers, None)
     }
 
     fn make(
         &self,
         url: &Url,
         message: &Message,
+        mut headers: HeaderMap,
         convention: Option<&Convention>,
     ) -> Result<Request, dispatch_core::Error> {
         let own = if convention.is_some() { sqsd::HEADERS } else { 0 };
-        let mut headers = HeaderMap::with_capacity(self.fixed.len() + message.headers().len() + 6 + own);
+        headers.reserve(self.fixed.len() + message.headers().len() + 6 + own);
         headers.insert(HOST, url.host.clone());
         self.forward(&mut headers, message);
         if !self.bodiless && !self.fixed.contains_key(CONTENT_TYPE) && !headers.contains_key(CONTENT_TYPE) {
@@ -410,8 +416,8 @@ fn credentials(auth: &Auth) -> Result<HeaderValue, ConfigError> {
 }
 
 /// How long the answer asks us to wait: `Retry-After` in seconds or as an HTTP date, at most `max`.
-pub(super) fn retry_after(headers: &HeaderMap, now: SystemTime, max: Duration) -> Option<Duration> {
-    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+pub(super) fn retry_after(asked: &HeaderValue, now: SystemTime, max: Duration) -> Option<Duration> {
+    let text = asked.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
         // More digits than a number has room for are a long wait all the same.
         Duration::from_secs(text.parse().unwrap_or(u64::MAX))

@@ -116,7 +116,8 @@ impl Shared {
         let mut answers: Vec<Option<Answer>> = chunk.iter().map(|_| None).collect();
         let mut open: Vec<usize> = (0..chunk.len()).collect();
         for round in 0.. {
-            let error = match self.call(chunk, &open).await {
+            // The SDK's futures are large, and there is one of these in every settling.
+            let error = match Box::pin(self.call(chunk, &open)).await {
                 Ok((done, failed)) => {
                     for index in done {
                         if let Some(index) = open.get(index) {

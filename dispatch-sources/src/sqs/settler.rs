@@ -96,6 +96,13 @@ impl SqsSettler {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
+    /// Whether somebody else has this message; says so once.
+    fn is_lost(&self, token: &Token) -> bool {
+        let mut state = self.state();
+        // Mostly none is lost, and a handle is long to hash.
+        !state.lost.is_empty() && state.lost.remove(&token.handle)
+    }
+
     /// Notes what an outcome means for the number of the next attempt.
     fn count(&self, id: &str, disposition: &Disposition) {
         let mut offsets = self.shared.offsets();
@@ -110,15 +117,16 @@ impl SqsSettler {
     }
 
     fn deed(&self, token: &Token, disposition: &Disposition) -> Deed {
-        // From the receive on, as SQS counts it; whole seconds, so that rounding up does not go beyond.
-        let left = LONGEST.saturating_sub(self.shared.held_for(token) + MARGIN);
-        let left = Duration::from_secs(left.as_secs());
         match disposition {
             Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Deed::Delete,
             Disposition::Release => Deed::Change(Duration::ZERO),
             Disposition::Nack { delay, .. } => {
                 let delay = delay.or_else(|| self.shared.config.error_visibility_timeout.map(|period| period.0));
-                delay.map_or(Deed::Leave, |delay| Deed::Change(delay.min(left)))
+                // From the receive on, as SQS counts it; whole seconds, so that rounding up does not go beyond.
+                let left = || LONGEST.saturating_sub(self.shared.held_for(token) + MARGIN).as_secs();
+                delay.map_or(Deed::Leave, |delay| {
+                    Deed::Change(delay.min(Duration::from_secs(left())))
+                })
             }
         }
     }
@@ -237,7 +245,7 @@ impl Settler for SqsSettler {
             };
             self.count(id, disposition);
             // To delete under an old handle would prove nothing.
-            if self.state().lost.remove(&token.handle) {
+            if self.is_lost(token) {
                 if disposition.is_final() {
                     self.shared.meters.delete_abandoned.add(1);
                 }
