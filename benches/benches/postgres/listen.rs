@@ -3,7 +3,8 @@
 //!
 //! Statements of 1,000 tasks publish them, one after the other, from a thread of its own: a publisher is another process
 //! as a rule, and a busy consumer is not to hold it up. The clock runs from the first statement to the last task's call.
-//! The processor time is that from the first statement to the end, settling and draining included; connecting is not.
+//! Both are on a runtime of one thread, as `dispatch dispatcherd` is, and then on one of several. The processor time is that
+//! from the first statement to the end, settling and draining included; connecting is not.
 //! `LISTEN_TASKS` is how many, `LISTEN_ROUNDS` how often.
 
 use std::{
@@ -153,8 +154,14 @@ async fn publish_here(url: &str, channel: &str, calls: &Calls) -> (ProcessTime, 
 type Round = ((f64, f64), (f64, f64));
 
 pub(crate) fn run(url: &str) {
+    let one = Builder::new_current_thread().enable_all().build();
+    compare("one thread", url, &one.unwrap());
+    compare("a thread for each processor", url, &Runtime::new().unwrap());
+}
+
+/// Both on the same runtime, in turn.
+fn compare(name: &str, url: &str, runtime: &Runtime) {
     let (tasks, rounds) = (number("LISTEN_TASKS", 50_000), number("LISTEN_ROUNDS", 9));
-    let runtime = Runtime::new().unwrap();
     let round = |ours_: bool| {
         let channel = format!("bench_{}", random_id().replace('-', "_").to_lowercase());
         let calls = Calls::new(tasks);
@@ -171,7 +178,7 @@ pub(crate) fn run(url: &str) {
     let rounds: Vec<Round> = (0..rounds).map(|_| (round(false), round(true))).collect();
     let middle = |value: &dyn Fn(&Round) -> f64| median(rounds.iter().map(value).collect());
     println!(
-        "  bare loop {:.0}/s, {:.2} us CPU each; pg_notify to tasks {:.0}/s, {:.2} us; rate {:.2} of it, CPU {:.2} of it",
+        "  {name}: bare loop {:.0}/s, {:.2} us CPU each; pg_notify to tasks {:.0}/s, {:.2} us; rate {:.2} of it, CPU {:.2} of it",
         middle(&|round| round.0.0),
         middle(&|round| round.0.1),
         middle(&|round| round.1.0),
