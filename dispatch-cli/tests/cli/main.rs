@@ -17,6 +17,7 @@ mod kill;
 mod mutants;
 mod secrets;
 mod signals;
+mod slots;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod sqsd;
