@@ -15,6 +15,9 @@ mod exits;
 mod input;
 mod kill;
 mod mutants;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rolling;
 mod secrets;
 mod signals;
 mod slots;
