@@ -107,6 +107,7 @@ async fn work(store: &Arc<dyn Store>, queue: &str, batch: usize, mut most: usize
         max: batch,
         lease: Duration::from_secs(60),
         ordered: false,
+        below: None,
     };
     let mut done = 0;
     while most > 0 {

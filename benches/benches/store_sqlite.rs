@@ -73,6 +73,7 @@ async fn ours(store: Arc<dyn Store>, tasks: usize) -> Duration {
         max: BATCH,
         lease: Duration::from_secs(60),
         ordered: false,
+        below: None,
     };
     let begin = Instant::now();
     let workers = (0..tasks).map(|_| {

@@ -164,6 +164,10 @@ pub enum SettleError {
     /// The lease was lost: somebody else has the message now. Nothing was changed.
     #[error("stale: the lease was lost before the settlement")]
     Stale,
+    /// The source has taken the message back, as an answer to an extension: its attempt is dropped and given back, whatever
+    /// becomes of attempts whose lease is lost.
+    #[error("withdrawn: the source has taken the message back")]
+    Withdrawn,
     /// The source could not be told; the message will come again.
     #[error("settlement failed: {0}")]
     Failed(#[source] Error),

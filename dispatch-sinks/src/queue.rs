@@ -177,6 +177,7 @@ mod tests {
             max: 100,
             lease: Duration::from_secs(60),
             ordered: false,
+            below: None,
         };
         let claimed = store.queue().claim("q", claim).await.unwrap();
         claimed.into_iter().map(|claimed| claimed.item).collect()

@@ -15,6 +15,7 @@
 //! queue = "orders"
 //! lease = "30s"        # how long a crash can hide a message
 //! ordered = true       # one message a key at a time, oldest first
+//! # serve_lower_every = 10   # one message in ten is of a lower priority; without it the highest goes first always
 //! ```
 //!
 //! ```
@@ -25,7 +26,7 @@
 //! # Ok::<_, toml::de::Error>(())
 //! ```
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use dispatch_core::{
     Source,
@@ -48,6 +49,11 @@ pub struct QueueSourceConfig {
     /// Whether messages under one key are worked one at a time, oldest first. Default: no.
     #[serde(default)]
     pub ordered: bool,
+    /// Of so many messages one is of a priority below the highest that waits, 2 at least; the lower ones take turns.
+    /// Default: none, the highest priority goes first always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub serve_lower_every: Option<NonZeroU32>,
 }
 
 fn lease() -> Period {
@@ -61,6 +67,7 @@ impl QueueSourceConfig {
             queue: queue.into(),
             lease: lease(),
             ordered: false,
+            serve_lower_every: None,
         }
     }
 }
@@ -79,25 +86,36 @@ impl SourceConfig for QueueSourceConfig {
                     .help("write \"1s\" or more; the lease is extended while the work goes on"),
             );
         }
+        if self.serve_lower_every == Some(NonZeroU32::MIN) {
+            let error = ConfigError::at("serve_lower_every", "no message would be of the highest priority");
+            return Err(error.help("write 2 or more, such as 10"));
+        }
         let source = QueueSource::new(Arc::clone(&context.store), self.queue)
             .lease(self.lease.0)
             .ordered(self.ordered);
-        Ok(Box::new(source))
+        Ok(Box::new(match self.serve_lower_every {
+            Some(every) => source.serve_lower_every(every),
+            None => source,
+        }))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use dispatch_core::{MemoryStore, Order};
+    use dispatch_core::{MemoryStore, Message, Order, Received, Store as _, store::Item};
 
     use super::*;
 
     fn build(toml: &str) -> Result<Box<dyn Source>, ConfigError> {
+        build_over(Arc::new(MemoryStore::new()), toml)
+    }
+
+    fn build_over(store: Arc<MemoryStore>, toml: &str) -> Result<Box<dyn Source>, ConfigError> {
         let config: QueueSourceConfig = toml::from_str(toml).unwrap();
         config.build(&BuildContext {
             pipeline: "p".into(),
             component: "source".into(),
-            store: Arc::new(MemoryStore::new()),
+            store,
             base_dir: ".".into(),
             concurrency: 1,
             meter: dispatch_core::telemetry::Meter::default(),
@@ -119,9 +137,40 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn lower_priorities_are_served_as_configured() {
+        for (config, expected) in [("", "99991"), ("\nserve_lower_every = 2", "91999")] {
+            let store = Arc::new(MemoryStore::new());
+            let items = [1, 9, 9, 9, 9].map(|priority: i16| {
+                let mut item = Item::of(&Message::new(priority.to_string()));
+                item.priority = priority;
+                item
+            });
+            store.queue().enqueue("q", items.into()).await.unwrap();
+            let mut source = build_over(store, &format!("queue = \"q\"{config}")).unwrap();
+
+            let (mut order, mut held) = (String::new(), Vec::new());
+            while held.len() < 5 {
+                let Received::Batch(batch) = source.receive(5).await.unwrap() else {
+                    panic!("a queue has no end")
+                };
+                for delivery in batch {
+                    order.push_str(std::str::from_utf8(&delivery.message.payload).unwrap());
+                    held.push(delivery);
+                }
+            }
+
+            assert_eq!(order, expected, "{config}");
+        }
+    }
+
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        for (toml, field) in [("queue = \"\"", "queue"), ("queue = \"q\"\nlease = \"10ms\"", "lease")] {
+        for (toml, field) in [
+            ("queue = \"\"", "queue"),
+            ("queue = \"q\"\nlease = \"10ms\"", "lease"),
+            ("queue = \"q\"\nserve_lower_every = 1", "serve_lower_every"),
+        ] {
             assert_eq!(
                 build(toml).err().and_then(|error| error.field).as_deref(),
                 Some(field),

@@ -39,6 +39,7 @@ fn claim(max: usize) -> Claim {
         max,
         lease: Duration::from_secs(60),
         ordered: false,
+        below: None,
     }
 }
 

@@ -15,7 +15,7 @@ use dispatch_core::{
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Running, Worker, dir, until};
+use crate::support::{Running, Worker, dir, tell, until};
 
 const MESSAGES: usize = 50_000;
 const KILLS: usize = 20;
@@ -29,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 const LATE: Duration = Duration::from_secs(10);
 
 /// The next number of a sequence that is the same in every run (xorshift).
-fn next(state: &mut u64) -> usize {
+pub(crate) fn next(state: &mut u64) -> usize {
     *state ^= *state << 13;
     *state ^= *state >> 7;
     *state ^= *state << 17;
@@ -131,13 +131,10 @@ async fn twenty_kills_lose_nothing() {
     let ids = worker.ids();
     let lost = (0..MESSAGES).filter(|n| !ids.contains_key(&format!("m{n}"))).count();
     let duplicated: u32 = ids.values().map(|times| times - 1).sum();
-    // Past the harness, which keeps what passing tests print to itself.
-    let figures = format!(
-        "lost={lost} duplicated={duplicated} recover_ms_max={}
-",
+    tell(&format!(
+        "lost={lost} duplicated={duplicated} recover_ms_max={}",
         slowest.as_millis()
-    );
-    std::io::Write::write_all(&mut std::io::stderr(), figures.as_bytes()).unwrap();
+    ));
     assert_eq!(lost, 0);
     assert!(
         slowest <= LEASE + LOOK + LATE,

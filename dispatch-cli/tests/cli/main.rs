@@ -15,8 +15,12 @@ mod exits;
 mod input;
 mod kill;
 mod mutants;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rolling;
 mod secrets;
 mod signals;
+mod slots;
 #[cfg(feature = "sqs")]
 mod sqs;
 mod sqsd;

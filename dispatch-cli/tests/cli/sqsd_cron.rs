@@ -2,58 +2,22 @@
 
 use std::{
     collections::HashMap,
-    io::Write as _,
     process::Stdio,
     time::{Duration, SystemTime},
 };
 
-use dispatch_core::{
-    config::{StoreConfig as _, StoreContext},
-    random_id,
-};
+use dispatch_core::config::{StoreConfig as _, StoreContext};
 use dispatch_sources::sqs::fake::{Fake, QueueOptions};
 use dispatch_store::PostgresConfig;
 use rustix::process::Signal;
 
-use crate::support::{Running, Worker, command, dir, until};
+use crate::{
+    postgres::{Schema, url},
+    support::{Running, Worker, command, dir, until},
+};
 
 /// So many tasks are due at once, whose slots all processes want to fire.
 const TASKS: usize = 30;
-
-fn postgres(test: &str) -> Option<String> {
-    let url = std::env::var("DISPATCH_TEST_POSTGRES_URL").ok();
-    if url.is_none() {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "DISPATCH_TEST_POSTGRES_URL is not set"
-        );
-        drop(writeln!(
-            std::io::stderr(),
-            "skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set"
-        ));
-    }
-    url
-}
-
-/// A schema of its own, dropped at the end.
-struct Schema {
-    name: String,
-    client: tokio_postgres::Client,
-}
-
-impl Schema {
-    async fn new(url: &str) -> Self {
-        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
-        tokio::spawn(connection);
-        let name = format!("t_{}", random_id().replace('-', "_").to_lowercase());
-        Self { name, client }
-    }
-
-    async fn drop(self) {
-        let statement = format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name);
-        self.client.batch_execute(&statement).await.unwrap();
-    }
-}
 
 /// Nobody has run for two hours: at the start the last slot of every task is due, in every process at once.
 async fn fired_two_hours_ago(url: &str, schema: &str) {
@@ -69,7 +33,7 @@ async fn fired_two_hours_ago(url: &str, schema: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_slot_is_fired_once_by_two_processes_on_one_postgres() {
-    let Some(url) = postgres("each_slot_is_fired_once_by_two_processes_on_one_postgres") else {
+    let Some(url) = url("each_slot_is_fired_once_by_two_processes_on_one_postgres") else {
         return;
     };
     let schema = Schema::new(&url).await;

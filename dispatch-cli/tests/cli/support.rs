@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, AtomicU16, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering::SeqCst},
         mpsc,
     },
     thread,
@@ -274,6 +274,8 @@ struct WorkerState {
     /// Whether it keeps what it is given without an answer.
     holds: AtomicBool,
     go: Notify,
+    /// How many requests wait for their answer.
+    open: AtomicUsize,
     /// How often each message's id came.
     ids: Mutex<HashMap<String, u32>>,
     bodies: Mutex<Vec<Bytes>>,
@@ -297,6 +299,7 @@ impl Worker {
             status: AtomicU16::new(200),
             holds: AtomicBool::new(false),
             go: Notify::new(),
+            open: AtomicUsize::new(0),
             ids: Mutex::default(),
             bodies: Mutex::default(),
             paths: Mutex::default(),
@@ -327,6 +330,11 @@ impl Worker {
         self.state.ids.lock().unwrap().clone()
     }
 
+    /// How many requests wait for their answer, whose callers are still there.
+    pub(crate) fn open(&self) -> usize {
+        self.state.open.load(SeqCst)
+    }
+
     /// How many different messages came.
     pub(crate) fn count(&self) -> usize {
         self.state.ids.lock().unwrap().len()
@@ -345,6 +353,15 @@ impl Worker {
     }
 }
 
+/// One request, until it is answered or its caller is gone.
+struct Open<'a>(&'a AtomicUsize);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
 async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: HeaderMap, body: Body) -> StatusCode {
     let id = headers
         .get("idempotency-key")
@@ -356,11 +373,18 @@ async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: He
         state.paths.lock().unwrap().push(uri.path().to_owned());
         state.headers.lock().unwrap().push(headers);
     }
+    state.open.fetch_add(1, SeqCst);
+    let _open = Open(&state.open);
     let go = state.go.notified();
     if state.holds.load(SeqCst) {
         go.await;
     }
     StatusCode::from_u16(state.status.load(SeqCst)).unwrap()
+}
+
+/// Past the harness, which keeps what passing tests print to itself.
+pub(crate) fn tell(figures: &str) {
+    std::io::Write::write_all(&mut std::io::stderr(), format!("{figures}\n").as_bytes()).unwrap();
 }
 
 /// A directory of its own with these files in it.

@@ -31,7 +31,7 @@ use reservations::Reserved;
 ///
 /// let store = MemoryStore::new();
 /// store.queue().enqueue("jobs", vec![Item::of(&Message::new("hello"))]).await?;
-/// let claim = Claim { max: 10, lease: Duration::from_secs(30), ordered: false };
+/// let claim = Claim { max: 10, lease: Duration::from_secs(30), ordered: false, below: None };
 /// assert_eq!(store.queue().claim("jobs", claim).await?.len(), 1);
 /// # Ok(()) }
 /// ```

@@ -12,6 +12,7 @@ mod queue;
 mod reservations;
 mod slots;
 mod source;
+mod turns;
 
 use std::fmt;
 

@@ -146,6 +146,8 @@ pub struct Claim {
     pub lease: Duration,
     /// Whether items under one key go out one at a time, oldest first, a delayed head holding its followers back.
     pub ordered: bool,
+    /// Only priorities below this; none means all.
+    pub below: Option<i16>,
 }
 
 /// The right to settle one item.

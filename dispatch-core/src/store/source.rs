@@ -1,6 +1,6 @@
 //! The Store's queue as a source.
 
-use std::{collections::VecDeque, fmt, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt, num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Claim, Claimed, Completion, Lease, Outcome, Store};
+use super::{Claim, Claimed, Completion, Lease, Outcome, Store, turns::Turns};
 use crate::{
     Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler, Source,
     Token,
@@ -35,6 +35,8 @@ pub struct QueueSource {
     queue: Arc<str>,
     lease: Duration,
     ordered: bool,
+    /// How lower priorities get their turns; none where the highest goes first always.
+    turns: Option<Turns>,
     /// Claims under way, each in a task of its own, so that dropping `receive` cannot lose what it brings.
     claims: VecDeque<Claiming>,
     /// Waits until there may be something, likewise.
@@ -55,7 +57,7 @@ struct Claiming {
     /// When its leases begin, at the earliest.
     began: Instant,
     asked: usize,
-    task: JoinHandle<Result<Vec<Claimed>, Error>>,
+    task: JoinHandle<Result<(Vec<Claimed>, Option<Turns>), Error>>,
 }
 
 impl fmt::Debug for QueueSource {
@@ -75,6 +77,7 @@ impl QueueSource {
             queue: queue.into(),
             lease: Duration::from_secs(30),
             ordered: false,
+            turns: None,
             claims: VecDeque::new(),
             wait: None,
             ready: VecDeque::new(),
@@ -99,6 +102,14 @@ impl QueueSource {
         self
     }
 
+    /// Takes one message in `every` from the priorities below the highest that waits, 2 at least; they take turns. Then a
+    /// claim brings `every` messages at most, and none is made ahead.
+    #[must_use]
+    pub fn serve_lower_every(mut self, every: NonZeroU32) -> Self {
+        self.turns = Some(Turns::new(every));
+        self
+    }
+
     fn queue_settler(&self) -> QueueSettler {
         QueueSettler {
             store: Arc::clone(&self.store),
@@ -112,8 +123,15 @@ impl QueueSource {
             max: max.max(self.ahead).min(MOST),
             lease: self.lease,
             ordered: self.ordered,
+            below: None,
         };
-        let task = tokio::spawn(async move { store.queue().claim(&queue, claim).await });
+        let turns = self.turns;
+        let task = tokio::spawn(async move {
+            match turns {
+                None => Ok((store.queue().claim(&queue, claim).await?, None)),
+                Some(mut turns) => Ok((turns.claim(store.queue(), &queue, claim).await?, Some(turns))),
+            }
+        });
         self.claims.push_back(Claiming {
             began: Instant::now(),
             asked: claim.max,
@@ -129,7 +147,8 @@ impl QueueSource {
         let claimed = (&mut claiming.task).await;
         let (began, asked) = (claiming.began, claiming.asked);
         self.claims.pop_front();
-        let claimed = joined(claimed)?;
+        let (claimed, turns) = joined(claimed)?;
+        self.turns = turns;
         if claimed.is_empty() && self.wait.is_none() {
             self.start_wait();
         }
@@ -137,7 +156,11 @@ impl QueueSource {
         // held back from other processes.
         let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
         let full = claimed.len() == asked && asked >= WORTHWHILE;
-        self.ahead = if full && quick { MOST.min(asked * 2) } else { 0 };
+        self.ahead = if full && quick && turns.is_none() {
+            MOST.min(asked * 2)
+        } else {
+            0
+        };
         self.filled = full.then_some(began);
         let settler = self.settler();
         self.ready
@@ -247,7 +270,7 @@ impl Source for QueueSource {
             // In a task of its own: what a slow Store brings goes back though nobody waits here any more.
             let (settler, before) = (self.queue_settler(), self.returning.take());
             self.returning = Some(tokio::spawn(async move {
-                settler.give_back(joined(claiming.task.await)?).await;
+                settler.give_back(joined(claiming.task.await)?.0).await;
                 match before {
                     Some(before) => joined(before.await),
                     None => Ok(()),
@@ -276,7 +299,7 @@ impl Source for QueueSource {
         let mut given_back = Ok(());
         for claiming in std::mem::take(&mut self.claims) {
             match joined(claiming.task.await) {
-                Ok(claimed) => settler.give_back(claimed).await,
+                Ok((claimed, _)) => settler.give_back(claimed).await,
                 Err(error) => given_back = Err(error),
             }
         }

@@ -11,6 +11,7 @@
 //! ```
 
 mod dead_letters;
+mod priority;
 mod queue;
 mod roles;
 
@@ -46,6 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub async fn store_battery(store: Arc<dyn Store>) {
     store.probe().await.expect("a store that works answers its probe");
     queue::battery(&*store).await;
+    priority::battery(&store).await;
     dead_letters::battery(&*store).await;
     roles::battery(&*store).await;
 }
@@ -108,6 +110,7 @@ async fn take(store: &dyn Store, queue: &str, max: usize) -> Vec<Claimed> {
         max,
         lease: LONG,
         ordered: false,
+        below: None,
     };
     store
         .queue()
@@ -121,6 +124,7 @@ async fn take_ordered(store: &dyn Store, queue: &str, max: usize) -> Vec<Claimed
         max,
         lease: LONG,
         ordered: true,
+        below: None,
     };
     store
         .queue()

@@ -217,3 +217,63 @@ async fn a_settler_that_does_not_answer_is_counted_as_failed() {
 
     assert_eq!((sink.count(), handle.stats().settle_failed.load(Relaxed)), (2, 2));
 }
+
+/// Takes back whatever is to be extended.
+struct Withdrawing(MemorySource);
+
+struct Withdrawer(Arc<dyn Settler>);
+
+#[async_trait::async_trait]
+impl Settler for Withdrawer {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        self.0.settle(batch).await
+    }
+    async fn extend(&self, batch: Vec<Token>, _: Duration) -> Vec<Result<(), SettleError>> {
+        batch.iter().map(|_| Err(SettleError::Withdrawn)).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Withdrawing {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(Withdrawer(self.0.settler()))
+    }
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        self.0.receive(max).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_withdrawn_is_dropped_whatever_becomes_of_lost_leases() {
+    let source = MemorySource::ending(numbered(3)).leasing(Duration::from_secs(4));
+    let queue = source.queue();
+    let sink = MemorySink::slow(Duration::from_secs(60), |_| Ok(()));
+    let pipeline = Pipeline::builder("test")
+        .source(Withdrawing(source))
+        .sink(sink.clone())
+        .concurrency(2)
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let begun = tokio::time::Instant::now();
+    tokio::spawn(pipeline.run());
+
+    while queue.settled().len() < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    // Looked for at each quarter of the lease, once it has come to its half.
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let settled = queue.settled();
+    assert!(
+        settled[..2]
+            .iter()
+            .all(|(_, how)| *how == dispatch_core::Disposition::Release),
+        "{settled:?}"
+    );
+    assert_eq!((sink.count(), handle.stats().lease_lost.load(Relaxed)), (0, 0));
+    handle.stop_now();
+}

@@ -10,6 +10,7 @@ mod lanes;
 mod leases;
 mod ordered_queue;
 mod paused;
+mod priority;
 mod read_ahead;
 mod slow_claims;
 mod sources;

@@ -69,6 +69,7 @@ async fn nothing_is_claimed_from_a_queue_while_paused() {
         max: 1,
         lease: Duration::from_secs(30),
         ordered: false,
+        below: None,
     };
     let claimed = store.queue().claim("q", claim).await.unwrap();
     assert_eq!(claimed.len(), 1, "others may have them meanwhile");

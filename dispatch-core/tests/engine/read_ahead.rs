@@ -1,6 +1,7 @@
 //! The queue's source claims more than it is asked for where that is worked off at once, and only there.
 
 use std::{
+    num::NonZeroU32,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
@@ -47,6 +48,19 @@ async fn claims_grow_while_they_are_worked_off_at_once() {
 
     let ahead = leased(&*store).await - held.len();
     assert!((250..=1_000).contains(&ahead), "{ahead} ahead of {}", held.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_ahead_where_lower_priorities_have_turns() {
+    let (store, source) = filled().await;
+    let mut source = source.serve_lower_every(NonZeroU32::new(40).unwrap());
+    let mut held = Vec::new();
+
+    for _ in 0..20 {
+        take(&mut source, &mut held).await;
+    }
+
+    assert_eq!((held.len(), leased(&*store).await), (20 * 40, 20 * 40));
 }
 
 #[tokio::test(start_paused = true)]

@@ -24,9 +24,14 @@
 //! | `skip` (default) | it does not fire |
 //! | `queue` | it waits for its turn |
 //! | `allow` | both are worked on at once |
+//! | `cancel` | it takes the earlier one's place |
+//!
+//! With `cancel` an attempt at work, in this process or another, is dropped within 3 s and its message is done with; only
+//! then the new one goes, so that never two are at work.
 //!
 //! # Capabilities
-//! Redelivery, any delay, leases of 30 s that are extended, attempts counted; `overlap = "queue"` keeps the order.
+//! Redelivery, any delay, leases of 30 s that are extended, attempts counted; `overlap = "queue"` keeps the order and,
+//! like `"cancel"`, works on one message at a time.
 //!
 //! # Configuration
 //! ```toml
@@ -51,6 +56,7 @@
 //! ```
 
 mod config;
+mod latest;
 mod source;
 
 pub use crate::slots::{Misfire, Overlap};

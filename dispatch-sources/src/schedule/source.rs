@@ -13,7 +13,7 @@ use dispatch_core::{
 use smol_str::format_smolstr;
 use tokio::{sync::oneshot, task::JoinHandle};
 
-use super::ScheduleSourceConfig;
+use super::{ScheduleSourceConfig, latest::Latest};
 use crate::slots::{Clock, Overlap, Ticker};
 
 /// How long the slot that is being fired may take once the source closes.
@@ -25,6 +25,8 @@ pub struct ScheduleSource {
     ticker: Option<Ticker>,
     ticking: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     fired: QueueSource,
+    /// Where a later slot cancels an earlier one.
+    latest: Option<Arc<Latest>>,
 }
 
 impl fmt::Debug for ScheduleSource {
@@ -62,8 +64,12 @@ impl ScheduleSource {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let payload = config.payload.clone();
+        let fired = QueueSource::new(context.store.clone(), queue.as_str()).ordered(config.overlap.is_one_by_one());
+        let latest = (config.overlap == Overlap::Cancel)
+            .then(|| Arc::new(Latest::new(context.store.clone(), schedule.clone(), fired.settler())));
         Ok(Self {
-            fired: QueueSource::new(context.store.clone(), queue.as_str()).ordered(config.overlap == Overlap::Queue),
+            fired,
+            latest,
             ticker: Some(Ticker {
                 plan: config.plan()?,
                 schedule,
@@ -86,11 +92,18 @@ impl ScheduleSource {
 #[async_trait]
 impl Source for ScheduleSource {
     fn capabilities(&self) -> Capabilities {
-        self.fired.capabilities()
+        let mut capabilities = self.fired.capabilities();
+        if self.latest.is_some() {
+            capabilities.lease = Some(Latest::HEARS);
+        }
+        capabilities
     }
 
     fn settler(&self) -> Arc<dyn Settler> {
-        self.fired.settler()
+        match &self.latest {
+            Some(latest) => Arc::clone(latest) as Arc<dyn Settler>,
+            None => self.fired.settler(),
+        }
     }
 
     /// The slots are fired by a task of their own, whether or not somebody asks: what waits is in the Store.
@@ -99,7 +112,15 @@ impl Source for ScheduleSource {
             let (stop, stopped) = oneshot::channel();
             self.ticking = Some((stop, tokio::spawn(ticker.run(stopped))));
         }
-        self.fired.receive(max).await
+        loop {
+            let batch = match (self.fired.receive(max).await?, &self.latest) {
+                (Received::Batch(batch), Some(latest)) => latest.keep(batch).await?,
+                (received, _) => return Ok(received),
+            };
+            if !batch.is_empty() {
+                return Ok(Received::Batch(batch));
+            }
+        }
     }
 
     async fn hold(&mut self) -> Result<(), Error> {

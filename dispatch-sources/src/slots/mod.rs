@@ -3,10 +3,10 @@
 mod plan;
 mod ticker;
 
-pub(crate) use plan::Plan;
+pub(crate) use plan::{Plan, time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-pub(crate) use ticker::{Clock, Ticker};
+pub(crate) use ticker::{Clock, SLOT, Ticker};
 
 /// What becomes of slots that nobody could fire in time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -32,4 +32,13 @@ pub enum Overlap {
     Queue,
     /// Both are worked on at once.
     Allow,
+    /// It takes the earlier one's place: what waits is dropped, and an attempt at work is cancelled first.
+    Cancel,
+}
+
+impl Overlap {
+    /// Whether one message of the schedule is at work at a time.
+    pub(crate) const fn is_one_by_one(self) -> bool {
+        matches!(self, Self::Queue | Self::Cancel)
+    }
 }

@@ -113,6 +113,11 @@ pub(crate) fn name(slot: SystemTime) -> String {
     }
 }
 
+/// The slot that has this name.
+pub(crate) fn time(name: &str) -> Option<SystemTime> {
+    Timestamp::from_str(name).ok().map(SystemTime::from)
+}
+
 fn remainder(since: Duration, interval: Duration) -> Duration {
     let rest = since.as_nanos() % interval.as_nanos().max(1);
     Duration::from_nanos_u128(rest)

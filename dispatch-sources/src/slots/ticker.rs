@@ -26,6 +26,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How long to sleep at most before the wall clock is looked at again: it may have been set, or the machine suspended.
 const LOOK: Duration = Duration::from_secs(30);
 
+/// Where in a message's metadata its slot stands.
+pub(crate) const SLOT: &str = "schedule_slot";
+
 /// What time it is; tests have a clock of their own.
 pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
@@ -122,6 +125,10 @@ impl Ticker {
         if self.overlap == Overlap::Skip && self.is_busy().await? {
             tracing::info!(schedule = %self.schedule, %id, "slot skipped: an earlier one is not done");
         } else {
+            if self.overlap == Overlap::Cancel {
+                // What waits is not wanted any more; what is at work hears of it once this slot is taken.
+                self.store.queue().purge(&self.queue).await?;
+            }
             self.store
                 .queue()
                 .enqueue(&self.queue, vec![self.item(&id, slot)])
@@ -140,10 +147,10 @@ impl Ticker {
     }
 
     fn item(&self, id: &SmolStr, slot: SystemTime) -> Item {
-        let message = (self.make)(id.clone(), slot).meta("schedule_slot", plan::name(slot));
+        let message = (self.make)(id.clone(), slot).meta(SLOT, plan::name(slot));
         let mut item = Item::of(&message);
         item.dedupe = Some(id.clone());
-        if self.overlap == Overlap::Queue {
+        if self.overlap.is_one_by_one() {
             // One key, one at a time, in order.
             item.key = Some(self.schedule.clone());
         }

@@ -7,6 +7,7 @@ mod file;
 mod http;
 mod pg_notify;
 mod schedule;
+mod schedule_cancel;
 mod sqs;
 mod sqsd_cron;
 mod startup;

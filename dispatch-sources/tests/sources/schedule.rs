@@ -19,7 +19,7 @@ fn clock(offset: u64) -> Arc<dyn Fn() -> SystemTime + Send + Sync> {
     Arc::new(move || wall + run.elapsed())
 }
 
-fn every(
+pub(crate) fn every(
     store: &Arc<MemoryStore>,
     seconds: u64,
     offset: u64,
@@ -30,7 +30,7 @@ fn every(
     ScheduleSource::with_clock(&config, &context(".".as_ref(), store.clone()), clock(offset)).unwrap()
 }
 
-fn slot(delivery: &Delivery) -> &str {
+pub(crate) fn slot(delivery: &Delivery) -> &str {
     delivery
         .message
         .metadata()

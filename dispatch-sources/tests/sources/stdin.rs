@@ -181,6 +181,7 @@ async fn what_was_read_and_not_worked_on_is_parked_when_the_pipeline_stops() {
         max: 10,
         lease: Duration::from_secs(30),
         ordered: false,
+        below: None,
     };
     let parked = store.queue().claim(&parked_queue("p"), claim).await.unwrap();
     let mut parked: Vec<_> = parked.into_iter().map(|claimed| claimed.item.payload).collect();

@@ -18,6 +18,7 @@ async fn an_item_under_a_key_waits_for_one_that_is_not_committed_yet() {
         max: 10,
         lease: Duration::from_secs(30),
         ordered: true,
+        below: None,
     };
     let transaction = server.admin.begin().await.unwrap();
     let sql = format!(

@@ -52,7 +52,7 @@ where
 
     pub(super) fn extended(&mut self, entries: Vec<(usize, u32)>, results: Vec<Result<(), SettleError>>, at: Instant) {
         let stats = &self.shared.stats;
-        let mut lost = Vec::new();
+        let mut cancelled = Vec::new();
         for ((slot, serial), result) in entries.into_iter().zip(results) {
             let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) else {
                 continue;
@@ -66,17 +66,22 @@ where
                     entry.lost = true;
                     stats.lease_lost.fetch_add(1, Relaxed);
                     tracing::warn!(id = %entry.message.id(), "lease lost: somebody else has the message");
-                    lost.push(slot);
+                    if self.plan.cancel_on_lost_lease {
+                        cancelled.push(slot);
+                    }
+                }
+                Err(SettleError::Withdrawn) => {
+                    entry.lost = true;
+                    tracing::info!(id = %entry.message.id(), "withdrawn by its source");
+                    cancelled.push(slot);
                 }
                 // The next look tries again; half the lease is left.
                 Err(SettleError::Failed(error)) => tracing::warn!(error = error.report(), "lease not extended"),
             }
         }
-        if self.plan.cancel_on_lost_lease {
-            for slot in lost {
-                if self.slots.cancel(slot) {
-                    self.release(slot);
-                }
+        for slot in cancelled {
+            if self.slots.cancel(slot) {
+                self.release(slot);
             }
         }
     }

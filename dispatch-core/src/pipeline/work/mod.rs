@@ -406,7 +406,7 @@ where
         let stats = &self.shared.stats;
         match result {
             Ok(()) => {}
-            Err(SettleError::Stale) => {
+            Err(SettleError::Stale | SettleError::Withdrawn) => {
                 stats.lease_lost.fetch_add(u64::from(!entry.lost), Relaxed);
                 tracing::warn!(id = %entry.message.id(), "lease lost before the settlement: the message may be worked on twice");
             }

@@ -120,18 +120,19 @@ impl Line {
     }
 
     /// The rows that a claim would get now.
-    fn pick(&self, max: usize, ordered: bool, now: Instant) -> Vec<(Reverse<i16>, Instant, u64)> {
+    fn pick(&self, claim: &Claim, now: Instant) -> Vec<(Reverse<i16>, Instant, u64)> {
         let mut picked = Vec::new();
-        let mut from = Bound::Unbounded;
-        while picked.len() < max {
+        let behind = |priority| Bound::Excluded((priority, now + FAR, u64::MAX));
+        let mut from = claim.below.map_or(Bound::Unbounded, |below| behind(Reverse(below)));
+        while picked.len() < claim.max {
             let Some(&place) = self.waiting.range((from, Bound::Unbounded)).next() else {
                 break;
             };
             let (priority, at, row) = place;
             // Behind one that is not yet due, only a lower priority can be.
             let due = at <= now;
-            from = Bound::Excluded(if due { place } else { (priority, now + FAR, u64::MAX) });
-            if due && !(ordered && self.is_follower(row)) {
+            from = if due { Bound::Excluded(place) } else { behind(priority) };
+            if due && !(claim.ordered && self.is_follower(row)) {
                 picked.push(place);
             }
         }
@@ -147,7 +148,7 @@ impl Line {
         self.expire(now);
         self.ordered = claim.ordered;
         let mut claimed = Vec::new();
-        for place in self.pick(claim.max, claim.ordered, now) {
+        for place in self.pick(&claim, now) {
             self.waiting.remove(&place);
             let row = place.2;
             self.last_fence += 1;
@@ -214,7 +215,13 @@ impl Line {
     /// Whether something can be claimed now, else when time alone will next change that.
     fn next_change(&self, now: Instant) -> Result<(), Option<Instant>> {
         let lease_end = self.leased.first().map(|(until, _)| *until);
-        if lease_end.is_some_and(|end| end <= now) || !self.pick(1, self.ordered, now).is_empty() {
+        let any = Claim {
+            max: 1,
+            lease: Duration::ZERO,
+            ordered: self.ordered,
+            below: None,
+        };
+        if lease_end.is_some_and(|end| end <= now) || !self.pick(&any, now).is_empty() {
             return Ok(());
         }
         let due = self.waiting.iter().map(|(_, at, _)| *at).filter(|at| *at > now).min();

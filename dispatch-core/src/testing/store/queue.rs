@@ -123,6 +123,7 @@ async fn an_expired_lease_is_lost_to_the_next_claim(store: &dyn Store) {
         max: 1,
         lease: SHORT,
         ordered: false,
+        below: None,
     };
     let old = store
         .queue()
@@ -179,6 +180,7 @@ async fn an_extended_lease_lasts(store: &dyn Store) {
         max: 1,
         lease: SHORT,
         ordered: false,
+        below: None,
     };
     let kept = store
         .queue()
@@ -220,6 +222,7 @@ async fn an_extension_touches_no_other_lease_of_its_claim(store: &dyn Store) {
         max: 2,
         lease: SHORT,
         ordered: false,
+        below: None,
     };
     let claimed = store
         .queue()
@@ -704,6 +707,7 @@ async fn an_expired_lease_wakes_who_waits(store: &dyn Store) {
         max: 1,
         lease: SHORT,
         ordered: false,
+        below: None,
     };
     let claimed = store
         .queue()

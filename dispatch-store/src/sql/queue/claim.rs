@@ -21,7 +21,8 @@ impl SqlStore {
     /// delayed items makes a claim slower.
     pub(super) async fn claim_all(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
         let mut claimed = Vec::new();
-        let mut below = TOP;
+        let top = claim.below.map_or(TOP, i32::from);
+        let mut below = top;
         let mut recovered = false;
         while claimed.len() < claim.max {
             let claim = Claim {
@@ -54,7 +55,7 @@ impl SqlStore {
                     tracing::debug!(%error, "expired leases wait for the next claim");
                     break;
                 }
-                (recovered, below) = (true, TOP);
+                (recovered, below) = (true, top);
                 continue;
             }
             match found.next {

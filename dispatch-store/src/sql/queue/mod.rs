@@ -47,7 +47,8 @@ impl Queue for SqlStore {
         if !claimed.is_empty() {
             hint.found();
         }
-        if claimed.len() < claim.max {
+        // Only who may take all has seen the end of it.
+        if claimed.len() < claim.max && claim.below.is_none() {
             hint.emptied(begun);
         }
         Ok(claimed)
