@@ -194,6 +194,7 @@ fn the_schema_refuses_what_lint_refuses() {
         "layers.timeout = 30",
         "layers.retyr = \"off\"",
         "store = { type = \"nosuch\" }",
+        "lanes = { key = \"key\", policy = \"park_key\" }",
     ] {
         let value: serde_json::Value = toml::from_str(&format!("{bad}\n{good}")).unwrap();
 
