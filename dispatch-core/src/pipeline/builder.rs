@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     Commands, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
-    layer::{DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
+    layer::{BreakerLayer, DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
     telemetry::{Meter, Stats},
 };
 
@@ -269,7 +269,8 @@ impl PipelineBuilder {
             stats,
             self.meter.clone(),
             self.commands.clone(),
-            self.stack.breaker.clone(),
+            self.stack.breaker.as_ref().and_then(BreakerLayer::handle),
+            self.stack.breaker.as_ref().is_some_and(BreakerLayer::is_keyed),
             self.stack.concurrency.most(),
         ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));

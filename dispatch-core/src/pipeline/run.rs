@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Class, Error, Message, Reply, Sink, Store,
     backoff::Backoff,
-    layer::{DedupeLayer, Limit, StackLayer, StackService},
+    layer::{BreakerLayer, DedupeLayer, Limit, StackLayer, StackService},
     own::Own,
     store::QueueSource,
 };
@@ -194,7 +194,7 @@ impl Runs {
         let shards = parts.shards.min(concurrency);
         let fixed = matches!(parts.stack.concurrency, Limit::Fixed(_)) && shards > 1;
         let retry = parts.stack.retry.clone().unwrap_or_default();
-        let breaker = parts.stack.breaker.clone();
+        let breaker = parts.stack.breaker.as_ref().and_then(BreakerLayer::handle);
         let deadline = parts.stack.deadline;
         let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
         let desks: Vec<_> = parts

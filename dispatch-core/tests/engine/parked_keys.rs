@@ -7,7 +7,7 @@ use std::{
 
 use dispatch_core::{
     Class, Disposition, Order,
-    layer::KeyFn,
+    layer::{BreakerLayer, BreakerSettings, KeyFn},
     pipeline::{LanePolicy, Lanes, parked_queue},
     testing::{Faults, FaultyStore},
 };
@@ -279,6 +279,31 @@ async fn a_key_that_somebody_else_emptied_is_free_again() {
     let summary = run.await.unwrap().unwrap();
 
     assert_eq!((purged, summary.parked, sink.texts()), (1, 1, vec!["a-1".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_the_head_comes_to_an_open_breaker_of_its_key() {
+    let messages = (0..300).map(|n| of_key(if n < 200 { "down" } else { "up" }, n));
+    let began = tokio::time::Instant::now();
+    let sink = MemorySink::answering(move |message| {
+        if message.payload.starts_with(b"down") && began.elapsed() < Duration::from_secs(600) {
+            Err(Error::unavailable("refused"))
+        } else {
+            Ok(())
+        }
+    });
+
+    let summary = pipeline(MemorySource::ending(messages), &sink)
+        .concurrency(64)
+        .lanes(parked_by_header())
+        .stack(|stack| stack.breaker = Some(BreakerLayer::keyed(BreakerSettings::default(), parked_by_header().key)))
+        .run()
+        .await
+        .unwrap();
+
+    assert_in_order(&sink.texts());
+    assert_eq!((summary.delivered, summary.parked), (300, 200));
+    assert!(summary.nacked < 40, "the head alone, each time: {summary:?}");
 }
 
 #[tokio::test(start_paused = true)]
