@@ -12,6 +12,7 @@ mod dispatcherd;
 mod dispatcherd_checklist;
 mod docs;
 mod exits;
+mod files;
 mod input;
 mod kill;
 mod mutants;
