@@ -13,6 +13,7 @@ mod dispatcherd_checklist;
 mod docs;
 mod exits;
 mod files;
+mod formats;
 mod input;
 mod kill;
 mod mutants;

@@ -1,6 +1,7 @@
 //! `dispatch lint`: every mistake of every file, without touching anything else.
 
 mod annotations;
+mod sarif;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use dispatch_core::{
 };
 use serde_json::json;
 
-use self::annotations::annotation;
+use self::{annotations::annotation, sarif::sarif};
 use crate::{
     args::Global,
     config::{OverArgs, read_text},
@@ -49,6 +50,8 @@ enum Format {
     Text,
     /// One JSON object.
     Json,
+    /// As SARIF 2.1.0, for code scanning.
+    Sarif,
     /// As annotations of a GitHub workflow.
     Github,
 }
@@ -66,6 +69,7 @@ impl Lint {
         let format = if global.json { Format::Json } else { self.format };
         match format {
             Format::Json => print_json(&json!({ "files": files.len(), "findings": findings }))?,
+            Format::Sarif => print_json(&sarif(&findings))?,
             Format::Github => findings.iter().try_for_each(|finding| print(&annotation(finding)))?,
             Format::Text => {
                 let rendered = Diagnostics(findings.clone()).render(global.color.on_stdout());
