@@ -50,9 +50,33 @@ pub(crate) struct Global {
 /// Flags without an environment variable: those that choose what is acted on or allow it, which a variable left over
 /// from elsewhere must not do (the `command` sink sets DISPATCH_ID and DISPATCH_KEY for its processes), and those whose
 /// variable is read elsewhere.
-const NO_TWIN: [&str; 25] = [
-    "all", "class", "code", "config", "dedupe", "delay", "dry-run", "header", "help", "id", "key", "ndjson", "payload",
-    "pipeline", "priority", "queue", "quiet", "reason", "set", "since", "task", "to", "until", "verbose", "yes",
+const NO_TWIN: [&str; 26] = [
+    "all",
+    "class",
+    "code",
+    "config",
+    "config-dir",
+    "dedupe",
+    "delay",
+    "dry-run",
+    "header",
+    "help",
+    "id",
+    "key",
+    "ndjson",
+    "payload",
+    "pipeline",
+    "priority",
+    "queue",
+    "quiet",
+    "reason",
+    "set",
+    "since",
+    "task",
+    "to",
+    "until",
+    "verbose",
+    "yes",
 ];
 
 /// The whole command line, each setting with its variable `DISPATCH_<FLAG>`.

@@ -13,6 +13,7 @@ use dispatch_core::{
 
 use crate::{
     failure::{Failure, Result},
+    files::{matching, within},
     output::Color,
 };
 
@@ -23,9 +24,12 @@ pub(crate) struct ConfigArgs {
     /// /etc/dispatch/dispatch.toml
     #[arg(value_name = "FILE")]
     pub(crate) files: Vec<PathBuf>,
-    /// A pipeline file, as FILE
+    /// A pipeline file, as FILE; or a pattern of some, such as 'pipelines/*.toml'
     #[arg(short, long = "config", value_name = "FILE")]
     pub(crate) config: Vec<PathBuf>,
+    /// Every pipeline file in a directory
+    #[arg(short = 'C', long, value_name = "DIR")]
+    pub(crate) config_dir: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) over: OverArgs,
 }
@@ -58,12 +62,18 @@ pub(crate) struct Loaded {
 impl ConfigArgs {
     /// The files to read: those named, else the first that is there.
     pub(crate) fn paths(&self) -> Result<Vec<PathBuf>> {
-        let named: Vec<_> = self.files.iter().chain(&self.config).cloned().collect();
+        let mut named = Vec::new();
+        for path in self.files.iter().chain(&self.config) {
+            named.extend(matching(path)?);
+        }
+        for directory in &self.config_dir {
+            named.extend(within(directory, false)?);
+        }
         if !named.is_empty() {
-            return Ok(named);
+            return Ok(once(named));
         }
         if let Some(path) = std::env::var_os("DISPATCH_CONFIG").filter(|path| !path.is_empty()) {
-            return Ok(vec![path.into()]);
+            return matching(Path::new(&path));
         }
         let places = default_places();
         if let Some(path) = places.iter().find(|path| path.exists()) {
@@ -80,6 +90,13 @@ impl ConfigArgs {
     pub(crate) fn texts(&self) -> Result<Vec<Text>> {
         self.paths()?.iter().map(|path| read_text(path)).collect()
     }
+}
+
+/// Each file once, though several patterns may find it.
+fn once(paths: Vec<PathBuf>) -> Vec<PathBuf> {
+    let mut seen = std::collections::BTreeSet::new();
+    let real = |path: &PathBuf| path.canonicalize().unwrap_or_else(|_| path.clone());
+    paths.into_iter().filter(|path| seen.insert(real(path))).collect()
 }
 
 fn default_places() -> Vec<PathBuf> {

@@ -13,6 +13,7 @@ mod client;
 mod commands;
 mod config;
 mod failure;
+mod files;
 mod letters;
 mod logs;
 mod output;

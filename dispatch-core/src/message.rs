@@ -159,6 +159,10 @@ impl Message {
     }
 
     /// Sets the deadline; the payload stays as it is.
+    pub(crate) fn set_key(&mut self, key: Option<SmolStr>) {
+        self.details_mut().key = key;
+    }
+
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         Arc::make_mut(&mut self.0).deadline = Some(deadline);
     }

@@ -16,7 +16,8 @@ use crate::{
 
 /// Lint pipeline files, then connect to every component
 ///
-/// Nothing is received and nothing is sent. Exit codes: 0 all connected, 1 one did not, 78 a mistake in a file.
+/// Nothing is received and nothing is sent. Unlike lint it takes the files together, as run does. Exit codes: 0 all
+/// connected, 1 one did not, 78 a mistake in a file.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     #[command(flatten)]
@@ -24,6 +25,9 @@ pub(crate) struct Check {
     /// How long each component may take
     #[arg(long, value_name = "TIME", default_value = "10s")]
     timeout: Period,
+    /// Read and build everything, and connect to nothing
+    #[arg(long)]
+    no_network: bool,
 }
 
 impl Check {
@@ -34,6 +38,10 @@ impl Check {
         let (mut rows, mut all, mut failed) = (Vec::new(), Vec::new(), false);
         for mut planned in plan.pipelines {
             let name = planned.pipeline.handle().name().clone();
+            if self.no_network {
+                rows.push(vec![name.to_string(), "right, not connected".to_owned()]);
+                continue;
+            }
             for (label, result) in planned.pipeline.probe(limit).await {
                 let error = result.err().map(|error| error.report());
                 failed |= error.is_some();

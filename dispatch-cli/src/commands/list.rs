@@ -15,6 +15,26 @@ use crate::{
 pub(crate) struct List {
     /// Only this kind
     kind: Option<Kind>,
+    /// How to print them
+    #[arg(
+        long,
+        value_name = "FORMAT",
+        default_value = "text",
+        env = "DISPATCH_LIST_FORMAT",
+        hide_env_values = true
+    )]
+    format: Format,
+}
+
+/// How components are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// One JSON object: names and summaries.
+    Json,
+    /// The JSON Schema of one kind, or of whole files.
+    Jsonschema,
 }
 
 /// A kind of component.
@@ -34,6 +54,21 @@ impl Kind {
             Self::Stores => "stores",
             Self::Layers => "layers",
         }
+    }
+
+    /// The JSON Schema of one such component, or of all layers, cut out of that of a whole file.
+    fn schema(self, whole: &Value) -> Value {
+        let reference = match self {
+            Self::Sources => json!({ "$ref": "#/$defs/source" }),
+            Self::Sinks => json!({ "$ref": "#/$defs/sink" }),
+            Self::Stores => json!({ "$ref": "#/$defs/store" }),
+            Self::Layers => whole["properties"]["layers"].clone(),
+        };
+        let mut schema = Map::new();
+        schema.insert("$schema".to_owned(), whole["$schema"].clone());
+        schema.extend(reference.as_object().cloned().unwrap_or_default());
+        schema.insert("$defs".to_owned(), whole["$defs"].clone());
+        Value::Object(schema)
     }
 
     /// Names with one line each.
@@ -83,7 +118,11 @@ impl List {
             Some(kind) => vec![kind],
             None => vec![Kind::Sources, Kind::Layers, Kind::Sinks, Kind::Stores],
         };
-        if global.json {
+        if self.format == Format::Jsonschema {
+            print_json(&self.kind.map_or_else(|| schema.clone(), |kind| kind.schema(&schema)))?;
+            return Ok(0);
+        }
+        if global.json || self.format == Format::Json {
             let mut all = Map::new();
             for kind in kinds {
                 let entries = kind.entries(registry, &schema);

@@ -10,7 +10,7 @@ use crate::{
     config::{ConfigArgs, Text, load_texts},
     failure::{FAILED, Failure, Result},
     logs::{self, Screen},
-    run::{Board, End, Ended, Generation, Plan, Process, Signals, Stores, Systemd, Wish},
+    run::{Board, End, Ended, Generation, Plan, Process, Signals, Stores, Systemd, Watch, Wish},
     server::Server,
 };
 
@@ -28,16 +28,31 @@ pub(crate) struct Run {
     /// Worker threads; by default one for each processor
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// Read the files again when they change, as SIGHUP does
+    #[arg(short, long)]
+    watch: bool,
 }
 
 impl Run {
     pub(crate) fn execute(self, global: &Global, registry: &Registry) -> Result {
         blocking(self.threads, async {
             let mut stores = Stores::default();
+            // Before they are read: a change in between is not missed.
+            let watch = self.watch.then(|| Watch::new(&self.config));
             let plan = Plan::read(&self.config, registry, &mut stores, global.color)?;
-            run(plan, stores, Some(&self.config), global, registry).await
+            let files = Files {
+                args: &self.config,
+                watch,
+            };
+            run(plan, stores, Some(files), global, registry).await
         })
     }
+}
+
+/// The files of a run, which are read again on SIGHUP and, where they are watched, when they change.
+struct Files<'a> {
+    args: &'a ConfigArgs,
+    watch: Option<Watch>,
 }
 
 /// Runs one pipeline that no file holds; SIGHUP drains it.
@@ -99,8 +114,8 @@ fn blocking(threads: Option<NonZeroUsize>, run: impl Future<Output = Result>) ->
     result
 }
 
-async fn run(plan: Plan, stores: Stores, args: Option<&ConfigArgs>, global: &Global, registry: &Registry) -> Result {
-    Ok(match supervised(plan, stores, args, global, registry, |_| ()).await? {
+async fn run(plan: Plan, stores: Stores, files: Option<Files<'_>>, global: &Global, registry: &Registry) -> Result {
+    Ok(match supervised(plan, stores, files, global, registry, |_| ()).await? {
         Outcome::AtOnce(code) => code,
         Outcome::Ended(ended) if !ended.failed && ended.summaries.iter().all(|summary| summary.finished) => 0,
         Outcome::Ended(_) => FAILED,
@@ -118,7 +133,7 @@ enum Outcome {
 async fn supervised(
     plan: Plan,
     stores: Stores,
-    args: Option<&ConfigArgs>,
+    files: Option<Files<'_>>,
     global: &Global,
     registry: &Registry,
     started: impl FnOnce(&Board),
@@ -132,8 +147,13 @@ async fn supervised(
     let mut signals = Signals::listen().map_err(|error| Failure::run(format!("cannot listen for signals: {error}")))?;
     let board = Board::default();
     let server = Server::start(&plan.admin, &board).await?;
+    let (args, watch) = match files {
+        Some(Files { args, watch }) => (Some(args), watch),
+        None => (None, None),
+    };
     let mut process = Process {
         args,
+        watch,
         global,
         registry,
         screen,

@@ -110,7 +110,7 @@ fn words(status: &Status, rate: f64) -> String {
         Phase::Draining => words.push("draining".to_owned()),
         Phase::Ended => words.push("done".to_owned()),
         Phase::Running if status.paused => words.push("paused".to_owned()),
-        Phase::Running if status.breaker != "closed" && status.breaker != "off" => {
+        Phase::Running if !matches!(status.breaker, "closed" | "off" | "by_key") => {
             words.push(format!("breaker {}", status.breaker.replace('_', " ")));
         }
         Phase::Running => {}

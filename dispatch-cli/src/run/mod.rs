@@ -8,6 +8,7 @@ mod process;
 mod signals;
 mod summary;
 mod systemd;
+mod watch;
 
 pub(crate) use generation::{Board, Ended, Generation, Member};
 pub(crate) use live::{Live, TICK};
@@ -17,3 +18,4 @@ pub(crate) use process::{End, Process};
 pub(crate) use signals::{Signals, Wish};
 pub(crate) use summary::{plural, report};
 pub(crate) use systemd::Systemd;
+pub(crate) use watch::Watch;

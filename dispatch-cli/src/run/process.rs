@@ -3,7 +3,7 @@
 use dispatch_core::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Wish, report};
+use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Watch, Wish, report};
 use crate::{args::Global, config::ConfigArgs, failure::Result, logs::Screen, output::note, server::Server};
 
 /// How the pipelines came to their end.
@@ -17,6 +17,8 @@ pub(crate) enum End {
 pub(crate) struct Process<'a> {
     /// The files to read again; none where there are none: SIGHUP drains then.
     pub(crate) args: Option<&'a ConfigArgs>,
+    /// Where the files are read again when they change.
+    pub(crate) watch: Option<Watch>,
     pub(crate) global: &'a Global,
     pub(crate) registry: &'a Registry,
     pub(crate) screen: Screen,
@@ -41,7 +43,14 @@ impl Process<'_> {
             clock.set_missed_tick_behavior(MissedTickBehavior::Skip);
         }
         let (mut next, mut stopping) = (None, false);
+        let mut watch = self.watch.take();
         loop {
+            let changed = async {
+                match &mut watch {
+                    Some(watch) => watch.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             let tick = async {
                 match &mut clock {
                     Some(clock) => drop(clock.tick().await),
@@ -83,6 +92,12 @@ impl Process<'_> {
                             tracing::info!("reloaded");
                         }
                         _ => return End::Ended(ended),
+                    }
+                }
+                () = changed => {
+                    if !stopping {
+                        tracing::info!("the files have changed");
+                        next = self.reload().await.or(next);
                     }
                 }
                 () = tick => {

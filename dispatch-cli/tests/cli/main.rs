@@ -12,6 +12,8 @@ mod dispatcherd;
 mod dispatcherd_checklist;
 mod docs;
 mod exits;
+mod files;
+mod formats;
 mod input;
 mod kill;
 mod mutants;

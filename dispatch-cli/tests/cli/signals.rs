@@ -114,6 +114,26 @@ async fn a_hangup_reloads_files_that_are_right_and_keeps_what_runs_otherwise() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_that_are_watched_are_read_again_when_they_change() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &ticking(&worker, "/old"))]);
+    let file = dir.path().join("p.toml");
+    let mut running = Running::start(dir.path(), &["run", "--watch", "p.toml"]);
+    until("the old path", async || worker.paths().contains(&"/old".to_owned())).await;
+
+    std::fs::write(&file, "name = 3").unwrap();
+    running.says("not reloaded").await;
+    let seen = worker.paths().len();
+    until("going on", async || worker.paths().len() > seen).await;
+
+    std::fs::write(&file, ticking(&worker, "/new")).unwrap();
+    until("the new path", async || worker.paths().contains(&"/new".to_owned())).await;
+
+    running.signal(Signal::TERM);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn quiet_stops_receiving_until_resumed_and_the_status_can_be_printed() {
     let worker = Worker::start().await;
     let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);

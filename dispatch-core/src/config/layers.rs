@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Backoff, Jitter, Selector,
     layer::{
-        AdaptiveSettings, BreakerHandle, BreakerSettings, KeyFn, Limit, RateLimitLayer, RetryBudget, RetryPolicy,
+        AdaptiveSettings, BreakerLayer, BreakerSettings, KeyFn, Limit, RateLimitLayer, RetryBudget, RetryPolicy,
         RetryRule, Stack,
     },
 };
@@ -550,24 +550,30 @@ pub struct BreakerConfig {
     open: Option<Period>,
     /// How many calls must succeed, half open, to close it; 3.
     probes: Option<u32>,
+    /// A breaker for each key, such as `"header:host"`; one for all messages by default.
+    key: Option<Selector>,
 }
 
 impl Short for BreakerConfig {
-    const WANTED: &'static str = "a table with `failures`, `min_calls`, `window`, `open`, `probes`, or \"off\"";
+    const WANTED: &'static str = "a table with `failures`, `min_calls`, `window`, `open`, `probes`, `key`, or \"off\"";
     fn from_text(text: &str) -> Result<Self, String> {
         Err(format!("\"{text}\" where {} is wanted", Self::WANTED))
     }
 }
 
 impl BreakerConfig {
-    fn settings(&self) -> BreakerSettings {
+    fn layer(&self) -> BreakerLayer {
         let default = BreakerSettings::default();
-        BreakerSettings {
+        let settings = BreakerSettings {
             failures: self.failures.map_or(default.failures, |Percent(share)| share),
             min_calls: self.min_calls.unwrap_or(default.min_calls),
             window: self.window.map_or(default.window, |Period(window)| window),
             open: self.open.map_or(default.open, |Period(open)| open),
             probes: self.probes.unwrap_or(default.probes).max(1),
+        };
+        match &self.key {
+            None => BreakerLayer::new(settings),
+            Some(key) => BreakerLayer::keyed(settings, key_fn(key)),
         }
     }
 }
@@ -597,10 +603,26 @@ impl LayersConfig {
             None => {}
         }
         match &self.breaker {
-            Some(Switch::On(breaker)) => stack.breaker = Some(BreakerHandle::new(breaker.settings())),
+            Some(Switch::On(breaker)) => stack.breaker = Some(breaker.layer()),
             Some(Switch::Off) => stack.breaker = None,
             None => {}
         }
         Ok(stack)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaker_with_a_key_leaves_the_gate_alone() {
+        for (text, keyed) in [("failures = '30%'", false), ("key = 'header:host'", true)] {
+            let config: BreakerConfig = toml::from_str(text).unwrap();
+
+            let layer = config.layer();
+
+            assert_eq!((layer.is_keyed(), layer.handle().is_none()), (keyed, keyed), "{text}");
+        }
     }
 }

@@ -17,7 +17,6 @@ use super::{
     dedupe::DedupePlan,
     document,
     interpolate::Surroundings,
-    layers::key_fn,
     model::{LanesConfig, OnLostLease, TopConfig},
     read::{Reader, Value, remove},
     sinks::SinkPlan,
@@ -229,10 +228,7 @@ impl<'a> Loader<'a> {
 
         let top = top?;
         let name = self.name(file, &whole, &top, reader);
-        let lanes = top.lanes.as_ref().map(|LanesConfig { key, order }| Lanes {
-            key: key_fn(key),
-            order: *order,
-        });
+        let lanes = top.lanes.as_ref().map(LanesConfig::lanes);
         let (stack, own_layers) = layers?;
         let (_, store, store_places) = store?;
         Some(LoadedPipeline {

@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{ConfigError, Period, Secret};
-use crate::Selector;
+use super::{ConfigError, Period, Secret, layers::key_fn};
+use crate::{
+    Selector,
+    pipeline::{LanePolicy, Lanes},
+};
 
 /// What may stand at the top of a file beside `source`, `layers`, `sink`, `then` and `store`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
@@ -33,15 +36,62 @@ pub(super) struct TopConfig {
     pub(super) monitoring: Option<MonitoringConfig>,
 }
 
+/// `[lanes]`, whose parts fit together.
+#[derive(Debug, Clone, Deserialize, JsonSchema)]
+#[serde(try_from = "LanesTable")]
+#[schemars(with = "LanesTable")]
+pub(super) struct LanesConfig(pub(super) LanesTable);
+
 /// `[lanes]`.
 #[derive(Debug, Clone, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct LanesConfig {
+#[schemars(
+    rename = "LanesConfig",
+    extend("dependentSchemas" = { "policy": { "properties": { "order": { "const": true } }, "required": ["order"] } })
+)]
+pub(super) struct LanesTable {
     /// What messages are sorted by, such as `"header:tenant"`.
     pub(super) key: Selector,
     /// One at a time for each key, in order, a failing head holding its followers back; if not, keys only take turns.
     #[serde(default)]
     pub(super) order: bool,
+    /// With `order`: where a key waits whose head has failed; in the window by default.
+    pub(super) policy: Option<PolicyConfig>,
+}
+
+/// Where a key waits whose head has failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum PolicyConfig {
+    /// In the window, its followers with it.
+    Block,
+    /// In the store, its followers with it, in their order.
+    ParkKey,
+}
+
+impl TryFrom<LanesTable> for LanesConfig {
+    type Error = &'static str;
+
+    fn try_from(table: LanesTable) -> Result<Self, &'static str> {
+        if table.policy.is_some() && !table.order {
+            return Err("`policy` says where an ordered key waits: it needs `order = true`");
+        }
+        Ok(Self(table))
+    }
+}
+
+impl LanesConfig {
+    pub(super) fn lanes(&self) -> Lanes {
+        let LanesTable { key, order, policy } = &self.0;
+        Lanes {
+            key: key_fn(key),
+            order: *order,
+            policy: match policy {
+                Some(PolicyConfig::ParkKey) => LanePolicy::ParkKey,
+                Some(PolicyConfig::Block) | None => LanePolicy::Block,
+            },
+        }
+    }
 }
 
 /// What becomes of an attempt whose lease was lost.
@@ -168,6 +218,23 @@ mod tests {
                 (Err(error), Err(part)) => assert!(error.message.contains(part), "{listen}: {error}"),
                 (got, _) => panic!("{listen}: {got:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn lanes_wait_where_their_policy_says() {
+        let policy = |text: &str| {
+            let lanes: LanesConfig = toml::from_str(text).unwrap();
+            lanes.lanes().policy
+        };
+
+        for (text, expected) in [
+            ("key = 'key'", LanePolicy::Block),
+            ("key = 'key'\norder = true", LanePolicy::Block),
+            ("key = 'key'\norder = true\npolicy = 'block'", LanePolicy::Block),
+            ("key = 'key'\norder = true\npolicy = 'park_key'", LanePolicy::ParkKey),
+        ] {
+            assert_eq!(policy(text), expected, "{text}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicU8, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
@@ -12,11 +12,16 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
+use smol_str::SmolStr;
 use tokio::{sync::watch, time::Instant};
 use tower::{Layer, Service};
 
-use super::breaker_window::Window;
-use crate::{Class, Error, Message, lock::lock};
+use super::{
+    breaker_keyed::KeyedBreakers,
+    breaker_window::{FIRST_WAIT, Window},
+    keyed::KeyFn,
+};
+use crate::{Class, Error, Later, Message, lock::lock};
 
 /// When a breaker opens and how it closes again.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -61,27 +66,58 @@ pub enum BreakerState {
 ///
 /// Failures are errors of the classes `Retry` and `Unavailable`; `Permanent` says that the far side works, `Throttled`
 /// says nothing. The driver closes its gate while the breaker is open (see [`BreakerHandle`]), so that nothing is
-/// fetched that would only be refused. Goes inside [`RetryLayer`](super::RetryLayer).
+/// fetched that would only be refused. With a [`key`](Self::keyed) each key has a breaker of its own: the gate stays open, and
+/// the messages of a key whose breaker is open leave the process for as long as it stays so. Goes inside
+/// [`RetryLayer`](super::RetryLayer).
 #[derive(Debug, Clone)]
-pub struct BreakerLayer(Option<BreakerHandle>);
+pub struct BreakerLayer(Scope);
+
+/// Whom a breaker is for.
+#[derive(Debug, Clone)]
+enum Scope {
+    Off,
+    /// Twice counted: each call counts a reference, and shards must not wait for each other to do so.
+    All(Arc<BreakerHandle>),
+    Key(Arc<KeyedBreakers>),
+}
 
 impl BreakerLayer {
     /// A breaker of its own.
     #[must_use]
     pub fn new(settings: BreakerSettings) -> Self {
-        Self(Some(BreakerHandle::new(settings)))
+        Self::with(BreakerHandle::new(settings))
+    }
+
+    /// One for each key, made when it is first seen and forgotten when it says nothing any more.
+    #[must_use]
+    pub fn keyed(settings: BreakerSettings, key: KeyFn) -> Self {
+        Self(Scope::Key(Arc::new(KeyedBreakers::new(settings, key))))
     }
 
     /// A breaker that others watch too.
     #[must_use]
-    pub const fn with(handle: BreakerHandle) -> Self {
-        Self(Some(handle))
+    pub fn with(handle: BreakerHandle) -> Self {
+        Self(Scope::All(Arc::new(handle)))
     }
 
     /// None.
     #[must_use]
     pub const fn off() -> Self {
-        Self(None)
+        Self(Scope::Off)
+    }
+
+    /// The breaker for all messages, if it is one.
+    #[must_use]
+    pub fn handle(&self) -> Option<BreakerHandle> {
+        match &self.0 {
+            Scope::All(handle) => Some(BreakerHandle::clone(handle)),
+            Scope::Off | Scope::Key(_) => None,
+        }
+    }
+
+    /// Whether each key has a breaker of its own.
+    pub(crate) const fn is_keyed(&self) -> bool {
+        matches!(self.0, Scope::Key(_))
     }
 }
 
@@ -101,27 +137,47 @@ struct Shared {
     mode: AtomicU8,
     window: Window,
     state: Mutex<State>,
-    changed: watch::Sender<()>,
+    /// Made for who asks: of thousands of keys nobody does.
+    changed: OnceLock<watch::Sender<()>>,
+    /// Whose it is, if not everybody's.
+    key: Option<SmolStr>,
 }
 
 #[derive(Debug)]
 enum State {
     Closed,
-    Open { until: Instant },
-    HalfOpen { left: u32, succeeded: u32, round: u64 },
+    Open {
+        until: Instant,
+    },
+    HalfOpen {
+        left: u32,
+        succeeded: u32,
+        round: u64,
+        since: Instant,
+    },
 }
 
 impl BreakerHandle {
     /// A closed breaker.
     #[must_use]
     pub fn new(settings: BreakerSettings) -> Self {
+        Self::of(settings, None)
+    }
+
+    /// What one takes.
+    #[cfg(test)]
+    pub(super) const SIZE: usize = size_of::<Shared>();
+
+    /// That of one key.
+    pub(super) fn of(settings: BreakerSettings, key: Option<SmolStr>) -> Self {
         Self(Arc::new(Shared {
             rounds: AtomicU64::new(0),
             settings,
             mode: AtomicU8::new(CLOSED),
             window: Window::new(settings.window),
             state: Mutex::new(State::Closed),
-            changed: watch::Sender::new(()),
+            changed: OnceLock::new(),
+            key,
         }))
     }
 
@@ -142,11 +198,36 @@ impl BreakerHandle {
     /// Marked as changed whenever the state changes, except that an open breaker falls half open by the clock alone.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<()> {
-        self.0.changed.subscribe()
+        self.0.changed.get_or_init(|| watch::Sender::new(())).subscribe()
+    }
+
+    fn tell(&self) {
+        if let Some(changed) = self.0.changed.get() {
+            changed.send_replace(());
+        }
+    }
+
+    /// Whether one made anew would do the same: nothing counts any more, and nobody has called for a whole window. What was
+    /// open that long ago has been probed by nobody since.
+    pub(super) fn is_idle(&self) -> bool {
+        let (now, window) = (Instant::now(), self.0.settings.window);
+        match &*lock(&self.0.state) {
+            State::Closed => self.0.window.is_empty(now),
+            State::Open { until: since } | State::HalfOpen { since, .. } => now >= *since + window,
+        }
+    }
+
+    /// What a call is told that may not pass for so long. The gate waits for the breaker of all; for that of a key the message
+    /// does.
+    fn refused(&self, wait: Duration) -> Error {
+        match self.0.key {
+            None => refused(),
+            Some(_) => refused().with_later(Later::After(wait)),
+        }
     }
 
     /// Lets one call pass, or says why not.
-    fn admit(self: &Arc<Self>) -> Result<Admitted, Error> {
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Admitted, Error> {
         if self.0.mode.load(Relaxed) == CLOSED {
             return Ok(Admitted {
                 breaker: Some(Arc::clone(self)),
@@ -159,7 +240,7 @@ impl BreakerHandle {
                 breaker: Some(Arc::clone(self)),
                 probe: None,
             }),
-            State::Open { until } if *until > Instant::now() => Err(refused()),
+            State::Open { until } if *until > Instant::now() => Err(self.refused(*until - Instant::now())),
             State::Open { .. } => {
                 // open -> half open: time passed, and this is the first probe.
                 let round = self.0.rounds.fetch_add(1, Relaxed) + 1;
@@ -168,16 +249,17 @@ impl BreakerHandle {
                     left,
                     succeeded: 0,
                     round,
+                    since: Instant::now(),
                 };
                 drop(state);
-                tracing::info!("breaker half open");
-                self.0.changed.send_replace(());
+                tracing::info!(key = self.0.key.as_deref(), "breaker half open");
+                self.tell();
                 Ok(Admitted {
                     breaker: Some(Arc::clone(self)),
                     probe: Some(round),
                 })
             }
-            State::HalfOpen { left: 0, .. } => Err(refused()),
+            State::HalfOpen { left: 0, .. } => Err(self.refused(FIRST_WAIT)),
             State::HalfOpen { left, round, .. } => {
                 *left -= 1;
                 let round = *round;
@@ -204,13 +286,13 @@ impl BreakerHandle {
                 self.0.window.clear();
                 self.0.mode.store(CLOSED, Relaxed);
                 drop(state);
-                tracing::info!("breaker closed");
-                self.0.changed.send_replace(());
+                tracing::info!(key = self.0.key.as_deref(), "breaker closed");
+                self.tell();
             }
         }
     }
 
-    fn failed(&self, probe: Option<u64>, unavailable: bool) {
+    pub(super) fn failed(&self, probe: Option<u64>, unavailable: bool) {
         if probe.is_some() {
             // half open -> open: a probe failed.
             self.open(unavailable, probe);
@@ -247,8 +329,8 @@ impl BreakerHandle {
         };
         self.0.mode.store(OTHER, Relaxed);
         drop(state);
-        tracing::warn!(?wait, unavailable, "breaker open");
-        self.0.changed.send_replace(());
+        tracing::warn!(key = self.0.key.as_deref(), ?wait, unavailable, "breaker open");
+        self.tell();
     }
 
     /// A probe ended without a word: somebody else may make it.
@@ -258,7 +340,7 @@ impl BreakerHandle {
         {
             *left += 1;
         }
-        self.0.changed.send_replace(());
+        self.tell();
     }
 }
 
@@ -274,8 +356,7 @@ struct Refused;
 #[derive(Debug, Clone)]
 pub struct Breaker<S> {
     inner: S,
-    /// Twice counted: each call counts a reference, and shards must not wait for each other to do so.
-    breaker: Option<Arc<BreakerHandle>>,
+    scope: Scope,
 }
 
 impl<S> Layer<S> for BreakerLayer {
@@ -283,7 +364,10 @@ impl<S> Layer<S> for BreakerLayer {
     fn layer(&self, inner: S) -> Breaker<S> {
         Breaker {
             inner,
-            breaker: self.0.clone().map(Arc::new),
+            scope: match &self.0 {
+                Scope::All(handle) => Scope::All(Arc::new(BreakerHandle::clone(handle))),
+                other => other.clone(),
+            },
         }
     }
 }
@@ -303,12 +387,13 @@ where
 
     #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
-        let admitted = match &self.breaker {
-            None => Ok(Admitted {
+        let admitted = match &self.scope {
+            Scope::Off => Ok(Admitted {
                 breaker: None,
                 probe: None,
             }),
-            Some(breaker) => breaker.admit(),
+            Scope::All(breaker) => breaker.admit(),
+            Scope::Key(breakers) => breakers.of(&message).admit(),
         };
         match admitted {
             Ok(admitted) => BreakerFuture {
@@ -327,16 +412,19 @@ where
 
 /// One call's pass; dropped without an outcome it is given back.
 #[derive(Debug)]
-struct Admitted {
+pub(super) struct Admitted {
     breaker: Option<Arc<BreakerHandle>>,
     /// The half-open time whose probe it is.
     probe: Option<u64>,
 }
 
 impl Admitted {
-    fn end(mut self, class: Option<Class>) {
-        let Some(breaker) = self.breaker.take() else { return };
-        match class {
+    /// Counts the outcome. A message that its key's breaker now stands before is told how long.
+    fn end<R>(mut self, result: Result<R, Error>) -> Result<R, Error> {
+        let Some(breaker) = self.breaker.take() else {
+            return result;
+        };
+        match result.as_ref().err().map(Error::class) {
             None | Some(Class::Permanent) => breaker.succeeded(self.probe),
             Some(Class::Retry) => breaker.failed(self.probe, false),
             Some(Class::Unavailable) => breaker.failed(self.probe, true),
@@ -345,6 +433,16 @@ impl Admitted {
                     breaker.give_back(probe);
                 }
             }
+        }
+        match result {
+            Err(error) if breaker.0.key.is_some() && error.class() == Class::Unavailable && error.later().is_none() => {
+                let wait = match breaker.state() {
+                    BreakerState::Open(until) => until - Instant::now(),
+                    BreakerState::Closed | BreakerState::HalfOpen(_) => FIRST_WAIT,
+                };
+                Err(error.with_later(Later::After(wait)))
+            }
+            result => result,
         }
     }
 }
@@ -381,10 +479,10 @@ where
             return Poll::Ready(Err(this.refused.take().unwrap_or_else(refused)));
         };
         let result = ready!(call.poll(cx)).map_err(Into::into);
-        if let Some(admitted) = this.admitted.take() {
-            admitted.end(result.as_ref().err().map(Error::class));
-        }
-        Poll::Ready(result)
+        Poll::Ready(match this.admitted.take() {
+            Some(admitted) => admitted.end(result),
+            None => result,
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::clock;
 
 /// The first wait after an `Unavailable`.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
+pub(super) const FIRST_WAIT: Duration = Duration::from_secs(1);
 
 /// Calls and failures of the last window, in ten slots.
 #[derive(Debug)]
@@ -66,6 +66,12 @@ impl Window {
             self.failures[Self::place(passed)].store(0, Relaxed);
         }
         slot.max(before)
+    }
+
+    /// Whether no call counts any more.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        self.advance(now);
+        self.calls.iter().all(|calls| calls.load(Relaxed) == 0)
     }
 
     pub(super) fn clear(&self) {

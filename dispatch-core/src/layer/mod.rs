@@ -29,6 +29,7 @@
 mod adaptive;
 mod alarms;
 mod breaker;
+mod breaker_keyed;
 mod breaker_window;
 mod catch_panic;
 mod concurrency;

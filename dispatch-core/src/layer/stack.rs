@@ -6,7 +6,7 @@ use smol_str::SmolStr;
 use tower::Layer;
 
 use super::{
-    AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings, Breaker, BreakerHandle, BreakerLayer, CatchPanic,
+    AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings, Breaker, BreakerLayer, CatchPanic,
     CatchPanicLayer, Concurrency, ConcurrencyLayer, Deadline, DeadlineLayer, Measure, MeasureLayer, RateLimit,
     RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn,
 };
@@ -67,7 +67,7 @@ pub struct Stack {
     /// None turns retries off.
     pub retry: Option<RetryPolicy>,
     /// None turns the breaker off.
-    pub breaker: Option<BreakerHandle>,
+    pub breaker: Option<BreakerLayer>,
     /// Unlimited by default.
     pub rate_limit: RateLimitLayer,
     /// 64 by default.
@@ -81,7 +81,7 @@ impl Default for Stack {
         Self {
             deadline: None,
             retry: Some(RetryPolicy::default()),
-            breaker: Some(BreakerHandle::new(super::BreakerSettings::default())),
+            breaker: Some(BreakerLayer::new(super::BreakerSettings::default())),
             rate_limit: RateLimitLayer::unlimited(),
             concurrency: Limit::Fixed(64),
             timeout: Some(Duration::from_secs(30)),
@@ -113,7 +113,7 @@ impl Stack {
         StackLayer {
             deadline: DeadlineLayer::new(self.deadline).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
-            breaker: self.breaker.map_or_else(BreakerLayer::off, BreakerLayer::with),
+            breaker: self.breaker.unwrap_or_else(BreakerLayer::off),
             rate_limit: rate_limit.with_stats(Arc::clone(stats)),
             concurrency,
             adaptive,

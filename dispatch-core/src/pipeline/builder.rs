@@ -8,12 +8,12 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 
 use super::{
     control::{Handle, Shared},
-    lanes::Lanes,
+    lanes::{LanePolicy, Lanes},
     run::SWEEP,
 };
 use crate::{
     Commands, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
-    layer::{DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
+    layer::{BreakerLayer, DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
     telemetry::{Meter, Stats},
 };
 
@@ -211,8 +211,8 @@ impl PipelineBuilder {
     /// Puts the pipeline together. Connects to nothing.
     ///
     /// # Errors
-    /// `Permanent` if there is no source or no sink, more than 65 535 sources, lanes are ordered over several shards, or an
-    /// attempt may outlast a lease that nobody extends.
+    /// `Permanent` if there is no source or no sink, more than 65 535 sources, lanes are ordered over several shards, or have a
+    /// policy and no order, or an attempt may outlast a lease that nobody extends.
     pub fn build(self) -> Result<Pipeline, Error> {
         let missing = |what: &str| Error::permanent(format!("pipeline {}: no {what}", self.name));
         if self.sources.is_empty() {
@@ -226,6 +226,16 @@ impl PipelineBuilder {
             )));
         }
         let sink = self.sink.clone().ok_or_else(|| missing("sink"))?;
+        if self
+            .lanes
+            .as_ref()
+            .is_some_and(|lanes| lanes.policy == LanePolicy::ParkKey && !lanes.order)
+        {
+            return Err(Error::permanent(format!(
+                "pipeline {}: a policy for lanes without order",
+                self.name
+            )));
+        }
         let needs_lanes = |(_, source): &(_, Box<dyn Source>)| source.capabilities().needs_lanes;
         if self.shards > 1
             && (self.lanes.as_ref().is_some_and(|lanes| lanes.order) || self.sources.iter().any(needs_lanes))
@@ -259,7 +269,8 @@ impl PipelineBuilder {
             stats,
             self.meter.clone(),
             self.commands.clone(),
-            self.stack.breaker.clone(),
+            self.stack.breaker.as_ref().and_then(BreakerLayer::handle),
+            self.stack.breaker.as_ref().is_some_and(BreakerLayer::is_keyed),
             self.stack.concurrency.most(),
         ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));

@@ -51,6 +51,8 @@ pub(super) struct Shared {
     meter: Meter,
     pub(super) commands: Commands,
     pub(super) breaker: Option<BreakerHandle>,
+    /// Whether each key has one of its own.
+    keyed_breaker: bool,
     pub(super) started_at: SystemTime,
     pub(super) concurrency: usize,
     pub(super) roll: Roll,
@@ -104,7 +106,7 @@ pub struct Status {
     pub paused: bool,
     /// Whether it can do its work: running, and every component connected.
     pub ready: bool,
-    /// `closed`, `half_open`, `open` or `off`.
+    /// `closed`, `half_open`, `open` or `off`; `by_key` where each key has one of its own.
     pub breaker: &'static str,
     /// Deliveries received and not yet settled.
     pub in_flight: i64,
@@ -135,6 +137,7 @@ impl Shared {
         meter: Meter,
         commands: Commands,
         breaker: Option<BreakerHandle>,
+        keyed_breaker: bool,
         concurrency: usize,
     ) -> Self {
         Self {
@@ -144,6 +147,7 @@ impl Shared {
             meter,
             commands,
             breaker,
+            keyed_breaker,
             started_at: SystemTime::now(),
             concurrency,
             roll: Roll::default(),
@@ -278,6 +282,7 @@ impl Handle {
             (state.phase, state.components.clone(), progress)
         };
         let breaker = match self.0.breaker.as_ref().map(BreakerHandle::state) {
+            None if self.0.keyed_breaker => "by_key",
             None => "off",
             Some(BreakerState::Closed) => "closed",
             Some(BreakerState::HalfOpen(_)) => "half_open",

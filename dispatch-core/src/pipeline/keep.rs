@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use crate::{
@@ -55,10 +56,18 @@ impl Keep {
         self.waiting.push((slot, keepsake));
     }
 
-    /// Puts one back that the Store did not take; it is tried again after a pause.
-    pub(super) fn put_back(&mut self, slot: usize, keepsake: Keepsake) {
-        self.not_before = Some(Instant::now() + AGAIN);
-        self.waiting.push((slot, keepsake));
+    /// Puts back what the Store did not take, before what came after it; it is tried again after a pause.
+    pub(super) fn put_back(&mut self, refused: Vec<(usize, Keepsake)>) {
+        if !refused.is_empty() {
+            self.not_before = Some(Instant::now() + AGAIN);
+            self.waiting.splice(..0, refused);
+        }
+    }
+
+    /// Which keys are parked in the Store, as far as it knows.
+    pub(super) fn keys(&self) -> impl Future<Output = Result<Vec<(SmolStr, u64)>, Error>> + Send + use<> {
+        let (store, parked) = (Arc::clone(&self.store), Arc::clone(&self.parked));
+        async move { store.queue().keys(&parked).await }
     }
 
     pub(super) fn due(&self) -> Option<Instant> {

@@ -17,12 +17,27 @@ pub struct Lanes {
     /// Whether messages of one key are worked on one at a time, in the order they came, a failing head holding its
     /// followers back. Otherwise keys only take turns.
     pub order: bool,
+    /// Where an ordered lane waits whose head has failed.
+    pub policy: LanePolicy,
+}
+
+/// Where an ordered lane waits for its head's next attempt, once that is further away than memory keeps a message.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LanePolicy {
+    /// In the window: its head and those behind it hold their places.
+    #[default]
+    Block,
+    /// In the Store: its head, those behind it and those that come later are parked there in their order, and come back in
+    /// it, so that a key that fails takes no place from the others. What a source keeps in order itself goes back to the
+    /// source instead, and a message whose sender waits for the answer is answered.
+    ParkKey,
 }
 
 impl fmt::Debug for Lanes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lanes")
             .field("order", &self.order)
+            .field("policy", &self.policy)
             .finish_non_exhaustive()
     }
 }

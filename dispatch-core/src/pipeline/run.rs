@@ -17,12 +17,14 @@ use super::{
     driver::Driver,
     intake::Intake,
     keep::Keep,
+    lanes::LanePolicy,
+    parking::Parking,
     work::{Plan, Work},
 };
 use crate::{
     Class, Error, Message, Reply, Sink, Store,
     backoff::Backoff,
-    layer::{DedupeLayer, Limit, StackLayer, StackService},
+    layer::{BreakerLayer, DedupeLayer, Limit, StackLayer, StackService},
     own::Own,
     store::QueueSource,
 };
@@ -79,10 +81,25 @@ impl Pipeline {
             .unwrap_or(1);
         let prefetch = parts.prefetch.unwrap_or(advised);
         shared.add_component("parked".into());
-        let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked));
+        let by_key = parts
+            .lanes
+            .as_ref()
+            .is_some_and(|lanes| lanes.policy == LanePolicy::ParkKey);
+        let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked)).ordered(by_key);
         parts.sources.push(("parked".into(), Box::new(rest)));
 
+        let parking = match &parts.lanes {
+            Some(lanes) if lanes.policy == LanePolicy::ParkKey => {
+                let keys = tokio::select! {
+                    keys = parked_keys(&*store, &parked, &shared) => keys,
+                    _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => Vec::new(),
+                };
+                Parking::of(lanes, keys)
+            }
+            _ => None,
+        };
         let runs = Runs {
+            parking,
             parked,
             prefetch,
             store: Arc::clone(&store),
@@ -157,6 +174,7 @@ fn watch_health(sink: &dyn Sink, shared: &Arc<Shared>) -> tokio::task::JoinSet<(
 
 /// What all shards share.
 struct Runs {
+    parking: Option<Parking>,
     parked: Arc<str>,
     prefetch: usize,
     store: Arc<dyn Store>,
@@ -165,7 +183,7 @@ struct Runs {
 
 impl Runs {
     /// Runs each shard to its end; says whether all finished in time.
-    async fn run<S, L>(self, mut parts: PipelineBuilder, service: impl Fn() -> S + Send, outermost: L) -> bool
+    async fn run<S, L>(mut self, mut parts: PipelineBuilder, service: impl Fn() -> S + Send, outermost: L) -> bool
     where
         S: Service<Message, Response = Reply, Error = Error> + Clone + Send + 'static,
         S::Future: Send,
@@ -176,7 +194,7 @@ impl Runs {
         let shards = parts.shards.min(concurrency);
         let fixed = matches!(parts.stack.concurrency, Limit::Fixed(_)) && shards > 1;
         let retry = parts.stack.retry.clone().unwrap_or_default();
-        let breaker = parts.stack.breaker.clone();
+        let breaker = parts.stack.breaker.as_ref().and_then(BreakerLayer::handle);
         let deadline = parts.stack.deadline;
         let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
         let desks: Vec<_> = parts
@@ -201,6 +219,8 @@ impl Runs {
                     fixed: parts.prefetch.is_some(),
                     deadline,
                     lanes: parts.lanes.clone(),
+                    // Order by key has one shard.
+                    parking: self.parking.take(),
                     cancel_on_lost_lease: parts.cancel_on_lost_lease,
                     config_hash: parts.config_hash.clone(),
                     breaker: breaker.clone(),
@@ -279,7 +299,7 @@ async fn open_stores(store: &dyn Store, dedupe: Option<&DedupeLayer>, shared: &S
 
 /// Opens a store; waits for one that is merely not there yet.
 async fn open_store(label: &'static str, store: &dyn Store, shared: &Shared) -> Result<(), Error> {
-    let backoff = Backoff::exponential(Duration::from_millis(200), 2.0).max(Duration::from_secs(10));
+    let backoff = store_backoff();
     for attempt in 1.. {
         let error = match store.probe().await {
             Ok(()) => break,
@@ -297,6 +317,29 @@ async fn open_store(label: &'static str, store: &dyn Store, shared: &Shared) -> 
     }
     shared.connected(label);
     Ok(())
+}
+
+/// Which keys are parked; asks until the store says.
+async fn parked_keys(store: &dyn Store, parked: &str, shared: &Shared) -> Vec<(SmolStr, u64)> {
+    let backoff = store_backoff();
+    let mut attempt = 1;
+    loop {
+        match store.queue().keys(parked).await {
+            Ok(keys) => return keys,
+            Err(error) => {
+                shared.failed("store", error.report());
+                tracing::warn!(pipeline = %shared.name, error = error.report(), "store does not say which keys are parked");
+                let wait = backoff.delay(attempt, Duration::ZERO, &mut rand::rng());
+                tokio::time::sleep(wait).await;
+                attempt = attempt.saturating_add(1);
+            }
+        }
+    }
+}
+
+/// How long to wait for a store that is not there.
+fn store_backoff() -> Backoff {
+    Backoff::exponential(Duration::from_millis(200), 2.0).max(Duration::from_secs(10))
 }
 
 fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {

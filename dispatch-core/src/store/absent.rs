@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use smol_str::SmolStr;
 
 use super::{
     Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Queue, Stale,
@@ -64,6 +65,9 @@ impl Queue for Absent {
         self.refuse("queue")
     }
     async fn depth(&self, _: &str) -> Result<Depth, Error> {
+        self.refuse("queue")
+    }
+    async fn keys(&self, _: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
         self.refuse("queue")
     }
     async fn purge(&self, _: &str) -> Result<u64, Error> {

@@ -42,6 +42,12 @@ pub trait Queue: Send + Sync {
     /// `Unavailable` or `Retry`.
     async fn depth(&self, queue: &str) -> Result<Depth, Error>;
 
+    /// How many items there are under each key, leased and delayed ones too, in no order. Items without a key are not counted.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Retry`.
+    async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error>;
+
     /// Removes every item that is not leased and says how many there were.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use smol_str::SmolStr;
 
 use crate::{
     Capabilities, Class, Error, Received, SettleError, Settlement, Settler, Source, Store, Token,
@@ -239,6 +240,10 @@ impl Queue for FaultyStore {
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         self.faults.strike("depth")?;
         self.inner.queue().depth(queue).await
+    }
+    async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
+        self.faults.strike("keys")?;
+        self.inner.queue().keys(queue).await
     }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.inner.queue().purge(queue).await

@@ -51,6 +51,14 @@ fn each_mistake_says_what_is_right() {
         ),
         (format!("{good_source}{store}"), "there is no `sink`"),
         (
+            format!("lanes = {{ key = \"key\", policy = \"park_key\" }}\n{good_source}{good_sink}{store}"),
+            "it needs `order = true`",
+        ),
+        (
+            format!("lanes = {{ key = \"key\", order = true, policy = \"park\" }}\n{good_source}{good_sink}{store}"),
+            "allowed: `block` or `park_key`",
+        ),
+        (
             format!("source = {{ text = \"x\" }}\n{good_sink}{store}"),
             "this source has no `type`",
         ),

@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use dispatch_core::{
     Class, Disposition, Order,
     layer::KeyFn,
-    pipeline::Lanes,
+    pipeline::{LanePolicy, Lanes},
     testing::{Faults, FaultyStore},
 };
 
@@ -11,7 +11,11 @@ use super::*;
 
 fn by_key(order: bool) -> Lanes {
     let key: KeyFn = Arc::new(|message| message.key().cloned());
-    Lanes { key, order }
+    Lanes {
+        key,
+        order,
+        policy: LanePolicy::Block,
+    }
 }
 
 #[tokio::test(start_paused = true)]

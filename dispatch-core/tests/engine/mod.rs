@@ -9,6 +9,7 @@ mod keeping;
 mod lanes;
 mod leases;
 mod ordered_queue;
+mod parked_keys;
 mod paused;
 mod priority;
 mod read_ahead;

@@ -76,6 +76,9 @@ impl Queue for SlowClaims {
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         self.inner.queue().depth(queue).await
     }
+    async fn keys(&self, queue: &str) -> Result<Vec<(smol_str::SmolStr, u64)>, Error> {
+        self.inner.queue().keys(queue).await
+    }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.inner.queue().purge(queue).await
     }

@@ -133,6 +133,9 @@ impl Queue for Shaky {
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         self.store.depth(queue).await
     }
+    async fn keys(&self, queue: &str) -> Result<Vec<(smol_str::SmolStr, u64)>, Error> {
+        self.store.keys(queue).await
+    }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         Queue::purge(&self.store, queue).await
     }

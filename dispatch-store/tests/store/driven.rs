@@ -3,17 +3,20 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use dispatch_core::{
     Backoff, BoxError, Class, Jitter, Message, Pipeline, RetryPolicy, Store,
-    pipeline::PipelineBuilder,
+    pipeline::{LanePolicy, Lanes, PipelineBuilder},
     random_id, sink_fn,
     store::{Completion, Item, Outcome, QueueSource},
     testing::{
-        Faults, FaultyStore, MemorySink,
+        Faults, FaultyStore, MemorySink, MemorySource,
         source::{Bench, source_battery},
     },
 };
@@ -92,6 +95,70 @@ async fn an_ordered_queue_keeps_the_order_of_each_key_while_one_in_ten_fails(sto
         (summary.delivered, summary.nacked),
         (COUNT as u64, COUNT as u64 / 10 * 2)
     );
+}
+
+async fn parked_keys_come_back_in_order_after_a_restart(store: Arc<dyn Store>) {
+    const COUNT: usize = 210;
+    let up = Arc::new(AtomicBool::new(false));
+    let sink = MemorySink::answering({
+        let up = Arc::clone(&up);
+        move |message| {
+            // Once it is up, one in ten still fails for a while.
+            if up.load(Relaxed) && (!number(message).is_multiple_of(10) || message.attempt > 3) {
+                Ok(())
+            } else {
+                Err(dispatch_core::Error::retry("down"))
+            }
+        }
+    });
+    let start = |numbers: std::ops::Range<usize>| {
+        let messages =
+            numbers.map(|n| Message::with_id(format!("m{n}"), n.to_string()).header("k", format!("k{}", n % 7)));
+        let pipeline = Pipeline::builder("parked_keys")
+            .source(MemorySource::ending(messages))
+            .store(store.clone())
+            .sink(sink.clone())
+            .concurrency(64)
+            .lanes(Lanes {
+                key: Arc::new(|message| message.headers().get("k").map(Into::into)),
+                order: true,
+                policy: LanePolicy::ParkKey,
+            })
+            .retry(RetryPolicy {
+                backoff: Backoff::constant(Duration::from_millis(50)).jitter(Jitter::None),
+                stay: Duration::ZERO,
+                max_attempts: 0,
+                ..RetryPolicy::default()
+            })
+            .stack(|stack| stack.breaker = None)
+            .build()
+            .unwrap();
+        (pipeline.handle(), tokio::spawn(pipeline.run()))
+    };
+
+    let (handle, run) = start(0..COUNT / 2);
+    let all_parked = async {
+        while handle.status().parked < COUNT as u64 / 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(LONG, all_parked).await.expect("all are parked");
+    handle.drain();
+    let first = run.await.unwrap().unwrap();
+    up.store(true, Relaxed);
+    let (_, run) = start(COUNT / 2..COUNT);
+    let second = timeout(LONG, run).await.expect("all are done").unwrap().unwrap();
+
+    assert_eq!((first.delivered, second.delivered), (0, COUNT as u64));
+    let mut last = HashMap::new();
+    for message in sink.messages() {
+        let (key, n) = (message.headers().get("k").map(str::to_owned), number(&message));
+        let before = last.insert(key, n);
+        assert!(before.is_none_or(|before| before < n), "{n} after {before:?}");
+        assert_eq!(message.key(), None, "its own key");
+    }
+    let left = store.queue().keys("parked:parked_keys").await.unwrap();
+    assert_eq!((last.len(), left.len()), (7, 0));
 }
 
 async fn a_handler_ten_times_slower_than_its_lease_keeps_its_message(store: Arc<dyn Store>) {
@@ -210,6 +277,7 @@ macro_rules! on_each_store {
 on_each_store!(
     the_queue_passes_the_battery_of_sources,
     an_ordered_queue_keeps_the_order_of_each_key_while_one_in_ten_fails,
+    parked_keys_come_back_in_order_after_a_restart,
     a_handler_ten_times_slower_than_its_lease_keeps_its_message,
     a_lost_lease_is_counted_and_its_ack_changes_nothing,
 );

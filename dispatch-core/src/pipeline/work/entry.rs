@@ -53,6 +53,8 @@ pub(super) struct Entry {
     /// When the head of an ordered lane is tried again, while it waits for that.
     pub(super) rests_until: Option<Box<Instant>>,
     pub(super) lost: bool,
+    /// Whether it came from the Store, where it stood in its lane.
+    pub(super) parked: bool,
     /// On its way into the Store.
     pub(super) keeping: bool,
     /// Whether it is still to be settled: from its receipt until the settlement is on the desk.
@@ -177,6 +179,7 @@ mod tests {
             waited: 0,
             rests_until: None,
             lost: false,
+            parked: false,
             keeping: false,
             open: true,
             settling: None,

@@ -3,6 +3,7 @@
 mod entry;
 mod leases;
 mod outcome;
+mod park;
 mod reach;
 
 use std::{
@@ -29,6 +30,7 @@ use super::{
     desk::Desk,
     keep::{Keep, Kept},
     lanes::{Backlog, Lanes},
+    parking::{Parking, restore},
     roll::InProgress,
     slots::Slots,
 };
@@ -56,6 +58,8 @@ pub(super) struct Plan {
     pub(super) fixed: bool,
     pub(super) deadline: Option<Duration>,
     pub(super) lanes: Option<Lanes>,
+    /// The keys that wait in the Store, where that is the lanes' policy.
+    pub(super) parking: Option<Parking>,
     /// Whether an attempt whose lease is lost is cancelled.
     pub(super) cancel_on_lost_lease: bool,
     pub(super) config_hash: SmolStr,
@@ -75,6 +79,9 @@ pub(super) struct Work<S: Service<Message>> {
     slots: Slots<S::Future, Entry>,
     reach: Reach,
     backlog: Backlog<usize>,
+    parking: Option<Parking>,
+    /// Whether the Store is asked now and then which keys it holds.
+    looking: bool,
     desks: Vec<Desk>,
     keep: Keep,
     calls: FuturesUnordered<BoxFuture<'static, Returned>>,
@@ -115,13 +122,17 @@ enum Returned {
         slot: usize,
         serial: u32,
     },
+    /// It is time to ask the Store which keys it holds.
+    Look,
+    /// The Store's answer.
+    Keys(Result<Vec<(SmolStr, u64)>, Error>),
 }
 
 impl<S> Work<S>
 where
     S: Service<Message, Response = Reply, Error = Error>,
 {
-    pub(super) fn new(service: S, plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(service: S, mut plan: Plan, desks: Vec<Desk>, keep: Keep, shared: Arc<Shared>) -> Self {
         // More than this is seldom held, and then grown into.
         let expected = plan.window.min(100_000);
         let backlog = Backlog::new(match &plan.lanes {
@@ -133,7 +144,9 @@ where
         let fixed = plan.fixed || backlog.has_lanes();
         let reach = Reach::new(plan.window - plan.concurrency, fixed);
         let (answered, driver) = (shared.roll.question(), shared.roll.enter(slots.bell()));
-        Self {
+        let mut work = Self {
+            parking: plan.parking.take(),
+            looking: false,
             service,
             plan,
             shared,
@@ -151,7 +164,9 @@ where
             counts: Counts::default(),
             driver,
             answered,
-        }
+        };
+        work.look_at_keys();
+        work
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -194,6 +209,9 @@ where
             self.keeper_at = Some(self.keeper_at.map_or(tick, |at| at.min(tick)));
         }
         let own_source = u16::try_from(source).unwrap_or(u16::MAX);
+        // The last one is the pipeline's own.
+        let from_store = source + 1 == self.desks.len();
+        let may_queue_up = self.parking.is_some() && !from_store;
         let mut latest = Duration::ZERO;
         for Delivery {
             mut message,
@@ -210,6 +228,7 @@ where
                 let spent = wall.duration_since(first).unwrap_or_default();
                 message.set_deadline(now + total.saturating_sub(spent));
             }
+            let parked = from_store && restore(&mut message);
             let lane = match &self.plan.lanes {
                 // The source's own order is not the pipeline's to choose.
                 _ if self.desks[source].capabilities.needs_lanes => message.key().cloned(),
@@ -234,10 +253,15 @@ where
                 waited: 0,
                 rests_until: None,
                 lost: false,
+                parked,
                 keeping: false,
                 settling: None,
             };
             let slot = self.slots.insert(entry);
+            if may_queue_up && self.is_behind_parked(slot) {
+                self.queue_up(slot);
+                continue;
+            }
             let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_deref());
             self.backlog.push(slot, lane);
         }
@@ -390,6 +414,8 @@ where
                     self.start(slot, cx);
                 }
             }
+            Returned::Look => self.ask_for_keys(),
+            Returned::Keys(keys) => self.keys_known(keys),
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
                     let (token, source) = (entry.token.clone(), entry.source());
@@ -405,7 +431,11 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         let stats = &self.shared.stats;
         match result {
-            Ok(()) => {}
+            Ok(()) => {
+                if entry.parked && !entry.goes_back() {
+                    self.left_the_store(slot);
+                }
+            }
             Err(SettleError::Stale | SettleError::Withdrawn) => {
                 stats.lease_lost.fetch_add(u64::from(!entry.lost), Relaxed);
                 tracing::warn!(id = %entry.message.id(), "lease lost before the settlement: the message may be worked on twice");

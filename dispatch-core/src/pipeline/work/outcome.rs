@@ -55,11 +55,23 @@ where
     pub(super) fn nack(&mut self, slot: usize, delay: Option<Duration>, attempts: Vec<Attempt>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let mut followers = VecDeque::new();
-        if let (true, Some(lane)) = (self.backlog.is_ordered() && !self.draining, entry.lane.as_deref()) {
-            if self.desks[entry.source()].capabilities.order == Order::None {
-                return self.rest(slot, delay.unwrap_or(Duration::from_secs(1)), attempts);
+        if let (true, Some(lane)) = (self.backlog.is_ordered(), entry.lane.as_deref().cloned()) {
+            let can = &self.desks[entry.source()].capabilities;
+            let wait = delay.unwrap_or(Duration::from_secs(1));
+            let parks = self.parking.is_some() && !can.needs_lanes;
+            if can.order == Order::None && parks && !can.wants_reply {
+                return self.park_key(slot, wait, attempts);
             }
-            followers = self.backlog.take_followers(lane);
+            // Where lanes are parked, a sender that waits for the answer is told now: it is behind nobody when it sends again.
+            if can.order == Order::None && !parks && !self.draining {
+                return self.rest(slot, wait, attempts);
+            }
+            if can.order != Order::None && !self.draining {
+                followers = self.take_own_followers(slot, &lane);
+            }
+            if let Some(parking) = &mut self.parking {
+                parking.waits(&lane, Instant::now() + wait);
+            }
         }
         self.shared.stats.nacked.fetch_add(1, Relaxed);
         self.settle(slot, Disposition::Nack { delay, attempts });
@@ -69,21 +81,47 @@ where
         }
     }
 
-    pub(super) fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        if entry.lane.is_some() && self.backlog.is_ordered() && !self.draining {
-            return self.rest(slot, delay, attempts);
+    /// Takes out those behind the head that are of its own source: those of another are not behind it there.
+    fn take_own_followers(&mut self, head: usize, lane: &SmolStr) -> VecDeque<usize> {
+        let source = self.slots.entry(head).map(|entry| entry.source);
+        let mut own = VecDeque::new();
+        for follower in self.backlog.take_followers(lane) {
+            if self.slots.entry(follower).map(|entry| entry.source) == source {
+                own.push_back(follower);
+            } else {
+                self.backlog.push(follower, Some(lane));
+            }
         }
-        entry.remember(attempts);
-        self.park_now(slot, delay);
+        own
     }
 
-    /// Puts the message, with all that is remembered of it, into the Store.
-    fn park_now(&mut self, slot: usize, delay: Duration) {
+    pub(super) fn park(&mut self, slot: usize, delay: Duration, attempts: Vec<Attempt>) {
+        let Some(entry) = self.slots.entry(slot) else { return };
+        if entry.lane.is_some() && self.backlog.is_ordered() {
+            if self.parks(slot) {
+                return self.park_key(slot, delay, attempts);
+            }
+            if !self.draining {
+                return self.rest(slot, delay, attempts);
+            }
+        }
+        let Some(entry) = self.slots.entry(slot) else { return };
+        entry.remember(attempts);
+        self.park_now(slot, Some(delay));
+    }
+
+    /// Puts the message, with all that is remembered of it, into the Store. `delay` is its own, or it waits for its turn
+    /// alone.
+    pub(super) fn park_now(&mut self, slot: usize, delay: Option<Duration>) {
+        let parks = self.parks(slot);
         let Some(entry) = self.slots.entry(slot) else { return };
         let mut item = Item::of(&entry.message);
         item.attempts = entry.message.attempt - 1;
-        item.run_at = Some(SystemTime::now() + delay);
+        item.run_at = delay.map(|delay| SystemTime::now() + delay);
+        if let (true, Some(parking)) = (parks, &mut self.parking) {
+            let due = delay.map(|delay| Instant::now() + delay);
+            parking.park(&mut item, entry.lane.as_deref(), due);
+        }
         item.deadline = entry.message.deadline.map(clock::system_time_at);
         item.history = entry.take_history();
         if item.metadata.get(ORIGIN).is_none() {
@@ -91,6 +129,7 @@ where
         }
         entry.keeping = true;
         self.keep.put(slot, Keepsake::Retry(Box::new(item)));
+        self.look_at_keys();
     }
 
     /// Waits here for the next attempt, at the head of its lane.
@@ -135,7 +174,7 @@ where
                     },
                 );
             } else {
-                self.park_now(slot, delay);
+                self.park_now(slot, Some(delay));
             }
         }
     }
@@ -213,6 +252,8 @@ where
                     for (slot, keepsake) in batch {
                         if is_letter {
                             self.note_dead_letter(slot, &keepsake);
+                        } else {
+                            self.arrived_in_store(slot);
                         }
                         let disposition = if is_letter {
                             Disposition::DeadLetter(keepsake.into_attempts())
@@ -229,9 +270,11 @@ where
                         messages = batch.len(),
                         "store did not take them: nothing is acked"
                     );
-                    for (slot, keepsake) in batch {
-                        self.not_kept(slot, keepsake);
-                    }
+                    let refused = batch
+                        .into_iter()
+                        .filter_map(|(slot, keepsake)| self.not_kept(slot, keepsake));
+                    let refused = refused.collect();
+                    self.keep.put_back(refused);
                 }
             }
         }
@@ -244,18 +287,22 @@ where
         }
     }
 
-    /// Not in the Store, so not acked: back to the source where it takes messages back, else held and tried again.
-    pub(super) fn not_kept(&mut self, slot: usize, keepsake: Keepsake) {
-        let Some(entry) = self.slots.entry(slot) else { return };
+    /// Not in the Store, so not acked: back to the source where it takes messages back and their order does not matter, else
+    /// held and tried again.
+    pub(super) fn not_kept(&mut self, slot: usize, keepsake: Keepsake) -> Option<(usize, Keepsake)> {
+        let stays = self.parks(slot);
+        let entry = self.slots.entry(slot)?;
         let source = &self.desks[entry.source()].capabilities;
-        if source.redelivers || source.wants_reply {
+        let stays = stays && entry.lane.is_some() && !source.wants_reply;
+        if !stays && (source.redelivers || source.wants_reply) {
             let delay = Duration::from_secs(5);
             let delay = (source.wants_reply || source.nack_delay.allows(delay)).then_some(delay);
             let attempts = entry.own(keepsake.into_attempts());
             entry.keeping = false;
             self.nack(slot, delay, attempts);
+            None
         } else {
-            self.keep.put_back(slot, keepsake);
+            Some((slot, keepsake))
         }
     }
 }

@@ -258,6 +258,15 @@ impl Queue for MemoryStore {
         Ok(self.state().line(queue).depth(Instant::now()))
     }
 
+    async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
+        let mut state = self.state();
+        let keys = &state.line(queue).keys;
+        Ok(keys
+            .iter()
+            .map(|(key, rows)| (key.clone(), rows.len() as u64))
+            .collect())
+    }
+
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         let mut state = self.state();
         let line = state.line(queue);

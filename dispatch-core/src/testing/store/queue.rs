@@ -24,6 +24,7 @@ pub(super) async fn battery(store: &dyn Store) {
     queues_do_not_see_each_other(store).await;
     a_purge_spares_leased_items(store).await;
     depth_tells_ready_delayed_and_leased_apart(store).await;
+    every_key_is_known_while_it_has_items(store).await;
     concurrent_claims_share_nothing(store).await;
     a_new_item_wakes_who_waits(store).await;
     a_due_item_wakes_who_waits(store).await;
@@ -642,6 +643,47 @@ async fn depth_tells_ready_delayed_and_leased_apart(store: &dyn Store) {
         depth.oldest,
         Some(oldest.created_at),
         "depth knows how long the oldest ready item has waited",
+    );
+}
+
+async fn every_key_is_known_while_it_has_items(store: &dyn Store) {
+    let queue = name("keys");
+    let keys = async || {
+        let keys = store.queue().keys(&queue).await;
+        let mut keys = keys.expect("a working store knows its keys");
+        keys.sort();
+        keys
+    };
+    let key = |key: &str, id: &str| Item {
+        key: Some(key.into()),
+        ..item(id)
+    };
+    let mut delayed = key("b", "delayed");
+    delayed.run_at = Some(SystemTime::now() + LONG);
+    let empty = keys().await;
+    put(
+        store,
+        &queue,
+        vec![key("a", "leased"), key("a", "ready"), delayed, item("none")],
+    )
+    .await;
+    let claimed = take(store, &queue, 1).await;
+
+    let before = keys().await;
+    let settled = settle(store, &queue, claimed[0].lease, Outcome::Done).await;
+    let after = keys().await;
+
+    same(empty, Vec::new(), "an unknown queue has no keys");
+    same(
+        before,
+        vec![("a".into(), 2), ("b".into(), 1)],
+        "leased and delayed items count under their keys",
+    );
+    same(settled, Ok(()), "the holder of a lease can settle it");
+    same(
+        after,
+        vec![("a".into(), 1), ("b".into(), 1)],
+        "what is done counts no more",
     );
 }
 

@@ -19,6 +19,7 @@ use dispatch_core::{
     Error,
     store::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale},
 };
+use smol_str::SmolStr;
 
 pub(super) use enqueue::insert;
 
@@ -86,6 +87,11 @@ impl Queue for SqlStore {
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {
         let queue = queue.to_owned();
         Ok(self.database.perform(watch::Count { queue }).await?)
+    }
+
+    async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
+        let queue = queue.to_owned();
+        Ok(self.database.perform(watch::Keys { queue }).await?)
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, Error> {

@@ -1,11 +1,12 @@
 use async_trait::async_trait;
 use dispatch_core::store::Depth;
 use sea_orm::DbErr;
+use smol_str::SmolStr;
 
 use super::returns::recover;
 use crate::sql::{
     conn::{Conn, Needs, Work},
-    rows::time,
+    rows::{read_text, time},
 };
 
 /// Counts what is in a queue.
@@ -52,6 +53,34 @@ impl Work for Count {
             leased: row.try_get_by_index::<i64>(2)?.cast_unsigned(),
             oldest: row.try_get_by_index::<Option<i64>>(3)?.map(time),
         })
+    }
+}
+
+/// Counts what is under each key, from the index of keys alone.
+pub(super) struct Keys {
+    pub(super) queue: String,
+}
+
+#[async_trait]
+impl Work for Keys {
+    type Answer = Vec<(SmolStr, u64)>;
+
+    fn what(&self) -> String {
+        format!("count the keys of `{}`", self.queue)
+    }
+
+    fn needs(&self) -> Needs {
+        Needs::Read
+    }
+
+    async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
+        let sql = "SELECT key, count(*) FROM dispatch_item WHERE queue = $1 AND key IS NOT NULL GROUP BY key";
+        let mut keys = Vec::new();
+        for row in conn.all(sql, vec![self.queue.as_str().into()]).await? {
+            let count = row.try_get_by_index::<i64>(1)?;
+            keys.extend(read_text(&row, 0)?.map(|key| (key, count.cast_unsigned())));
+        }
+        Ok(keys)
     }
 }
 

@@ -1,18 +1,23 @@
 //! `dispatch lint`: every mistake of every file, without touching anything else.
 
+mod annotations;
+mod sarif;
+
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use dispatch_core::{
     Registry,
-    config::{Diagnostic, Diagnostics, Loader},
+    config::{Diagnostics, Loader},
 };
 use serde_json::json;
 
+use self::{annotations::annotation, sarif::sarif};
 use crate::{
     args::Global,
     config::{OverArgs, read_text},
-    failure::{FAILED, Failure, Result},
+    failure::{FAILED, Result},
+    files::{matching, within},
     output::{print, print_json},
     run::plural,
 };
@@ -45,6 +50,8 @@ enum Format {
     Text,
     /// One JSON object.
     Json,
+    /// As SARIF 2.1.0, for code scanning.
+    Sarif,
     /// As annotations of a GitHub workflow.
     Github,
 }
@@ -62,6 +69,7 @@ impl Lint {
         let format = if global.json { Format::Json } else { self.format };
         match format {
             Format::Json => print_json(&json!({ "files": files.len(), "findings": findings }))?,
+            Format::Sarif => print_json(&sarif(&findings))?,
             Format::Github => findings.iter().try_for_each(|finding| print(&annotation(finding)))?,
             Format::Text => {
                 let rendered = Diagnostics(findings.clone()).render(global.color.on_stdout());
@@ -79,28 +87,17 @@ impl Lint {
         Ok(if bad { FAILED } else { 0 })
     }
 
-    /// The files that the paths name. What is found in directories and is no pipeline is passed over.
+    /// The files that the paths name.
     fn files(&self) -> Result<Vec<PathBuf>> {
         let mut files = Vec::new();
         for path in &self.paths {
-            let before = files.len();
             if path.file_name().is_some_and(|name| name == "...") {
-                let below = path
-                    .parent()
-                    .filter(|parent| !parent.as_os_str().is_empty())
-                    .unwrap_or(Path::new("."));
-                walk(below, true, &mut files)?;
+                let below = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+                files.extend(within(below.unwrap_or(Path::new(".")), true)?);
             } else if path.is_dir() {
-                walk(path, false, &mut files)?;
+                files.extend(within(path, false)?);
             } else {
-                files.push(path.clone());
-                continue;
-            }
-            if files.len() == before {
-                return Err(Failure::config(format!(
-                    "there is no pipeline file in {}",
-                    path.display()
-                )));
+                files.extend(matching(path)?);
             }
         }
         Ok(files)
@@ -117,66 +114,4 @@ fn findings_in(loader: &Loader<'_>, name: &str, text: &str) -> Diagnostics {
     let built = loaded.build_store().and_then(|store| loaded.build(&store).map(drop));
     findings.0.extend(built.err().into_iter().flat_map(|more| more.0));
     findings
-}
-
-/// Pipeline files in a directory, in order of their names.
-fn walk(directory: &Path, deep: bool, files: &mut Vec<PathBuf>) -> Result<()> {
-    let failed = |error: std::io::Error| Failure::config(format!("cannot read {}: {error}", directory.display()));
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(directory).map_err(failed)? {
-        entries.push(entry.map_err(failed)?.path());
-    }
-    entries.sort();
-    for path in entries {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if path.is_dir() {
-            let others = name.starts_with('.') || name == "target" || name == "node_modules";
-            if deep && !others && !path.is_symlink() {
-                walk(&path, deep, files)?;
-            }
-        } else if path.extension().is_some_and(|ending| ending == "toml") && is_pipeline(&path) {
-            files.push(path);
-        }
-    }
-    Ok(())
-}
-
-/// Whether a file looks like a pipeline and not like somebody else's TOML. What cannot be read is for the reader to say.
-fn is_pipeline(path: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(path) else {
-        return true;
-    };
-    let heads = ["source", "sink"];
-    text.lines().any(|line| {
-        let line = line.trim_start_matches(['[', ' ', '\t']);
-        heads.iter().any(|head| {
-            line.strip_prefix(head)
-                .is_some_and(|rest| rest.trim_start().starts_with([']', '.', '=']))
-        })
-    })
-}
-
-/// `::error file=…,line=…,col=…::…`, with what GitHub reads as its own escaped.
-fn annotation(finding: &Diagnostic) -> String {
-    let escaped = |text: &str, more: bool| {
-        let text = text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-        if more {
-            text.replace(':', "%3A").replace(',', "%2C")
-        } else {
-            text
-        }
-    };
-    let level = if finding.warning { "warning" } else { "error" };
-    let help = finding
-        .help
-        .as_ref()
-        .map(|help| format!("\n{help}"))
-        .unwrap_or_default();
-    format!(
-        "::{level} file={},line={},col={}::{}",
-        escaped(&finding.origin, true),
-        finding.line,
-        finding.column,
-        escaped(&format!("{}{help}", finding.message), false)
-    )
 }
