@@ -18,7 +18,10 @@ use dispatch_core::{
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Running, Worker, dir, tell, until};
+use crate::{
+    kill::settled,
+    support::{Running, Worker, dir, tell, until},
+};
 
 const INSTANCES: usize = 3;
 const ROUNDS: usize = 2;
@@ -100,11 +103,7 @@ async fn a_rolling_restart_loses_nothing(name: &str, table: &str, config: impl S
     }
     enough.store(true, SeqCst);
     let count = load.await.unwrap();
-    until("everything settled", async || {
-        let depth = store.queue().depth("work").await.unwrap();
-        depth.ready + depth.delayed + depth.leased == 0
-    })
-    .await;
+    settled(&store).await;
     for running in &mut instances {
         running.signal(Signal::TERM);
         assert_eq!(running.ends().await, 0, "{:#?}", running.log());
