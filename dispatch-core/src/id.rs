@@ -1,7 +1,32 @@
 //! Random names for messages, leases and processes.
 
+use std::sync::OnceLock;
+
 use rand::RngExt;
 use smol_str::{SmolStr, format_smolstr};
+
+/// A message's id, in the room of a text.
+#[derive(Debug, Clone)]
+pub(crate) enum Id {
+    /// As its source gave it.
+    Given(SmolStr),
+    /// Made when somebody asks. Boxed: beside a text that is free for it every message would be larger.
+    Later(OnceLock<Box<SmolStr>>),
+}
+
+impl Id {
+    pub(crate) const fn later() -> Self {
+        Self::Later(OnceLock::new())
+    }
+
+    /// The id; the first who asks has it made.
+    pub(crate) fn get(&self, make: impl FnOnce() -> SmolStr) -> &SmolStr {
+        match self {
+            Self::Given(id) => id,
+            Self::Later(id) => id.get_or_init(|| Box::new(make())),
+        }
+    }
+}
 
 /// A name of 128 random bits, written as 22 characters so that [`SmolStr`] holds it without the heap.
 #[must_use]
@@ -20,7 +45,7 @@ pub fn random_id() -> SmolStr {
 /// A name for this process that no other process has: host-independent, told apart by chance.
 #[must_use]
 pub fn process_id() -> SmolStr {
-    static ID: std::sync::OnceLock<SmolStr> = std::sync::OnceLock::new();
+    static ID: OnceLock<SmolStr> = OnceLock::new();
     ID.get_or_init(|| format_smolstr!("{}-{}", std::process::id(), &random_id()[..8]))
         .clone()
 }

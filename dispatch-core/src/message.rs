@@ -2,7 +2,7 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -10,7 +10,11 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 use tokio::time::Instant;
 
-use crate::{Headers, Outline, headers::HeaderValue, id::random_id};
+use crate::{
+    Headers, Outline,
+    headers::HeaderValue,
+    id::{Id, random_id},
+};
 
 /// One piece of work: an id, bytes, and what is known about them.
 ///
@@ -37,7 +41,7 @@ pub struct Envelope {
     /// When all attempts must have ended; none means never.
     pub deadline: Option<Instant>,
     /// Made when somebody asks, where the outline says what it is.
-    id: OnceLock<SmolStr>,
+    id: Id,
     /// What a bare message has none of; shared by those that were made alike.
     details: Option<Arc<Details>>,
     created_at: Nanos,
@@ -79,7 +83,7 @@ struct Details {
 
 impl Envelope {
     fn id(&self) -> &SmolStr {
-        self.id.get_or_init(|| {
+        self.id.get(|| {
             let known = self.outline.as_ref().and_then(|outline| outline.id(&self.payload));
             known.map_or_else(random_id, SmolStr::new)
         })
@@ -124,7 +128,7 @@ impl Message {
             payload: payload.into(),
             attempt: 1,
             deadline: None,
-            id: OnceLock::from(id.into()),
+            id: Id::Given(id.into()),
             details: None,
             created_at: created_at.into(),
             outline: None,
@@ -145,7 +149,7 @@ impl Message {
             payload: payload.into(),
             attempt: 1,
             deadline: None,
-            id: id.map_or_else(OnceLock::new, OnceLock::from),
+            id: id.map_or_else(Id::later, Id::Given),
             details: self.0.details.clone(),
             created_at: created_at.into(),
             outline,
@@ -158,11 +162,12 @@ impl Message {
         self.0.outline
     }
 
-    /// Sets the deadline; the payload stays as it is.
+    /// Sets the partition key, or takes it away.
     pub(crate) fn set_key(&mut self, key: Option<SmolStr>) {
         self.details_mut().key = key;
     }
 
+    /// Sets the deadline; the payload stays as it is.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         Arc::make_mut(&mut self.0).deadline = Some(deadline);
     }

@@ -266,14 +266,15 @@ impl Source for QueueSource {
         // Others may have them while we may not.
         self.ready.clear();
         (self.ahead, self.filled) = (0, None);
-        for claiming in std::mem::take(&mut self.claims) {
+        let claims = std::mem::take(&mut self.claims);
+        if !claims.is_empty() {
             // In a task of its own: what a slow Store brings goes back though nobody waits here any more.
             let (settler, before) = (self.queue_settler(), self.returning.take());
             self.returning = Some(tokio::spawn(async move {
-                settler.give_back(joined(claiming.task.await)?.0).await;
+                let given_back = settler.give_back(claims).await;
                 match before {
-                    Some(before) => joined(before.await),
-                    None => Ok(()),
+                    Some(before) => joined(before.await).and(given_back),
+                    None => given_back,
                 }
             }));
         }
@@ -296,13 +297,7 @@ impl Source for QueueSource {
             .collect();
         let settler = self.queue_settler();
         settler.release(leases).await;
-        let mut given_back = Ok(());
-        for claiming in std::mem::take(&mut self.claims) {
-            match joined(claiming.task.await) {
-                Ok((claimed, _)) => settler.give_back(claimed).await,
-                Err(error) => given_back = Err(error),
-            }
-        }
+        let given_back = settler.give_back(std::mem::take(&mut self.claims)).await;
         self.returned().await.and(given_back)
     }
 }
@@ -315,11 +310,19 @@ struct QueueSettler {
 }
 
 impl QueueSettler {
-    async fn give_back(&self, claimed: Vec<Claimed>) {
-        let tokens = claimed
-            .iter()
-            .map(|claimed| Token::new(claimed.lease.row, claimed.lease.fence));
-        self.release(tokens.collect()).await;
+    /// Gives back what claims bring that are still under way, each of them, whatever becomes of the others.
+    async fn give_back(&self, claims: VecDeque<Claiming>) -> Result<(), Error> {
+        let mut given_back = Ok(());
+        for claiming in claims {
+            match joined(claiming.task.await) {
+                Ok((claimed, _)) => {
+                    let token = |claimed: &Claimed| Token::new(claimed.lease.row, claimed.lease.fence);
+                    self.release(claimed.iter().map(token).collect()).await;
+                }
+                Err(error) => given_back = Err(error),
+            }
+        }
+        given_back
     }
 
     /// A lease that cannot be given back runs out.

@@ -9,7 +9,7 @@ use dispatch_core::{
 
 use super::*;
 
-fn by_key(order: bool) -> Lanes {
+pub(super) fn by_key(order: bool) -> Lanes {
     let key: KeyFn = Arc::new(|message| message.key().cloned());
     Lanes {
         key,

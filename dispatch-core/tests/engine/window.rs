@@ -27,20 +27,27 @@ async fn never_more_is_held_than_concurrency_and_prefetch_nor_worked_on_than_con
     assert_eq!((queue.most_out(), sink.most_at_once()), (10, 7));
 }
 
-async fn most_held(each: Duration) -> usize {
+async fn most_held(each: Duration, change: impl FnOnce(PipelineBuilder) -> PipelineBuilder) -> usize {
     let source = MemorySource::ending(numbered(5_000)).with(|can| can.prefetch = 400);
     let queue = source.queue();
     let sink = MemorySink::slow(each, |_| Ok(()));
 
-    pipeline(source, &sink).concurrency(10).run().await.unwrap();
+    change(pipeline(source, &sink).concurrency(10)).run().await.unwrap();
 
     queue.most_out()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_a_source_advises_is_held_where_it_is_worked_off_quickly() {
-    assert_eq!(most_held(Duration::from_millis(1)).await, 410);
-    assert_eq!(most_held(Duration::from_secs(10)).await, 26);
+    assert_eq!(most_held(Duration::from_millis(1), |same| same).await, 410);
+    assert_eq!(most_held(Duration::from_secs(10), |same| same).await, 26);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_see_all_that_is_advised_however_slow_the_sink() {
+    let lanes = lanes::by_key(false);
+
+    assert_eq!(most_held(Duration::from_secs(10), |same| same.lanes(lanes)).await, 410);
 }
 
 #[tokio::test(start_paused = true)]

@@ -295,17 +295,18 @@ impl Caller {
                 return Err(error);
             }
         };
+        // As `attempt`, whose future would keep the request's room in every send.
         let before = self.received(&connection, reused);
         let error = match send(&mut connection, url, request).await {
             Ok(response) => return Ok((response, connection)),
             Err(error) => error,
         };
-        let failed = Failed {
+        let failed = Box::new(Failed {
             connection,
             reused,
             before,
             error,
-        };
+        });
         Box::pin(self.call_again(origin, url, make, failed)).await
     }
 
@@ -317,19 +318,11 @@ impl Caller {
         make: Make<'_>,
     ) -> Result<(http::Response<Incoming>, Connection), Error> {
         let request = make(url, HeaderMap::new())?;
-        let Loan { mut connection, reused } = origin.acquire(&self.connector, self.keep_alive).await?;
-        let before = self.received(&connection, reused);
-        let error = match send(&mut connection, url, request).await {
-            Ok(response) => return Ok((response, connection)),
-            Err(error) => error,
-        };
-        let failed = Failed {
-            connection,
-            reused,
-            before,
-            error,
-        };
-        self.call_again(origin, url, make, failed).await
+        let loan = origin.acquire(&self.connector, self.keep_alive).await?;
+        match self.attempt(loan, url, request).await {
+            Ok(answered) => Ok(answered),
+            Err(failed) => self.call_again(origin, url, make, failed).await,
+        }
     }
 
     /// Goes on where a request could not be sent, or was not answered.
@@ -338,7 +331,7 @@ impl Caller {
         origin: &Origin,
         url: &Url,
         make: Make<'_>,
-        mut failed: Failed,
+        mut failed: Box<Failed>,
     ) -> Result<(http::Response<Incoming>, Connection), Error> {
         loop {
             let (request, loan) = match (failed.error.take_message(), failed.before) {
@@ -358,19 +351,29 @@ impl Caller {
                     .into());
                 }
             };
-            let Loan { mut connection, reused } = loan;
-            let before = self.received(&connection, reused);
-            match send(&mut connection, url, request).await {
-                Ok(response) => return Ok((response, connection)),
-                Err(error) => {
-                    failed = Failed {
-                        connection,
-                        reused,
-                        before,
-                        error,
-                    };
-                }
+            match self.attempt(loan, url, request).await {
+                Ok(answered) => return Ok(answered),
+                Err(again) => failed = again,
             }
+        }
+    }
+
+    /// Sends the request over this connection; without an answer, tells all that says whether it may be sent again.
+    async fn attempt(
+        &self,
+        Loan { mut connection, reused }: Loan,
+        url: &Url,
+        request: Request,
+    ) -> Result<(http::Response<Incoming>, Connection), Box<Failed>> {
+        let before = self.received(&connection, reused);
+        match send(&mut connection, url, request).await {
+            Ok(response) => Ok((response, connection)),
+            Err(error) => Err(Box::new(Failed {
+                connection,
+                reused,
+                before,
+                error,
+            })),
         }
     }
 

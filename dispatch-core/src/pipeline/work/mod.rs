@@ -557,7 +557,7 @@ mod tests {
         );
         assert!(size_of::<Entry>() <= 120, "an entry takes {}", size_of::<Entry>());
         assert!(
-            size_of::<Envelope>() <= 112,
+            size_of::<Envelope>() <= 104,
             "a bare message takes {}",
             size_of::<Envelope>()
         );
