@@ -29,8 +29,6 @@
 mod adaptive;
 mod alarms;
 mod breaker;
-mod breaker_keyed;
-mod breaker_window;
 mod catch_panic;
 mod concurrency;
 mod deadline;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    breaker::{BreakerHandle, BreakerSettings},
-    keyed::{KeyFn, Keyed},
+use super::{BreakerHandle, BreakerSettings};
+use crate::{
+    Message,
+    layer::keyed::{KeyFn, Keyed},
 };
-use crate::Message;
 
 /// Breakers made at a key's first message, and forgotten once they say nothing any more.
 #[derive(Debug)]
