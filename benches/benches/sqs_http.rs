@@ -120,6 +120,16 @@ impl Place {
         began.elapsed().as_secs_f64()
     }
 
+    /// Until no receive of those before waits: one whose connection has ended may still take messages, and nobody would
+    /// work on them.
+    fn until_alone(&self) {
+        one_thread().block_on(async {
+            while self.fake.waiting("q") > 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+        });
+    }
+
     fn url(&self) -> String {
         format!("http://{}/work", self.worker)
     }
@@ -177,6 +187,7 @@ fn measured(place: &Place, count: usize, client: impl FnOnce(mpsc::Receiver<()>)
     let seconds = place.until_empty(began, before, count);
     end.send(()).unwrap();
     let cpu = client.join().unwrap();
+    place.until_alone();
     assert_eq!(place.posts.load(Relaxed) - posts, count as u64, "each is posted once");
     Took {
         seconds,
@@ -353,14 +364,17 @@ fn sqs_consumer(place: &Place, count: usize, mode: &[&str]) -> Option<f64> {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .spawn();
-    let _child = Ended(child.unwrap());
+    let child = Ended(child.unwrap());
     // One to warm up with.
     place.fill(count / 10);
     place.until_empty(Instant::now(), before, count / 10);
     let before = place.fake.deleted("q");
     place.fill(count);
     let began = Instant::now();
-    Some(count as f64 / place.until_empty(began, before, count))
+    let seconds = place.until_empty(began, before, count);
+    drop(child);
+    place.until_alone();
+    Some(count as f64 / seconds)
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {

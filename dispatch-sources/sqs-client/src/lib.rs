@@ -14,6 +14,7 @@
 //! # Ok(()) }
 //! ```
 
+mod agent;
 mod code;
 mod error;
 mod place;

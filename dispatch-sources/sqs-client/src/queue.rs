@@ -8,7 +8,7 @@ use aws_config::{
 use aws_sdk_sqs::{
     Client,
     config::{
-        Credentials, Region, SharedHttpClient,
+        Credentials, Region, SharedHttpClient, SharedInterceptor,
         retry::{RetryPartition, TokenBucket},
     },
     types::QueueAttributeName::QueueArn,
@@ -18,7 +18,7 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 
-use crate::{Place, SqsError, judge};
+use crate::{Place, SqsError, agent::Agent, judge};
 
 /// So long a connection may take; the SDK's own default.
 const CONNECT: Duration = Duration::from_millis(3_100);
@@ -103,7 +103,9 @@ fn client(sdk: &SdkConfig, retries: &RetryPartition, attempt: Duration, operatio
     let settings = aws_sdk_sqs::config::Builder::from(sdk).timeout_config(timeouts);
     // A body that is held back is a long poll; the attempt has its own limit.
     let settings = settings.stalled_stream_protection(StalledStreamProtectionConfig::disabled());
-    Client::from_conf(settings.retry_partition(retries.clone()).build())
+    let mut settings = settings.retry_partition(retries.clone());
+    settings.push_interceptor(SharedInterceptor::permanent(Agent::new(sdk.app_name())));
+    Client::from_conf(settings.build())
 }
 
 /// Amazon's hosts hold their region.

@@ -18,9 +18,9 @@ const BATCH: usize = 10;
 pub(super) type Answer = Result<(), SettleError>;
 
 /// One entry of a request: to be deleted, or visible again after so long.
-#[derive(Debug, Clone)]
-pub(super) struct Entry {
-    pub(super) token: Token,
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry<'t> {
+    pub(super) token: &'t Token,
     pub(super) after: Option<Duration>,
 }
 
@@ -33,13 +33,13 @@ impl Shared {
     /// and what was said of the others.
     async fn call(
         &self,
-        chunk: &[Entry],
+        chunk: &[Entry<'_>],
         open: &[usize],
     ) -> Result<(Vec<usize>, Vec<BatchResultErrorEntry>), SqsError> {
         let client = self.client().await?;
         let meters = &self.meters;
         let deletes = chunk.first().is_some_and(|entry| entry.after.is_none());
-        let handle = |entry: &Entry| parts(&entry.token).map_or("", |(_, handle)| handle).to_owned();
+        let handle = |entry: &Entry<'_>| parts(entry.token).map_or("", |(_, handle)| handle).to_owned();
         let numbered = open.iter().map(|index| &chunk[*index]).enumerate();
         if deletes {
             let built = numbered.map(|(index, entry)| {
@@ -99,7 +99,7 @@ impl Shared {
     }
 
     /// Calls with up to 10 at a time, until each is done, refused, or `patience` is over.
-    pub(super) async fn insist(&self, entries: &[Entry], patience: Duration) -> Vec<Answer> {
+    pub(super) async fn insist(&self, entries: &[Entry<'_>], patience: Duration) -> Vec<Answer> {
         if entries.len() <= BATCH {
             return self.insist_on(entries, patience).await;
         }
@@ -108,7 +108,7 @@ impl Shared {
         futures::future::join_all(chunks).await.into_iter().flatten().collect()
     }
 
-    async fn insist_on(&self, chunk: &[Entry], patience: Duration) -> Vec<Answer> {
+    async fn insist_on(&self, chunk: &[Entry<'_>], patience: Duration) -> Vec<Answer> {
         if chunk.is_empty() {
             return Vec::new();
         }
@@ -173,7 +173,7 @@ impl Shared {
         answers.into_iter().map(|answer| answer.unwrap_or(Ok(()))).collect()
     }
 
-    fn note_again(&self, chunk: &[Entry], count: usize) {
+    fn note_again(&self, chunk: &[Entry<'_>], count: usize) {
         if chunk.first().is_some_and(|entry| entry.after.is_none()) {
             self.meters.delete_retried.add(count as u64);
         }

@@ -18,7 +18,7 @@ use super::{
     config::LONGEST,
     requests::{Answer, Entry},
     shared::Shared,
-    wire::parts,
+    wire::{Offsets, parts},
 };
 
 /// What fails without the sender's fault is tried again for so long here; then the driver does so.
@@ -59,20 +59,47 @@ enum Deed {
     Leave,
 }
 
-/// Entries of requests, and where in the batch each came from.
-#[derive(Debug, Default)]
-struct Wanted {
-    places: Vec<usize>,
-    entries: Vec<Entry>,
+impl State {
+    /// Whether somebody else has this message; says so once.
+    fn is_lost(&mut self, token: &Token) -> bool {
+        // Mostly none is lost, and a handle is long to hash.
+        !self.lost.is_empty() && self.lost.remove(&token.handle)
+    }
 }
 
-impl Wanted {
-    fn push(&mut self, place: usize, token: &Token, after: Option<Duration>) {
+/// Notes what an outcome means for the number of the next attempt.
+fn count(offsets: &mut Offsets, id: &str, disposition: &Disposition) {
+    match disposition {
+        Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => offsets.remove(id),
+        Disposition::Release => offsets.add(id, -1),
+        Disposition::Nack { attempts, .. } => {
+            let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
+            offsets.add(id, i32::try_from(counted).unwrap_or(i32::MAX).saturating_sub(1));
+        }
+    }
+}
+
+/// Entries of requests, and where in the batch each came from.
+#[derive(Debug, Default)]
+struct Wanted<'t> {
+    places: Vec<usize>,
+    entries: Vec<Entry<'t>>,
+}
+
+/// A batch, by what is to be done.
+#[derive(Debug, Default)]
+struct Sorted<'t> {
+    /// One for each settlement; none where the answer is SQS's.
+    answers: Vec<Option<Answer>>,
+    deletes: Wanted<'t>,
+    nacks: Wanted<'t>,
+    releases: Wanted<'t>,
+}
+
+impl<'t> Wanted<'t> {
+    fn push(&mut self, place: usize, token: &'t Token, after: Option<Duration>) {
         self.places.push(place);
-        self.entries.push(Entry {
-            token: token.clone(),
-            after,
-        });
+        self.entries.push(Entry { token, after });
     }
 
     fn and(mut self, mut then: Self) -> Self {
@@ -96,24 +123,39 @@ impl SqsSettler {
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Whether somebody else has this message; says so once.
-    fn is_lost(&self, token: &Token) -> bool {
-        let mut state = self.state();
-        // Mostly none is lost, and a handle is long to hash.
-        !state.lost.is_empty() && state.lost.remove(&token.handle)
-    }
-
-    /// Notes what an outcome means for the number of the next attempt.
-    fn count(&self, id: &str, disposition: &Disposition) {
-        let mut offsets = self.shared.offsets();
-        match disposition {
-            Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => offsets.remove(id),
-            Disposition::Release => offsets.add(id, -1),
-            Disposition::Nack { attempts, .. } => {
-                let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
-                offsets.add(id, i32::try_from(counted).unwrap_or(i32::MAX).saturating_sub(1));
+    /// What is to be done with each, and what is answered already.
+    fn sort<'t>(&self, batch: &'t [Settlement]) -> Sorted<'t> {
+        let mut sorted = Sorted {
+            answers: Vec::with_capacity(batch.len()),
+            ..Sorted::default()
+        };
+        let (mut offsets, mut state) = (self.shared.offsets(), self.state());
+        for (index, Settlement { token, disposition }) in batch.iter().enumerate() {
+            let Some((id, _)) = parts(token) else {
+                sorted.answers.push(Some(Err(SettleError::Stale)));
+                continue;
+            };
+            count(&mut offsets, id, disposition);
+            // To delete under an old handle would prove nothing.
+            if state.is_lost(token) {
+                if disposition.is_final() {
+                    self.shared.meters.delete_abandoned.add(1);
+                }
+                sorted.answers.push(Some(Err(SettleError::Stale)));
+                continue;
+            }
+            let deed = self.deed(token, disposition);
+            sorted.answers.push((deed == Deed::Leave).then_some(Ok(())));
+            match deed {
+                Deed::Delete => sorted.deletes.push(index, token, None),
+                Deed::Change(after) if *disposition == Disposition::Release => {
+                    sorted.releases.push(index, token, Some(after));
+                }
+                Deed::Change(after) => sorted.nacks.push(index, token, Some(after)),
+                Deed::Leave => {}
             }
         }
+        sorted
     }
 
     fn deed(&self, token: &Token, disposition: &Disposition) -> Deed {
@@ -132,7 +174,7 @@ impl SqsSettler {
     }
 
     /// Waits until nothing extends these any more: a late extension would take the place of what is set next.
-    async fn let_extensions_end(&self, entries: &[Entry]) {
+    async fn let_extensions_end(&self, entries: &[Entry<'_>]) {
         loop {
             let ended = self.extended.notified();
             tokio::pin!(ended);
@@ -151,7 +193,7 @@ impl SqsSettler {
     }
 
     /// Deletes members of FIFO groups: none before the one ahead of it.
-    async fn delete_in_order(&self, entries: &[Entry]) -> Vec<Answer> {
+    async fn delete_in_order(&self, entries: &[Entry<'_>]) -> Vec<Answer> {
         let mut answers: Vec<Option<Answer>> = entries.iter().map(|_| None).collect();
         loop {
             let now = Instant::now();
@@ -159,12 +201,12 @@ impl SqsSettler {
             if round.is_empty() {
                 break;
             }
-            let chosen: Vec<_> = round.iter().map(|index| entries[*index].clone()).collect();
+            let chosen: Vec<_> = round.iter().map(|index| entries[*index]).collect();
             // The driver tries again; meanwhile other groups go on.
             let results = self.shared.insist(&chosen, Duration::ZERO).await;
             let mut state = self.state();
             for (index, result) in round.into_iter().zip(results) {
-                let token = &entries[index].token;
+                let token = entries[index].token;
                 if matches!(result, Err(SettleError::Failed(_))) && token.fence != 0 {
                     let until = now + self.shared.config.visibility_timeout.0;
                     state.blocked.insert(token.fence, (token.handle.clone(), until));
@@ -178,7 +220,7 @@ impl SqsSettler {
     }
 
     /// Of those without an answer the first of each group; what waits for an earlier call's head is answered.
-    fn heads(&self, entries: &[Entry], answers: &mut [Option<Answer>], now: Instant) -> Vec<usize> {
+    fn heads(&self, entries: &[Entry<'_>], answers: &mut [Option<Answer>], now: Instant) -> Vec<usize> {
         let mut state = self.state();
         state.blocked.retain(|_, (_, until)| now < *until);
         let (mut groups, mut round) = (HashSet::new(), Vec::new());
@@ -236,31 +278,12 @@ impl Settler for SqsSettler {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Answer> {
         let fifo = self.shared.fifo;
         let _turn = if fifo { Some(self.turn.lock().await) } else { None };
-        let mut answers: Vec<Option<Answer>> = Vec::with_capacity(batch.len());
-        let (mut deletes, mut nacks, mut releases) = (Wanted::default(), Wanted::default(), Wanted::default());
-        for (index, Settlement { token, disposition }) in batch.iter().enumerate() {
-            let Some((id, _)) = parts(token) else {
-                answers.push(Some(Err(SettleError::Stale)));
-                continue;
-            };
-            self.count(id, disposition);
-            // To delete under an old handle would prove nothing.
-            if self.is_lost(token) {
-                if disposition.is_final() {
-                    self.shared.meters.delete_abandoned.add(1);
-                }
-                answers.push(Some(Err(SettleError::Stale)));
-                continue;
-            }
-            let deed = self.deed(token, disposition);
-            answers.push((deed == Deed::Leave).then_some(Ok(())));
-            match deed {
-                Deed::Delete => deletes.push(index, token, None),
-                Deed::Change(after) if *disposition == Disposition::Release => releases.push(index, token, Some(after)),
-                Deed::Change(after) => nacks.push(index, token, Some(after)),
-                Deed::Leave => {}
-            }
-        }
+        let Sorted {
+            mut answers,
+            deletes,
+            nacks,
+            releases,
+        } = self.sort(&batch);
         let delete = async {
             if fifo {
                 self.delete_in_order(&deletes.entries).await
@@ -318,10 +341,7 @@ impl Settler for SqsSettler {
             if !is_over {
                 // Down, not up: SQS refuses what goes beyond its 12 hours.
                 let after = Some(Duration::from_secs(by.min(left).as_secs()));
-                changes.push(Entry {
-                    token: token.clone(),
-                    after,
-                });
+                changes.push(Entry { token, after });
             }
         }
         let mark = Extending::mark(self, changes.iter().map(|entry| entry.token.handle.clone()).collect());

@@ -215,6 +215,13 @@ impl Fake {
         queue.changed.notify_waiters();
     }
 
+    /// How many receives wait for a message.
+    #[must_use]
+    pub fn waiting(&self, queue: &str) -> usize {
+        // Each holds what it is woken by, and so does the queue.
+        self.count(queue, |queue| Arc::strong_count(&queue.changed) - 1)
+    }
+
     /// How many messages were deleted.
     #[must_use]
     pub fn deleted(&self, queue: &str) -> usize {

@@ -301,11 +301,13 @@ async fn a_receive_that_hangs_at_the_stop_is_cut_off_and_takes_nothing() {
     let fake = fake();
     let mut source = source(&fake, |_| ());
     assert!(timeout(SECOND, source.receive(10)).await.is_err());
+    assert!(fake.waiting("q") > 0);
     let began = Instant::now();
 
     source.close().await.unwrap();
 
     assert!(began.elapsed() <= 2 * SECOND, "{:?}", began.elapsed());
+    assert_eq!(fake.waiting("q"), 0);
     fake.send("q", "x");
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!((fake.visible("q"), fake.in_flight("q")), (1, 0));
