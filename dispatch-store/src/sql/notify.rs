@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use dispatch_core::random_id;
 use md5::{Digest, Md5};
 use sea_orm::{
-    DbErr,
+    DbErr, Value,
+    sea_query::ArrayType,
     sqlx::{self, postgres::PgNotification},
 };
 use smol_str::SmolStr;
@@ -26,6 +27,8 @@ use super::{
 /// The pause after a notification, once there is more than one thing to announce at a time: NOTIFY takes a lock that is one
 /// for the whole server. It grows from the first to the second; who listens is busy then.
 const QUIET: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+/// The most bytes of a queue's name that a channel's name has room for: PostgreSQL allows 63.
+const LONGEST: usize = 63 - "dispatch_".len();
 /// How long a connection to listen may take.
 const CONNECT: Duration = Duration::from_secs(30);
 /// Between two tries to listen.
@@ -115,9 +118,12 @@ impl Drop for Notifier {
 }
 
 impl Setup {
-    /// One channel a queue; hashed, because a channel's name holds 63 bytes, and by MD5, which the SQL function
-    /// `dispatch_enqueue` has, too. Queues of the same name in two schemas wake each other in vain.
+    /// One channel a queue, named as it; by its MD5 where that would be longer than a channel's name may be. The SQL function
+    /// `dispatch_enqueue` does the same. Queues of the same name in two schemas wake each other in vain.
     fn channel(queue: &str) -> String {
+        if queue.len() <= LONGEST {
+            return format!("dispatch_{queue}");
+        }
         let hash = Md5::digest(queue);
         hash.iter()
             .fold("dispatch_".to_owned(), |channel, byte| format!("{channel}{byte:02x}"))
@@ -165,9 +171,12 @@ impl Work for Notify {
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
         let notify = "SELECT pg_notify(channel, $2), set_config('synchronous_commit', 'off', true)
-            FROM unnest(string_to_array($1, ' ')) AS channel";
-        let channels: Vec<&str> = self.channels.iter().map(String::as_str).collect();
-        let values = vec![channels.join(" ").into(), self.own.as_str().into()];
+            FROM unnest($1::text[]) AS channel";
+        let channels = self.channels.iter().map(|channel| channel.as_str().into()).collect();
+        let values = vec![
+            Value::Array(ArrayType::String, Some(Box::new(channels))),
+            self.own.as_str().into(),
+        ];
         conn.all(notify, values).await.map(drop)
     }
 }
