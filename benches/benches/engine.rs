@@ -2,6 +2,8 @@
 //! breaker and counters on, against one spawned task per message that does the same work: the same source, the same
 //! layers, the same settling. What the layers alone cost in a task each, with neither source nor settling, stands beside it.
 //!
+//! On two threads, as a program has by default, the rates are compared: one shard, two shards, a task per message.
+//!
 //! `cargo bench -p dispatch-benches --bench engine` prints CPU time per message, then criterion's wall times. Allocations
 //! are counted by `--bench memory`: counters that two threads share would be most of what two shards cost.
 
@@ -23,13 +25,13 @@ use dispatch_core::{
     sink_fn,
     testing::MemorySource,
 };
-use tokio::{runtime::Runtime, task::JoinSet};
+use tokio::{runtime::Runtime, task::JoinSet, time::Instant};
 use tower::{Layer as _, Service, ServiceExt as _};
 
-/// Few enough that the caches hold them: what is measured is the engine, not the memory it was filled from.
-const MESSAGES: u64 = 20_000;
+/// Enough that starting and ending do not count: with 20 000 they were a tenth of what two shards take.
+const MESSAGES: u64 = 100_000;
 /// So many runs make one figure.
-const RUNS: u32 = 20;
+const RUNS: u32 = 10;
 
 fn one_thread() -> Runtime {
     tokio::runtime::Builder::new_current_thread()
@@ -164,14 +166,22 @@ fn print_costs() {
     }
     let threads = two_threads();
     for round in 0..3 {
-        let (mut single, mut double) = (0.0, 0.0);
+        let (mut single, mut double, mut tasks) = (0.0, 0.0, 0.0);
         for _ in 0..RUNS {
             single += drive(&threads, MemorySource::ending(messages()), 1).seconds;
             double += drive(&threads, MemorySource::ending(messages()), 2).seconds;
+            let source = MemorySource::ending(messages());
+            let began = Instant::now();
+            let done = threads.block_on(async { tokio::spawn(task_per_message(source)).await.unwrap() });
+            assert_eq!(done, MESSAGES);
+            tasks += began.elapsed().as_secs_f64();
         }
         println!(
-            "round {round}: one shard {single:.3} s, two shards {double:.3} s, ratio {:.2}",
-            single / double
+            "round {round}, two threads: one shard {single:.3} s, two shards {double:.3} s, ratio {:.2}; \
+             a task per message {tasks:.3} s, ratio to one shard {:.2}, to two {:.2}",
+            single / double,
+            tasks / single,
+            tasks / double,
         );
     }
 }
