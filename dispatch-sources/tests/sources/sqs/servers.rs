@@ -8,9 +8,11 @@ use aws_sdk_sqs::{
     types::QueueAttributeName,
 };
 use dispatch_core::{
-    Source as _, random_id,
+    Class, Classify as _, Source as _, random_id,
     testing::source::{Bench, source_battery},
 };
+
+use dispatch_sources::sqs::redrive::DeadLetters;
 
 use super::*;
 
@@ -141,4 +143,68 @@ async fn after_a_close_the_next_message_is_soon_there_for_others() {
         "after {:?}",
         sent.elapsed()
     );
+}
+
+async fn attribute(client: &Client, queue: &str, name: QueueAttributeName) -> String {
+    let asked = client
+        .get_queue_attributes()
+        .queue_url(queue)
+        .attribute_names(name.clone());
+    asked.send().await.unwrap().attributes.unwrap().remove(&name).unwrap()
+}
+
+#[tokio::test]
+async fn elasticmq_moves_dead_letters_back_until_the_move_is_ended() {
+    let Some(url) = server(
+        "elasticmq_moves_dead_letters_back_until_the_move_is_ended",
+        "DISPATCH_TEST_SQS_URL",
+    ) else {
+        return;
+    };
+    let client = client(&url);
+    let (dead, queue) = (make_queue(&client, false).await, make_queue(&client, false).await);
+    let arn = attribute(&client, &dead, QueueAttributeName::QueueArn).await;
+    let policy = format!(r#"{{"deadLetterTargetArn": "{arn}", "maxReceiveCount": 2}}"#);
+    let set = client.set_queue_attributes().queue_url(&queue);
+    set.attributes(QueueAttributeName::RedrivePolicy, policy)
+        .send()
+        .await
+        .unwrap();
+    for n in 0..30 {
+        let send = client.send_message().queue_url(&dead).message_body(n.to_string());
+        send.send().await.unwrap();
+    }
+    let mut config = SqsSourceConfig::new(&dead);
+    config.endpoint_url = Some(url.clone());
+    config.access_key_id = Some("key".to_owned());
+    config.secret_access_key = Some(Secret::new("secret"));
+    let letters = DeadLetters::open(&config).await.unwrap();
+    let before = letters.moves().await.unwrap();
+    let to = attribute(&client, &queue, QueueAttributeName::QueueArn).await;
+
+    let handle = letters.redrive(Some(&to), Some(5)).await.unwrap();
+    let second = letters.redrive(Some(&to), None).await;
+    let during = letters.moves().await.unwrap();
+    let moved = letters.cancel(&handle).await.unwrap();
+    let again = letters.cancel(&handle).await;
+
+    assert_eq!((letters.waiting(), before.len()), (30, 0));
+    let [running] = &during[..] else {
+        panic!("one move: {during:?}")
+    };
+    assert_eq!(
+        (&*running.status, running.handle.as_deref(), running.rate),
+        ("RUNNING", Some(&*handle), Some(5))
+    );
+    assert_eq!((running.destination.as_deref(), running.total), (Some(&*to), Some(30)));
+    for refused in [second.map(drop), again.map(drop)] {
+        assert_eq!(refused.unwrap_err().class(), Class::Unavailable);
+    }
+    let waiting = async |queue| {
+        let count = attribute(&client, queue, QueueAttributeName::ApproximateNumberOfMessages).await;
+        count.parse::<u64>().unwrap()
+    };
+    let (left, back) = (waiting(&dead).await, waiting(&queue).await);
+    assert!((1..30).contains(&moved) && back >= moved, "{moved} {back}");
+    assert_eq!(left + back, 30);
 }
