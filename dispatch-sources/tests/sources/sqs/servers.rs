@@ -1,6 +1,6 @@
 //! The battery against servers that others wrote.
 
-use std::io::Write as _;
+use std::{collections::HashMap, io::Write as _};
 
 use aws_sdk_sqs::{
     Client,
@@ -8,7 +8,7 @@ use aws_sdk_sqs::{
     types::QueueAttributeName,
 };
 use dispatch_core::{
-    Class, Classify as _, Source as _, random_id,
+    Class, Classify as _, Error, Source as _, random_id,
     testing::source::{Bench, source_battery},
 };
 
@@ -143,6 +143,75 @@ async fn after_a_close_the_next_message_is_soon_there_for_others() {
         "after {:?}",
         sent.elapsed()
     );
+}
+
+/// Both servers hand out several messages of a group in one answer.
+async fn order_of_groups(url: String) {
+    let client = client(&url);
+    let queue = make_queue(&client, true).await;
+    for n in 0..70 {
+        let send = client.send_message().queue_url(&queue).message_body(n.to_string());
+        send.message_group_id(format!("g{}", n % 7)).send().await.unwrap();
+    }
+    let sink = MemorySink::slow(Duration::from_millis(5), |message| {
+        let n: u32 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
+        if n.is_multiple_of(10) && message.attempt < 2 {
+            Err(Error::retry("tenth"))
+        } else {
+            Ok(())
+        }
+    });
+    let mut config = SqsSourceConfig::new(&queue);
+    config.endpoint_url = Some(url);
+    config.region = Some("us-east-1".to_owned());
+    config.access_key_id = Some("key".to_owned());
+    config.secret_access_key = Some(Secret::new("secret"));
+    config.wait_time = period(1);
+    let pipeline = pipeline(SqsSource::new(config).unwrap(), &sink)
+        .concurrency(32)
+        .retry(every(6 * SECOND))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    let done = tokio::time::timeout(60 * SECOND, sink.took(70)).await;
+    handle.drain();
+    let summary = run.await.unwrap().unwrap();
+
+    assert!(done.is_ok(), "{summary:?}");
+    let mut last = HashMap::new();
+    for message in sink.messages() {
+        let n: u32 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
+        let before = last.insert(message.key().cloned(), n);
+        assert!(before.is_none_or(|before| before < n), "{n} after {before:?}");
+    }
+    assert_eq!((summary.delivered, summary.nacked), (70, 7));
+    assert_eq!(
+        attribute(
+            &client,
+            &queue,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible
+        )
+        .await,
+        "0"
+    );
+}
+
+#[tokio::test]
+async fn elasticmq_keeps_the_order_of_groups_while_one_in_ten_fails() {
+    let name = "elasticmq_keeps_the_order_of_groups_while_one_in_ten_fails";
+    if let Some(url) = server(name, "DISPATCH_TEST_SQS_URL") {
+        order_of_groups(url).await;
+    }
+}
+
+#[tokio::test]
+async fn moto_keeps_the_order_of_groups_while_one_in_ten_fails() {
+    let name = "moto_keeps_the_order_of_groups_while_one_in_ten_fails";
+    if let Some(url) = server(name, "DISPATCH_TEST_MOTO_URL") {
+        order_of_groups(url).await;
+    }
 }
 
 async fn attribute(client: &Client, queue: &str, name: QueueAttributeName) -> String {
