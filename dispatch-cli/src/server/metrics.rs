@@ -9,7 +9,7 @@ use axum::{
 };
 use dispatch_core::{
     pipeline::Handle,
-    telemetry::{BOUNDS, HistogramSnapshot, Stats, names},
+    telemetry::{BOUNDS, HistogramSnapshot, Measured, Stats, names},
 };
 use prometheus_client::{
     collector::Collector,
@@ -147,12 +147,11 @@ impl Pipelines {
         readings.sort_by_key(|(_, reading)| reading.name);
         for family in readings.chunk_by(|(_, one), (_, next)| one.name == next.name) {
             let (_, first) = &family[0];
-            let kind = if first.is_counter {
-                MetricType::Counter
-            } else {
-                MetricType::Gauge
+            let (name, kind) = match first.measured {
+                Measured::Counter(_) => (stem(first.name), MetricType::Counter),
+                Measured::Sizes { .. } => (first.name, MetricType::Histogram),
+                _ => (first.name, MetricType::Gauge),
             };
-            let name = if first.is_counter { stem(first.name) } else { first.name };
             let mut metric = encoder.encode_descriptor(name, first.help, None, kind)?;
             for (pipeline, reading) in family {
                 let labels = [
@@ -160,10 +159,16 @@ impl Pipelines {
                     ("component", reading.component.as_str()),
                 ];
                 let mut metric = metric.encode_family(&labels)?;
-                if first.is_counter {
-                    metric.encode_counter::<NoLabelSet, _, f64>(&reading.value, None)?;
-                } else {
-                    metric.encode_gauge(&reading.value)?;
+                match &reading.measured {
+                    Measured::Counter(count) => metric.encode_counter::<NoLabelSet, _, f64>(count, None)?,
+                    Measured::Gauge(level) => metric.encode_gauge(level)?,
+                    Measured::Sizes { buckets, sum } => {
+                        let bound = |bound: Option<u64>| bound.map_or(f64::INFINITY, |bound| bound as f64);
+                        let buckets: Vec<_> = buckets.iter().map(|(most, count)| (bound(*most), *count)).collect();
+                        let count = buckets.iter().map(|(_, count)| count).sum();
+                        metric.encode_histogram::<NoLabelSet>(*sum as f64, count, &buckets, None)?;
+                    }
+                    _ => {}
                 }
             }
         }
@@ -252,6 +257,8 @@ mod tests {
         meter.of("source").counter("dispatch_own_calls_total", "calls").add(3);
         meter.of("sink").counter("dispatch_own_calls_total", "calls").add(4);
         meter.of("sink").gauge("dispatch_own_workers", "workers").set(2);
+        let sizes = meter.of("sink").sizes("dispatch_own_batch_size", "batches", &[1, 5]);
+        [1, 4, 9].into_iter().for_each(|size| sizes.record(size));
         let pipeline = Pipeline::builder("p")
             .source(MemorySource::ending([Message::new("a")]))
             .sink(sink_fn(|_: Message| async { Ok::<_, BoxError>(()) }))

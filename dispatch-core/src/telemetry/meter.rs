@@ -10,19 +10,22 @@ use std::{
 
 use smol_str::SmolStr;
 
+use super::Sizes;
 use crate::lock::lock;
 
-/// Where a component's own counters and gauges are kept; shown on `/metrics` with the labels `pipeline` and `component`.
+/// Where a component's own counters, gauges and sizes are kept; shown on `/metrics` with the labels `pipeline` and `component`.
 ///
 /// Asking for a name twice gives the same counter. Counting is one atomic addition.
 ///
 /// ```
-/// use dispatch_core::telemetry::Meter;
+/// use dispatch_core::telemetry::{Measured, Meter};
 ///
 /// let meter = Meter::default().of("source");
 /// let empty = meter.counter("dispatch_sqs_empty_receives_total", "receive calls that brought nothing");
 /// empty.add(2);
-/// assert_eq!((meter.read()[0].name, meter.read()[0].value), ("dispatch_sqs_empty_receives_total", 2.0));
+/// let reading = &meter.read()[0];
+/// assert_eq!(reading.name, "dispatch_sqs_empty_receives_total");
+/// assert!(matches!(reading.measured, Measured::Counter(2)));
 /// ```
 #[derive(Clone, Default)]
 pub struct Meter {
@@ -41,6 +44,7 @@ struct Instrument {
 enum Value {
     Counter(Counter),
     Gauge(Gauge),
+    Sizes(Sizes),
 }
 
 /// Only grows. Its name ends in `_total`.
@@ -52,7 +56,7 @@ pub struct Counter(Arc<AtomicU64>);
 pub struct Gauge(Arc<AtomicI64>);
 
 /// One instrument, read.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// The metric's name.
     pub name: &'static str,
@@ -60,10 +64,25 @@ pub struct Reading {
     pub help: &'static str,
     /// The component's label: `source`, `sink`, …
     pub component: SmolStr,
-    /// Whether it only grows.
-    pub is_counter: bool,
     /// How much it is now.
-    pub value: f64,
+    pub measured: Measured,
+}
+
+/// What an instrument says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Measured {
+    /// How many there were; only grows.
+    Counter(u64),
+    /// How much there is.
+    Gauge(i64),
+    /// How large things were.
+    Sizes {
+        /// How many there were in each bucket, with the largest size of each; the last one has none.
+        buckets: Vec<(Option<u64>, u64)>,
+        /// All sizes together.
+        sum: u64,
+    },
 }
 
 impl Meter {
@@ -81,7 +100,7 @@ impl Meter {
     pub fn counter(&self, name: &'static str, help: &'static str) -> Counter {
         match self.instrument(name, help, Value::Counter(Counter::default())) {
             Value::Counter(counter) => counter,
-            Value::Gauge(_) => Counter::default(),
+            Value::Gauge(_) | Value::Sizes(_) => Counter::default(),
         }
     }
 
@@ -90,7 +109,16 @@ impl Meter {
     pub fn gauge(&self, name: &'static str, help: &'static str) -> Gauge {
         match self.instrument(name, help, Value::Gauge(Gauge::default())) {
             Value::Gauge(gauge) => gauge,
-            Value::Counter(_) => Gauge::default(),
+            Value::Counter(_) | Value::Sizes(_) => Gauge::default(),
+        }
+    }
+
+    /// The sizes of this name, in buckets up to each of `bounds`, which rise, and one for what is larger.
+    #[must_use]
+    pub fn sizes(&self, name: &'static str, help: &'static str, bounds: &'static [u64]) -> Sizes {
+        match self.instrument(name, help, Value::Sizes(Sizes::new(bounds))) {
+            Value::Sizes(sizes) => sizes,
+            Value::Counter(_) | Value::Gauge(_) => Sizes::new(bounds),
         }
     }
 
@@ -118,10 +146,13 @@ impl Meter {
             name: one.name,
             help: one.help,
             component: one.component.clone(),
-            is_counter: matches!(one.value, Value::Counter(_)),
-            value: match &one.value {
-                Value::Counter(counter) => counter.get() as f64,
-                Value::Gauge(gauge) => gauge.get() as f64,
+            measured: match &one.value {
+                Value::Counter(counter) => Measured::Counter(counter.get()),
+                Value::Gauge(gauge) => Measured::Gauge(gauge.get()),
+                Value::Sizes(sizes) => Measured::Sizes {
+                    buckets: sizes.buckets(),
+                    sum: sizes.sum(),
+                },
             },
         };
         let mut readings: Vec<_> = lock(&self.instruments).iter().map(read).collect();

@@ -3,9 +3,11 @@
 mod histogram;
 mod meter;
 pub mod names;
+mod sizes;
 mod stats;
 
 pub(crate) use histogram::Tally;
 pub use histogram::{BOUNDS, Histogram, HistogramSnapshot};
-pub use meter::{Counter, Gauge, Meter, Reading};
+pub use meter::{Counter, Gauge, Measured, Meter, Reading};
+pub use sizes::Sizes;
 pub use stats::{ClassCounts, Stats};

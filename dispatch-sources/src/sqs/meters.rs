@@ -1,13 +1,14 @@
 //! What the source counts.
 
-use dispatch_core::telemetry::{Counter, Gauge, Meter};
+use dispatch_core::telemetry::{Counter, Gauge, Meter, Sizes};
 
-/// The counters and gauges of one source.
+/// What one source counts.
 #[derive(Debug)]
 pub(super) struct Meters {
     pub(super) receives: Counter,
     pub(super) empty_receives: Counter,
     pub(super) delete_requests: Counter,
+    pub(super) delete_batch: Sizes,
     pub(super) visibility_requests: Counter,
     pub(super) deleted: Counter,
     pub(super) delete_retried: Counter,
@@ -25,6 +26,11 @@ impl Meters {
             receives: meter.counter("dispatch_sqs_receive_requests_total", "ReceiveMessage requests"),
             empty_receives: meter.counter("dispatch_sqs_empty_receives_total", "receives that brought nothing"),
             delete_requests: meter.counter("dispatch_sqs_delete_requests_total", "DeleteMessageBatch requests"),
+            delete_batch: meter.sizes(
+                "dispatch_sqs_delete_batch_size",
+                "entries of a DeleteMessageBatch request",
+                &[1, 2, 3, 4, 5, 6, 7, 8, 9, 10],
+            ),
             visibility_requests: meter.counter(
                 "dispatch_sqs_visibility_requests_total",
                 "ChangeMessageVisibilityBatch requests",

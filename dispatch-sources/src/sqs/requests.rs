@@ -57,6 +57,7 @@ impl Shared {
                 .queue_url(&client.queue.url)
                 .set_entries(Some(built));
             meters.delete_requests.add(1);
+            meters.delete_batch.record(open.len() as u64);
             let answer = request
                 .send()
                 .await

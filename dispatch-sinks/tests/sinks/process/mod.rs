@@ -18,7 +18,7 @@ use std::{
 use dispatch_core::{
     Commands, Error, MemoryStore, Message, Reply, Sink as _,
     config::{BuildContext, Period},
-    telemetry::Meter,
+    telemetry::{Measured, Meter},
 };
 use dispatch_sinks::process::{ProcessSink, ProcessSinkConfig, StartMethod};
 use serde_json::{Value, json};
@@ -116,13 +116,12 @@ impl Rig {
             .count()
     }
 
-    fn counted(&self, name: &str) -> f64 {
-        self.meter
-            .read()
-            .iter()
-            .find(|reading| reading.name == name)
-            .unwrap()
-            .value
+    fn counted(&self, name: &str) -> u64 {
+        let readings = self.meter.read();
+        match readings.iter().find(|reading| reading.name == name).unwrap().measured {
+            Measured::Counter(count) => count,
+            ref other => panic!("{name} is {other:?}"),
+        }
     }
 
     async fn close(&self) {

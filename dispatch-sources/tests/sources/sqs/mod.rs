@@ -18,6 +18,7 @@ use dispatch_core::{
     Backoff, Jitter, Pipeline, RetryPolicy, Source,
     config::{Period, Secret},
     pipeline::PipelineBuilder,
+    telemetry::{Measured, Meter},
     testing::MemorySink,
 };
 use dispatch_sources::sqs::{
@@ -70,6 +71,20 @@ fn every(wait: Duration) -> RetryPolicy {
 
 fn period(seconds: u64) -> Period {
     Period(Duration::from_secs(seconds))
+}
+
+/// What a counter or a gauge of this name says.
+fn read(meter: &Meter, name: &str) -> u64 {
+    match measured(meter, name) {
+        Measured::Counter(count) => count,
+        Measured::Gauge(level) => level.try_into().unwrap(),
+        other => panic!("{name} is {other:?}"),
+    }
+}
+
+fn measured(meter: &Meter, name: &str) -> Measured {
+    let reading = meter.read().into_iter().find(|reading| reading.name == name);
+    reading.unwrap_or_else(|| panic!("{name} is counted")).measured
 }
 
 /// Waits until `reached` holds, looking each 10 ms of the clock; the clock must reach it within an hour.
