@@ -95,6 +95,13 @@ impl Framer {
         self.frame(line, 0)
     }
 
+    /// Lets go of what is no line yet, and says how many lines came before it.
+    #[cfg(feature = "stdin")]
+    pub(crate) fn hand_over(&mut self) -> (u64, BytesMut) {
+        self.searched = 0;
+        (self.number, self.buffer.split())
+    }
+
     /// Lets go of what is beyond the bound of a line whose end is not in sight.
     fn swallow(&mut self) {
         let more = self.buffer.split().freeze();

@@ -1,6 +1,6 @@
 //! What signals do, to the process and to messages.
 
-use std::time::Duration;
+use std::{io::Write as _, process::Stdio, time::Duration};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -111,6 +111,51 @@ async fn a_hangup_reloads_files_that_are_right_and_keeps_what_runs_otherwise() {
 
     running.signal(Signal::TERM);
     assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_in_the_midst_of_a_line_of_stdin_loses_nothing() {
+    let worker = Worker::start().await;
+    let text = format!(
+        "name = \"p\"\n[source]\ntype = \"stdin\"\n[sink]\ntype = \"http\"\nurl = \"{}\"\n\
+         [admin]\nlisten = \"127.0.0.1:0\"\n",
+        worker.url
+    );
+    let dir = dir(&[("p.toml", &text)]);
+    let mut command = command(dir.path(), &["run", "p.toml"]);
+    let mut running = Running::spawn(command.stdin(Stdio::piped()));
+    let mut input = running.input();
+    let mut expected = Vec::new();
+    for round in 0..5 {
+        for line in 0..20 {
+            writeln!(input, "{round}/{line}").unwrap();
+            expected.push(format!("{round}/{line}"));
+        }
+        write!(input, "{round}/ha").unwrap();
+        until("all whole lines", async || worker.count() >= expected.len()).await;
+        running.signal(Signal::HUP);
+        // The end of the line, and the next one, come while it reloads or after it.
+        writeln!(input, "lf\n{round}/next").unwrap();
+        expected.extend([format!("{round}/half"), format!("{round}/next")]);
+        until("reloaded", async || {
+            running.log().iter().filter(|line| line.contains("reloaded")).count() > round
+        })
+        .await;
+    }
+
+    drop(input);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+
+    let mut seen: Vec<_> = worker
+        .bodies()
+        .iter()
+        .map(|body| String::from_utf8_lossy(body).into_owned())
+        .collect();
+    seen.sort();
+    expected.sort();
+    assert_eq!(seen, expected);
+    let letters = dispatch(dir.path(), &["dlq", "list", "-c", "p.toml", "--all", "--json"]);
+    assert_eq!(letters.json()["matched"], 0, "{letters:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

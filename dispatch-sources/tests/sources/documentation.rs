@@ -68,7 +68,7 @@ fn the_pages_show_what_the_loader_reads() {
         ("sqsd_cron", include_str!("../../src/sqsd_cron/mod.rs")),
         ("sqs", include_str!("../../src/sqs/mod.rs")),
         ("startup", include_str!("../../src/startup.rs")),
-        ("stdin", include_str!("../../src/stdin.rs")),
+        ("stdin", include_str!("../../src/stdin/mod.rs")),
     ] {
         for example in examples(page) {
             let text = format!(

@@ -7,8 +7,8 @@
 //! # Guarantees
 //! Standard input cannot be read again, so what was read is kept: a failed message is parked in the Store, one that is
 //! given back comes again. When the pipeline is stopped before the input ends, the whole lines that were read and not
-//! worked on are parked too, for the next run of the pipeline; a line that was read by half becomes a dead letter. A
-//! process that is killed loses what it had read.
+//! worked on are parked too, for the next run of the pipeline; a line that was read by half becomes a dead letter. After a
+//! reload the pipeline goes on where it was, in the midst of a line too. A process that is killed loses what it had read.
 //!
 //! # Capabilities
 //! Bounded, in order; no lease. The end is told once all lines are settled.
@@ -28,15 +28,9 @@
 //! # Ok::<_, toml::de::Error>(())
 //! ```
 
-use std::{
-    fmt,
-    io::{self, Read},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+mod input;
+
+use std::{fmt, io::Read, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -48,8 +42,8 @@ use dispatch_core::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::mpsc, time::timeout};
 
+use self::input::{Hold, Input};
 pub use crate::lines::Format;
 use crate::{
     framing::{Fault, Frame, Framer},
@@ -57,10 +51,6 @@ use crate::{
     loans::Loans,
 };
 
-/// How much is read at once, in bytes.
-const CHUNK: usize = 64 * 1024;
-/// How long what was read may take to arrive once the source closes.
-const IN_HAND: Duration = Duration::from_millis(100);
 /// How many rejected lines are kept back before they are written down.
 const REJECTED: usize = 64;
 
@@ -101,8 +91,12 @@ impl SourceConfig for StdinSourceConfig {
 
 /// Pulls lines from standard input. The module's page says how.
 pub struct StdinSource {
+    config: StdinSourceConfig,
     context: BuildContext,
     input: Input,
+    /// From the first read on.
+    hold: Option<Hold>,
+    ended: bool,
     framer: Framer,
     rejected: Vec<DeadLetter>,
     /// How many have been written down.
@@ -110,20 +104,6 @@ pub struct StdinSource {
     /// How many have been put into the Store for the next run.
     parked: u64,
     loans: Arc<Loans>,
-}
-
-/// Where the bytes come from: a thread of its own, since such a read can be neither polled nor stopped.
-enum Input {
-    Unread(Box<dyn Read + Send>),
-    Open(Pieces),
-    Ended,
-}
-
-/// The end of the thread's channel that is ours.
-struct Pieces {
-    receiver: mpsc::Receiver<io::Result<Bytes>>,
-    /// Tells the thread to read no more.
-    stop: Arc<AtomicBool>,
 }
 
 impl fmt::Debug for StdinSource {
@@ -135,18 +115,25 @@ impl fmt::Debug for StdinSource {
 }
 
 impl StdinSource {
-    /// Reads the standard input of this process.
+    /// Reads the standard input of this process. Of several sources one has it at a time; the next one goes on where it left.
     #[must_use]
     pub fn new(config: &StdinSourceConfig, context: &BuildContext) -> Self {
-        Self::from_reader(config, context, io::stdin())
+        Self::of(config, context, Input::standard())
     }
 
     /// Reads `reader` instead.
     pub fn from_reader(config: &StdinSourceConfig, context: &BuildContext, reader: impl Read + Send + 'static) -> Self {
+        Self::of(config, context, Input::of(reader))
+    }
+
+    fn of(config: &StdinSourceConfig, context: &BuildContext, input: Input) -> Self {
         Self {
+            config: config.clone(),
             context: context.clone(),
-            input: Input::Unread(Box::new(reader)),
-            framer: Framer::new(config.format.is_json(), config.max_line.as_usize(), 0, 0),
+            input,
+            hold: None,
+            ended: false,
+            framer: framer(config, 0),
             rejected: Vec::new(),
             buried: 0,
             parked: 0,
@@ -156,22 +143,21 @@ impl StdinSource {
 
     /// The next piece of input; none at its end.
     async fn read(&mut self) -> Result<Option<Bytes>, Error> {
-        if let Input::Unread(_) = self.input
-            && let Input::Unread(reader) = std::mem::replace(&mut self.input, Input::Ended)
-        {
-            self.input = Input::Open(spawn(reader).map_err(Error::unavailable)?);
-        }
-        let Input::Open(pieces) = &mut self.input else {
-            return Ok(None);
-        };
-        match pieces.receiver.recv().await {
-            Some(Ok(piece)) => Ok(Some(piece)),
-            Some(Err(error)) => Err(Error::unavailable(error)),
-            None => {
-                self.input = Input::Ended;
-                Ok(None)
+        let hold = match &mut self.hold {
+            Some(hold) => hold,
+            none => {
+                let hold = none.insert(self.input.hold().await);
+                self.framer = framer(&self.config, hold.lines);
+                let left = std::mem::take(&mut hold.left);
+                if !left.is_empty() {
+                    return Ok(Some(left.freeze()));
+                }
+                hold
             }
-        }
+        };
+        let piece = hold.next().await.map_err(Error::unavailable)?;
+        self.ended = piece.is_none();
+        Ok(piece)
     }
 
     /// The lines that are there; those that cannot be messages are put aside.
@@ -198,6 +184,24 @@ impl StdinSource {
         rejected(&self.context, &message(frame), fault)
     }
 
+    /// The whole lines that nobody has got. The others are put aside, and with them one that was read by half.
+    fn leftovers(&mut self) -> Vec<Message> {
+        let (mut rest, mut letters) = (Vec::new(), Vec::new());
+        loop {
+            let messages = self.messages(usize::MAX, self.ended);
+            if messages.is_empty() && self.rejected.is_empty() {
+                break;
+            }
+            rest.extend(messages);
+            letters.append(&mut self.rejected);
+        }
+        if let Some(half) = self.framer.finish() {
+            letters.push(self.reject(half, &Fault::Half));
+        }
+        self.rejected = letters;
+        rest
+    }
+
     /// Keeps the lines that cannot be messages.
     async fn bury(&mut self) -> Result<(), Error> {
         self.context.store.dead_letters().bury(self.rejected.clone()).await?;
@@ -211,29 +215,8 @@ fn message(frame: Frame) -> Message {
     Message::new(frame.bytes).meta("stdin_line", frame.number.to_string())
 }
 
-fn spawn(mut reader: Box<dyn Read + Send>) -> io::Result<Pieces> {
-    let (sender, receiver) = mpsc::channel(1);
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let read = move || {
-        let mut buffer = vec![0; CHUNK];
-        while !stopped.load(Ordering::Relaxed) {
-            let piece = match reader.read(&mut buffer) {
-                Ok(0) => return,
-                Ok(length) => Ok(Bytes::copy_from_slice(&buffer[..length])),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => Err(error),
-            };
-            if sender.blocking_send(piece).is_err() {
-                return;
-            }
-        }
-    };
-    // A plain thread: the process may end while it waits for a line that never comes.
-    std::thread::Builder::new()
-        .name("dispatch-stdin".to_owned())
-        .spawn(read)?;
-    Ok(Pieces { receiver, stop })
+fn framer(config: &StdinSourceConfig, lines: u64) -> Framer {
+    Framer::new(config.format.is_json(), config.max_line.as_usize(), lines, 0)
 }
 
 #[async_trait]
@@ -256,7 +239,7 @@ impl Source for StdinSource {
             if !again.is_empty() {
                 return Ok(Received::Batch(again));
             }
-            let ended = matches!(self.input, Input::Ended);
+            let ended = self.ended;
             let messages = self.messages(max, ended);
             if !messages.is_empty() {
                 let batch: Vec<Delivery> = messages.into_iter().map(|message| self.loans.lend(message)).collect();
@@ -291,28 +274,23 @@ impl Source for StdinSource {
     }
 
     async fn close(&mut self) -> Result<(), Error> {
-        let ended = matches!(self.input, Input::Ended);
-        if let Input::Open(pieces) = &mut self.input {
-            // What is in our hands cannot be read again by anybody.
-            pieces.stop.store(true, Ordering::Relaxed);
-            while let Ok(Some(Ok(piece))) = timeout(IN_HAND, pieces.receiver.recv()).await {
-                self.framer.buffer().extend_from_slice(&piece);
+        let mut rest = Vec::new();
+        if let Some(mut hold) = self.hold.take() {
+            let in_hand = hold.in_hand().await;
+            self.framer.buffer().extend_from_slice(&in_hand);
+            if self.input.has_successor() {
+                (hold.lines, hold.left) = self.framer.hand_over();
+                // Of a line that is too long so far the beginning is kept; the rest of it is the successor's first line.
+                if let Some(long) = self.framer.finish() {
+                    let fault = long.fault.clone().unwrap_or(Fault::Half);
+                    let letter = self.reject(long, &fault);
+                    self.rejected.push(letter);
+                }
+            } else {
+                rest = self.leftovers();
             }
         }
-        self.input = Input::Ended;
-        let (mut rest, mut letters) = (Vec::new(), Vec::new());
-        loop {
-            let messages = self.messages(usize::MAX, ended);
-            if messages.is_empty() && self.rejected.is_empty() {
-                break;
-            }
-            rest.extend(messages);
-            letters.append(&mut self.rejected);
-        }
-        if let Some(half) = self.framer.finish() {
-            letters.push(self.reject(half, &Fault::Half));
-        }
-        self.rejected = letters;
+        self.ended = true;
         let queue = parked_queue(&self.context.pipeline);
         self.parked += self.loans.park(&self.context.store, queue, rest).await?;
         if self.rejected.is_empty() {
