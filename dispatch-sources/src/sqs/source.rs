@@ -47,7 +47,7 @@ pub struct SqsSource {
     /// The most that was ever asked for at once: the window, as far as it is known here.
     widest: usize,
     /// Received and not yet asked for, and since when.
-    ready: VecDeque<(Instant, Delivery)>,
+    ready: VecDeque<Delivery>,
     /// Nothing is asked before this.
     rest_until: Option<Instant>,
     closed: bool,
@@ -122,11 +122,12 @@ impl SqsSource {
 
     /// What is ready and still ours for most of its visibility.
     fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
-        let fresh = self.shared.config.visibility_timeout.0 / 4;
-        // One kept too long goes back by being dropped.
-        self.ready.retain(|(since, _)| since.elapsed() <= fresh);
+        let (shared, fresh) = (&self.shared, self.shared.config.visibility_timeout.0 / 4);
+        // One kept too long goes back by being dropped. From the receive on: it may have come back long before anybody asked.
+        self.ready
+            .retain(|delivery| shared.held_for(delivery.receipt.token()) <= fresh);
         let count = max.min(self.ready.len());
-        self.ready.drain(..count).map(|(_, delivery)| delivery).collect()
+        self.ready.drain(..count).collect()
     }
 
     /// Starts receives for what is asked and not on its way.
@@ -171,9 +172,7 @@ impl SqsSource {
             if poll.count == 0 && poll.ask.wait.is_zero() {
                 self.rest_until = Some(Instant::now() + SHORT_REST);
             }
-            let now = Instant::now();
-            self.ready
-                .extend(deliveries.into_iter().map(|delivery| (now, delivery)));
+            self.ready.extend(deliveries);
         });
         if let Err(error) = &result {
             self.pace.failed();
@@ -279,7 +278,7 @@ impl Source for SqsSource {
         while let Some(polled) = self.polls.try_join_next() {
             self.came_late(polled);
         }
-        let ready = self.ready.drain(..).map(|(_, delivery)| delivery).collect();
+        let ready = self.ready.drain(..).collect();
         release(&self.settler, ready).await;
         Ok(())
     }

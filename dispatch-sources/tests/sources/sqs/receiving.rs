@@ -296,6 +296,35 @@ async fn what_came_back_unseen_before_the_stop_is_given_back_by_it() {
     }
 }
 
+/// A receive that came back while nobody asked, as with a window that is full for long: nothing extends what it brought.
+#[tokio::test(start_paused = true)]
+async fn what_lay_too_long_before_it_was_asked_for_is_not_handed_out() {
+    for (waited, handed_out) in [(5, 3), (12, 0)] {
+        let fake = fake();
+        let mut source = source(&fake, |config| config.visibility_timeout = period(40));
+        assert!(timeout(SECOND, source.receive(10)).await.is_err());
+        (0..3).for_each(|n| drop(fake.send("q", n.to_string())));
+        until("they were taken", || fake.in_flight("q") == 3).await;
+        tokio::time::sleep(waited * SECOND).await;
+
+        let first = timeout(Duration::ZERO, source.receive(10)).await;
+
+        let count = match first {
+            Ok(Ok(Received::Batch(batch))) => batch.len(),
+            Err(_) => 0,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(count, handed_out, "after {waited} s");
+        // They come again, under a lease that is new.
+        if handed_out == 0 {
+            let Received::Batch(again) = source.receive(10).await.unwrap() else {
+                panic!("they come again")
+            };
+            assert_eq!((again.len(), again[0].message.attempt), (3, 1));
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_receive_that_hangs_at_the_stop_is_cut_off_and_takes_nothing() {
     let fake = fake();
