@@ -184,9 +184,10 @@ impl Caller {
         .map_err(|error| self.left_to_the_queue(error))
     }
 
-    /// By sqsd's convention the queue's redrive policy decides what never works: nothing is given up on here.
+    /// By sqsd's convention the queue decides when a message comes again, and its redrive policy what never works: nothing is
+    /// given up on here, and a worker that is away costs no more receives than one that fails.
     fn left_to_the_queue(&self, error: Error) -> Error {
-        if self.sqsd.is_some() && error.class() == Class::Permanent {
+        if self.sqsd.is_some() && matches!(error.class(), Class::Permanent | Class::Unavailable) {
             error.with_class(Class::Retry)
         } else {
             error

@@ -176,6 +176,19 @@ async fn every_failure_is_a_retry_and_each_family_has_its_successes() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_away_is_a_failure_as_any_other() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let sink = sink(&format!("http://{address}/"), convention);
+
+    let refused = sink.send(from_sqs("m")).await.unwrap_err();
+
+    assert_eq!(refused.class(), Class::Retry, "{refused}");
+    assert!(refused.report().contains(&address.to_string()), "{}", refused.report());
+}
+
+#[tokio::test]
 async fn the_proof_is_over_what_is_sent() {
     let (url, _) = worker(echo).await;
     let sink = sink(&format!("{url}/work?q=1"), |config| {
