@@ -10,8 +10,8 @@ use tokio::{
 
 use super::{Claim, Claimed, Completion, Lease, Outcome, Store, turns::Turns};
 use crate::{
-    Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler, Source,
-    Token,
+    Attempt, Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler,
+    Source, Token,
 };
 
 /// Claims the items of one durable queue; a pipeline reads its parked retries with it, and the source `queue` is its
@@ -351,8 +351,15 @@ const WORTHWHILE: usize = 32;
 /// Claims that follow each other faster than this grow.
 const QUICK: Duration = Duration::from_millis(20);
 
-/// The wait before a message comes again whose nack says none.
-const DEFAULT_DELAY: Duration = Duration::from_secs(1);
+/// The waits before a message comes again whose nack says none: after its first attempt, and at most.
+const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
+
+/// Twice as long after each attempt: what never works must not come for ever in quick succession.
+fn default_delay(attempts: &[Attempt]) -> Duration {
+    let [first, most] = DELAYS;
+    let tried = attempts.last().map_or(1, |attempt| attempt.number.max(1));
+    first.saturating_mul(1 << (tried - 1).min(16)).min(most)
+}
 
 fn answers(count: usize, result: Result<Vec<Result<(), super::Stale>>, Error>) -> Vec<Result<(), SettleError>> {
     match result {
@@ -381,7 +388,7 @@ impl Settler for QueueSettler {
             outcome: match settlement.disposition {
                 Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Outcome::Done,
                 Disposition::Nack { delay, attempts } => Outcome::Retry {
-                    delay: delay.unwrap_or(DEFAULT_DELAY),
+                    delay: delay.unwrap_or_else(|| default_delay(&attempts)),
                     attempts,
                 },
                 Disposition::Release => Outcome::Release,
@@ -395,5 +402,23 @@ impl Settler for QueueSettler {
         let count = batch.len();
         let leases = batch.iter().map(lease_of).collect();
         answers(count, self.store.queue().extend(&self.queue, leases, by).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_for_ever_comes_ever_more_seldom() {
+        let after = |number| {
+            let attempt = Attempt::failed(number, SystemTime::now(), Duration::ZERO, &Error::retry("no"));
+            default_delay(&[attempt]).as_secs()
+        };
+
+        assert_eq!([1, 2, 3, 9, 10, u32::MAX].map(after), [1, 2, 4, 256, 300, 300]);
+        assert_eq!(default_delay(&[]).as_secs(), 1);
     }
 }
