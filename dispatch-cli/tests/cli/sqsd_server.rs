@@ -1,7 +1,8 @@
 //! The preset `sqsd` between a real SQS server and a real worker.
 
 use std::{
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
+    process::Stdio,
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -12,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-use crate::support::{Running, Worker, command, dir, get, until};
+use crate::support::{LONG, Running, Worker, command, dir, get, until};
 
 /// A queue of its own on the server of `DISPATCH_TEST_SQS_URL`; none where there is no server.
 pub(crate) struct Queue {
@@ -224,4 +225,38 @@ async fn what_is_at_the_worker_is_seen_and_what_is_not_stays_in_the_queue() {
     worker.let_go();
     assert_eq!(running.ends().await, 0, "{:#?}", running.log());
     assert_eq!(queue.depth().await, (6, 0));
+}
+
+/// The SDK looks into the process's own environment for what only it knows, such as the token of temporary keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_file_says_to_amazons_sdk_reaches_it() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let file = format!(
+        "QUEUE_URL=https://sqs.eu-west-1.amazonaws.com/000000000000/q\nINVOKER_URL=http://127.0.0.1:9/\n\
+         AWS_ENDPOINT_URL_SQS=http://127.0.0.1:{port}\nAWS_ACCESS_KEY_ID=AKTEMP\nAWS_SECRET_ACCESS_KEY=canary-1\n\
+         AWS_SESSION_TOKEN=token-of-the-file\nMONITORING_PORT=0\n"
+    );
+    let dir = dir(&[(".env", &file)]);
+    let mut command = command(dir.path(), &["sqsd", "-e", ".env"]);
+    for name in ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"] {
+        command.env_remove(name);
+    }
+    let mut running = Running::spawn(command.stdin(Stdio::null()));
+
+    let head = tokio::task::spawn_blocking(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let lines = BufReader::new(stream).lines().map_while(Result::ok);
+        lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+    });
+    let head = tokio::time::timeout(LONG, head).await.unwrap().unwrap();
+    running.kill();
+
+    let has = |part: &str| head.iter().any(|line| line.contains(part));
+    assert!(
+        has("x-amz-security-token: token-of-the-file") && has("Credential=AKTEMP/"),
+        "{head:?}"
+    );
+    assert!(has("/eu-west-1/sqs/"), "{head:?}");
+    assert!(!running.log().iter().any(|line| line.contains("canary-1")));
 }

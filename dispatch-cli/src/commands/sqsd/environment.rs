@@ -84,6 +84,28 @@ impl Environment {
         self.from_file.contains(name)
     }
 
+    /// Amazon's SDK reads the variables of this process: starts the process again, in its place, where those of the file
+    /// are its own. Without any there is nothing to do.
+    #[cfg(unix)]
+    pub(super) fn make_own(&self) -> Result<()> {
+        use std::os::unix::process::CommandExt as _;
+        let amazons = self.from_file.iter().filter(|name| name.starts_with("AWS_"));
+        let own: Vec<_> = amazons.filter_map(|name| self.variables.get_key_value(name)).collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let failed = |error: std::io::Error| {
+            Failure::run(format!(
+                "starting again with the environment file's AWS variables: {error}"
+            ))
+        };
+        let program = std::env::current_exe().map_err(failed)?;
+        let mut arguments = std::env::args_os();
+        let mut command = std::process::Command::new(&program);
+        command.arg0(arguments.next().unwrap_or_else(|| program.into()));
+        Err(failed(command.args(arguments).envs(own).exec()))
+    }
+
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.variables.keys().map(String::as_str)
     }

@@ -67,6 +67,8 @@ impl Sqsd {
             output::print(&text)?;
             return Ok(0);
         }
+        #[cfg(unix)]
+        environment.make_own()?;
         let mut global = global.clone();
         if global.log_level.is_none() {
             global.log_level = Some(settings.log_level.clone());

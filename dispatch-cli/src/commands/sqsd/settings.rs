@@ -187,11 +187,6 @@ impl Settings {
             let words = "SQSD_RUN_DAEMONIZED=0 has no effect: this runs until it is told to end";
             reader.notes.push(words.to_owned());
         }
-        if environment.is_from_file("AWS_SESSION_TOKEN") {
-            let words =
-                "AWS_SESSION_TOKEN has no effect in a file: set it, and the keys with it, in the environment itself";
-            reader.notes.push(words.to_owned());
-        }
         let settings = gather(&mut reader);
         let Reader { problems, notes, .. } = reader;
         let settings = match settings {
