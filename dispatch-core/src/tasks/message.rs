@@ -149,16 +149,19 @@ impl<'t> Incoming<'t> {
         let task = task.ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?;
         let uuid = string("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty());
         let arguments = [members.args, members.kwargs].map(|raw| raw.filter(|raw| !is_empty(raw)));
+        let timeout = seconds("timeout", members.timeout)?;
         let outline = match (arguments, &task) {
-            // Whoever gets both has to look for himself; and a name that is owned is written otherwise.
+            // Whoever gets both has to look for himself, and so has who is to heed a limit; and a name that is owned is
+            // written otherwise.
             ([Some(_), Some(_)], _) | (_, Cow::Owned(_)) => None,
+            _ if timeout.is_some() => None,
             ([args, kwargs], Cow::Borrowed(task)) => Outline::of(text, task, uuid.as_deref(), args.or(kwargs)),
         };
         Ok(Self::Task(TaskMessage {
             text: text.into(),
             task,
             uuid,
-            timeout: seconds("timeout", members.timeout)?,
+            timeout,
             delay,
             on_duplicate,
             outline,

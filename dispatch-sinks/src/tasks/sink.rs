@@ -1,9 +1,10 @@
 //! The handlers, by name, as a sink.
 
-use std::{any::TypeId, collections::HashMap, fmt, hash::BuildHasherDefault, sync::Arc};
+use std::{any::TypeId, collections::HashMap, fmt, hash::BuildHasherDefault, sync::Arc, time::Duration};
 
 use dispatch_core::{Class, Classify, Error, Message, Reply, Sink};
 use futures::future::BoxFuture;
+use tokio::time::timeout;
 
 use super::{
     Handler, Task,
@@ -41,12 +42,21 @@ pub enum TasksError {
         #[source]
         source: serde_json::Error,
     },
+    /// It ran longer than its own `timeout`, and was dropped.
+    #[error("the task `{task}` ran longer than its timeout of {after:?}")]
+    TimedOut {
+        /// The task.
+        task: String,
+        /// How long it might.
+        after: Duration,
+    },
 }
 
 impl Classify for TasksError {
     fn class(&self) -> Class {
         match self {
             Self::NoTask(_) | Self::Unknown(_) | Self::Arguments { .. } => Class::Permanent,
+            Self::TimedOut { .. } => Class::Retry,
         }
     }
 
@@ -55,6 +65,7 @@ impl Classify for TasksError {
             Self::NoTask(_) => "no_task".into(),
             Self::Unknown(_) => "unknown_task".into(),
             Self::Arguments { .. } => "arguments".into(),
+            Self::TimedOut { .. } => "timeout".into(),
         })
     }
 }
@@ -100,7 +111,15 @@ impl Tasks {
             let name = String::from_utf8_lossy(&incoming.task).into_owned();
             return Err(TasksError::Unknown(name).into());
         };
-        call(&incoming, &|| Context::new(message.clone(), Arc::clone(&self.states)))
+        let running = call(&incoming, &|| Context::new(message.clone(), Arc::clone(&self.states)))?;
+        let Some(after) = incoming.timeout else {
+            return Ok(running);
+        };
+        let task = String::from_utf8_lossy(&incoming.task).into_owned();
+        Ok(Box::pin(async move {
+            let ended = timeout(after, running).await;
+            ended.unwrap_or_else(|_| Err(TasksError::TimedOut { task, after }.into()))
+        }))
     }
 }
 

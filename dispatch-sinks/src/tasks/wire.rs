@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use dispatch_core::{
@@ -19,6 +19,8 @@ use super::{Options, Task};
 pub(super) struct Incoming<'m> {
     pub(super) task: Cow<'m, [u8]>,
     arguments: Arguments<'m>,
+    /// How long it may run.
+    pub(super) timeout: Option<Duration>,
 }
 
 #[derive(Debug)]
@@ -38,6 +40,8 @@ impl<'m> Incoming<'m> {
                 arguments: outline
                     .arguments(&message.payload)
                     .map_or(Arguments::None, Arguments::Some),
+                // Where there is a limit, there is no outline.
+                timeout: None,
             })
         });
         known.map_or_else(|| Self::read(&message.payload), Ok)
@@ -45,11 +49,12 @@ impl<'m> Incoming<'m> {
 
     fn read(payload: &'m [u8]) -> Result<Self, Error> {
         let text = str::from_utf8(payload).map_err(Error::custom)?;
-        let (mut task, mut args, mut kwargs) = (None, None, None);
+        let (mut task, mut args, mut kwargs, mut timeout) = (None, None, None, None);
         let note = |key: Cow<'_, str>, raw: &'m str| match &*key {
             "task" => task = Some(raw),
             "args" => args = Some(raw),
             "kwargs" => kwargs = Some(raw),
+            "timeout" => timeout = Some(raw),
             _ => {}
         };
         if !json::each_member(text, note).map_err(Error::custom)? {
@@ -68,6 +73,7 @@ impl<'m> Incoming<'m> {
                 (Some(one), None) | (None, Some(one)) => Arguments::Some(one.as_bytes()),
                 (Some(_), Some(_)) => Arguments::Both,
             },
+            timeout: timeout.and_then(limit),
         })
     }
 
@@ -84,6 +90,12 @@ impl<'m> Incoming<'m> {
             )),
         }
     }
+}
+
+/// Seconds above 0; anything else is no limit.
+fn limit(raw: &str) -> Option<Duration> {
+    let seconds = raw.parse::<f64>().ok().filter(|seconds| *seconds > 0.0)?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// The message of a task.

@@ -182,6 +182,44 @@ async fn work_given_away_sees_when_its_attempt_ends() {
     assert_eq!(summary.delivered, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_task_that_runs_longer_than_its_own_timeout_is_ended() {
+    async fn slow(_: Sweep) -> Result<(), Error> {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    }
+    let tasks = Tasks::new().handle(slow);
+    for (limit, ends) in [
+        ("2.5", true),
+        ("4", false),
+        ("0", false),
+        ("null", false),
+        ("-1", false),
+    ] {
+        let text = format!(r#"{{"task": "app.sweep", "timeout": {limit}}}"#);
+        // As it comes from a queue, and as the source `pg_notify` hands it on, which has read it.
+        let dispatch_core::tasks::Incoming::Task(read) =
+            dispatch_core::tasks::Incoming::read(&text, dispatch_core::tasks::BarePayload::Reject)
+        else {
+            panic!("{text}")
+        };
+        assert_eq!(read.outline.is_none(), !matches!(limit, "0" | "null"), "{limit}");
+
+        let answer = send(&tasks, &text).await;
+
+        match answer {
+            Err(error) => {
+                assert_eq!(
+                    (error.class(), error.code().map(|code| &**code)),
+                    (Class::Retry, Some("timeout"))
+                );
+                assert!(ends && error.to_string().contains("2.5s"), "{error}");
+            }
+            Ok(_) => assert!(!ends, "{limit}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_is_published_is_what_a_handler_and_python_understand() {
     let sink = MemorySink::new();
