@@ -33,7 +33,7 @@ pub trait Source: Send + 'static {
     /// connects anew and declares what it needs on that call.
     ///
     /// # Errors
-    /// Any class; the driver logs it, turns readiness red and calls again.
+    /// Any class; the driver logs it, turns readiness red and calls again. A panic counts as an error of class `Unavailable`.
     ///
     /// # Cancel safety
     /// Dropping the future loses no delivery, and asking again with another `max` is cheap. A source with calls of its
@@ -51,7 +51,7 @@ pub trait Source: Send + 'static {
     /// Connects, and says what is wrong if that fails; `dispatch check` calls it. Receives nothing.
     ///
     /// # Errors
-    /// Any class, in words for a person.
+    /// Any class, in words for a person; a panic counts as in [`receive`](Self::receive).
     async fn probe(&mut self) -> Result<(), Error> {
         Ok(())
     }

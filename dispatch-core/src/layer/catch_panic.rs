@@ -8,6 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use futures::FutureExt;
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
@@ -33,13 +34,27 @@ impl<S> Layer<S> for CatchPanicLayer {
 #[error("panicked: {0}")]
 struct Panicked(String);
 
+impl Panicked {
+    fn of(payload: &(dyn Any + Send)) -> Self {
+        let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
+        Self(text.unwrap_or_else(|| "with a value that is no text".to_owned()))
+    }
+}
+
+/// The code of an error that was a panic.
+pub(crate) const PANIC: &str = "panic";
+
 fn caught(payload: &(dyn Any + Send)) -> Error {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    Error::retry(Panicked(
-        text.unwrap_or_else(|| "with a value that is no text".to_owned()),
-    ))
-    .with_code("panic")
+    Error::retry(Panicked::of(payload)).with_code(PANIC)
+}
+
+/// What `call` says; a panic is an error of class `Unavailable` with the code [`PANIC`].
+pub(crate) async fn unless_panicked<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match AssertUnwindSafe(call).catch_unwind().await {
+        Ok(said) => said,
+        Err(payload) => Err(Error::unavailable(Panicked::of(&*payload)).with_code(PANIC)),
+    }
 }
 
 impl<S> Service<Message> for CatchPanic<S>

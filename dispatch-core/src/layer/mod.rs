@@ -46,6 +46,7 @@ mod trace;
 pub use adaptive::{AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings};
 pub use breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings, BreakerState};
 pub use catch_panic::{CatchPanic, CatchPanicLayer};
+pub(crate) use catch_panic::{PANIC, unless_panicked};
 pub use concurrency::{Concurrency, ConcurrencyLayer};
 pub(crate) use deadline::expired;
 pub use deadline::{Deadline, DeadlineLayer};

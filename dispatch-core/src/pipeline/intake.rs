@@ -16,7 +16,11 @@ use tokio::{
 };
 
 use super::control::Shared;
-use crate::{Backoff, Delivery, Error, Jitter, Received, Source, telemetry::Stats};
+use crate::{
+    Backoff, Delivery, Error, Jitter, Received, Source,
+    layer::{PANIC, unless_panicked},
+    telemetry::Stats,
+};
 
 /// Sources under their labels.
 pub(super) struct Intake {
@@ -29,7 +33,7 @@ pub(super) struct Intake {
 
 struct Supervised {
     label: SmolStr,
-    /// Away while it connects in a task of its own, and for good if it panicked there.
+    /// Away while it connects in a task of its own.
     source: Option<Box<dyn Source>>,
     state: State,
     /// Failures in a row.
@@ -65,13 +69,11 @@ enum State {
     Connecting(JoinHandle<(Box<dyn Source>, Result<(), Error>)>),
     Up,
     Ended,
-    /// Ended by a panic.
-    Lost,
 }
 
 impl State {
     const fn is_ended(&self) -> bool {
-        matches!(self, Self::Ended | Self::Lost)
+        matches!(self, Self::Ended)
     }
 }
 
@@ -91,8 +93,6 @@ enum Word {
     Connected,
     Received(Received),
     Failed(Error),
-    /// It panicked while it connected, and is gone.
-    Lost(Error),
 }
 
 impl Intake {
@@ -203,12 +203,6 @@ impl Intake {
                 tracing::debug!(source = %source.label, "input ended");
                 None
             }
-            Word::Lost(error) => {
-                source.state = State::Lost;
-                self.shared.failed(&source.label, error.report());
-                tracing::error!(source = %source.label, error = error.report(), "source is lost");
-                None
-            }
             Word::Failed(error) => {
                 let steady = matches!(source.state, State::Up) && source.up_since.elapsed() >= STEADY;
                 source.failures = if steady { 1 } else { source.failures.saturating_add(1) };
@@ -216,7 +210,11 @@ impl Intake {
                 source.state = State::Down(Instant::now() + wait);
                 self.shared.stats.source_errors.fetch_add(1, Relaxed);
                 self.shared.failed(&source.label, error.report());
-                tracing::warn!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source failed");
+                if error.code().is_some_and(|code| code == PANIC) {
+                    tracing::error!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source panicked");
+                } else {
+                    tracing::warn!(source = %source.label, error = error.report(), ?wait, failures = source.failures, "source failed");
+                }
                 None
             }
         }
@@ -226,7 +224,7 @@ impl Intake {
     pub(super) async fn hold(&mut self) {
         for source in &mut self.sources {
             if let (State::Up, Some(inner)) = (&source.state, &mut source.source)
-                && let Err(error) = inner.hold().await
+                && let Err(error) = unless_panicked(async { inner.hold().await }).await
             {
                 tracing::warn!(source = %source.label, error = error.report(), "hold failed");
             }
@@ -242,9 +240,9 @@ impl Intake {
                 task.abort();
             }
             let Some(inner) = &mut source.source else {
-                return !matches!(source.state, State::Lost);
+                return true;
             };
-            let closed = inner.close().await;
+            let closed = unless_panicked(async { inner.close().await }).await;
             source.count_kept(stats);
             match closed {
                 Ok(()) => true,
@@ -287,7 +285,7 @@ async fn ask(supervised: &mut Supervised, max: usize) -> Word {
         sleep_until(until).await;
         if let Some(mut source) = supervised.source.take() {
             supervised.state = State::Connecting(tokio::spawn(async move {
-                let result = source.probe().await;
+                let result = unless_panicked(async { source.probe().await }).await;
                 (source, result)
             }));
         }
@@ -298,12 +296,14 @@ async fn ask(supervised: &mut Supervised, max: usize) -> Word {
                 supervised.source = Some(source);
                 result.map_or_else(Word::Failed, |()| Word::Connected)
             }
-            Err(panic) => Word::Lost(Error::permanent(panic)),
+            // Cancelled: the intake is closed or the runtime ends, so nobody waits for the answer.
+            Err(_) => std::future::pending().await,
         };
     }
     match &mut supervised.source {
         None => std::future::pending().await,
-        Some(source) => match source.receive(max).await {
+        // The call is made within, too: not only what it returns may panic.
+        Some(source) => match unless_panicked(async { source.receive(max).await }).await {
             Ok(received) => Word::Received(received),
             Err(error) => Word::Failed(error),
         },

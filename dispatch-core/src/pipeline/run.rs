@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Class, Error, Message, Reply, Sink, Store,
     backoff::Backoff,
-    layer::{BreakerLayer, DedupeLayer, Limit, StackLayer, StackService},
+    layer::{BreakerLayer, DedupeLayer, Limit, StackLayer, StackService, unless_panicked},
     own::Own,
     store::QueueSource,
 };
@@ -60,7 +60,7 @@ impl Pipeline {
         }
         for (label, source) in &mut parts.sources {
             let opened = tokio::select! {
-                opened = source.open() => opened,
+                opened = unless_panicked(async { source.open().await }) => opened,
                 _ = wanted.wait_for(|wanted| wanted.stop != Stop::No) => Ok(()),
             };
             if let Err(error) = opened {

@@ -14,6 +14,7 @@ mod paused;
 mod priority;
 mod read_ahead;
 mod slow_claims;
+mod source_panics;
 mod sources;
 mod stacked;
 mod watched;

@@ -172,34 +172,3 @@ async fn what_a_source_says_when_it_is_opened_ends_the_run_before_anything_is_re
         ("source: no such queue", 0)
     );
 }
-
-/// Panics as it connects.
-struct Broken;
-
-#[async_trait::async_trait]
-impl Source for Broken {
-    fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
-    }
-    fn settler(&self) -> Arc<dyn Settler> {
-        MemorySource::ending([]).settler()
-    }
-    async fn probe(&mut self) -> Result<(), Error> {
-        panic!("as it connects");
-    }
-    async fn receive(&mut self, _: usize) -> Result<Received, Error> {
-        Ok(Received::End)
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_source_that_is_lost_is_no_clean_end() {
-    let summary = Pipeline::builder("test")
-        .source(Broken)
-        .sink(MemorySink::new())
-        .run()
-        .await
-        .unwrap();
-
-    assert!(!summary.finished);
-}
