@@ -16,6 +16,9 @@ mod order;
 #[cfg(feature = "postgres")]
 #[path = "store/postgres.rs"]
 mod postgres;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "redis"))]
+#[path = "store/rates.rs"]
+mod rates;
 #[cfg(feature = "redis")]
 #[path = "store/redis.rs"]
 mod redis;

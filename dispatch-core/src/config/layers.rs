@@ -7,14 +7,14 @@ use serde::{Deserialize, Deserializer};
 use smol_str::SmolStr;
 
 use super::{
-    ConfigError, Percent, Period, Rate, Switch,
+    ConfigError, Percent, Period, Switch,
+    rate_limit::RateLimitConfig,
     shape::{Short, short_or_long},
 };
 use crate::{
     Backoff, Jitter, Selector,
     layer::{
-        AdaptiveSettings, BreakerLayer, BreakerSettings, KeyFn, Limit, RateLimitLayer, RetryBudget, RetryPolicy,
-        RetryRule, Stack,
+        AdaptiveSettings, BreakerLayer, BreakerSettings, KeyFn, Limit, RetryBudget, RetryPolicy, RetryRule, Stack,
     },
 };
 
@@ -24,7 +24,7 @@ use crate::{
 pub struct LayersConfig {
     /// How many messages are at the sink at once: a number (64), `"adaptive"`, or a table with `limit`, `key`, `limits`.
     pub concurrency: Option<ConcurrencyConfig>,
-    /// How many attempts in how long: `"100/s"`, or a table with `rate`, `burst`, `key`, `rates`. No limit by default.
+    /// How many attempts in how long: `"100/s"`, or a table with `rate`, `burst`, `key`, `rates`, `shared`. No limit by default.
     pub rate_limit: Option<RateLimitConfig>,
     /// How long one attempt may take, or `"off"`; `"30s"` by default.
     pub timeout: Option<Switch<Period>>,
@@ -147,6 +147,8 @@ macro_rules! short_or_table {
     };
 }
 
+pub(super) use short_or_table;
+
 short_or_table!(
     ConcurrencyConfig,
     ConcurrencyTable,
@@ -220,72 +222,6 @@ impl ConcurrencyConfig {
 pub(super) fn key_fn(selector: &Selector) -> KeyFn {
     let selector = selector.clone();
     Arc::new(move |message| selector.select(message))
-}
-
-/// `rate_limit = "100/s"` or a table.
-#[derive(Debug, Clone)]
-pub struct RateLimitConfig(RateLimitTable);
-
-/// The long form of `rate_limit`.
-#[derive(Debug, Clone, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct RateLimitTable {
-    /// How many attempts in how long.
-    rate: Rate,
-    /// How many at once at most; 10 ms worth by default, at least 2.
-    burst: Option<u32>,
-    /// Counts by key, such as `"header:tenant"`.
-    key: Option<Selector>,
-    /// Other rates for some keys.
-    #[serde(default)]
-    rates: BTreeMap<String, Rate>,
-}
-
-impl From<RateLimitTable> for RateLimitConfig {
-    fn from(table: RateLimitTable) -> Self {
-        Self(table)
-    }
-}
-
-impl Short for RateLimitConfig {
-    const WANTED: &'static str = "a rate such as \"100/s\" or a table with `rate`, `burst`, `key`, `rates`";
-    fn from_text(text: &str) -> Result<Self, String> {
-        Ok(Self(RateLimitTable {
-            rate: text.parse()?,
-            burst: None,
-            key: None,
-            rates: BTreeMap::new(),
-        }))
-    }
-    fn from_number(number: i64) -> Result<Self, String> {
-        Self::from_text(&number.to_string())
-    }
-}
-
-short_or_table!(
-    RateLimitConfig,
-    RateLimitTable,
-    "RateLimit",
-    vec![serde_json::json!({ "type": "string", "examples": ["100/s"] })]
-);
-
-impl RateLimitConfig {
-    fn layer(&self) -> Result<RateLimitLayer, ConfigError> {
-        let RateLimitTable {
-            rate: Rate { count, per },
-            burst,
-            key,
-            rates,
-        } = &self.0;
-        match key {
-            None if rates.is_empty() => Ok(RateLimitLayer::new(*count, *per, *burst)),
-            None => Err(ConfigError::at("rate_limit.rates", "rates by key need a key").help("add key = \"header:…\"")),
-            Some(key) => {
-                let own = rates.iter().map(|(key, rate)| (key.into(), rate.count, rate.per));
-                Ok(RateLimitLayer::keyed_with(*count, *per, *burst, own, key_fn(key)))
-            }
-        }
-    }
 }
 
 /// `[layers.retry]`.

@@ -54,7 +54,7 @@ pub(crate) use dedupe::IN_PROGRESS;
 pub use dedupe::{Dedupe, DedupeLayer};
 pub use keyed::KeyFn;
 pub use measure::{Measure, MeasureLayer};
-pub use rate_limit::{RateLimit, RateLimitLayer};
+pub use rate_limit::{OnStoreError, RateLimit, RateLimitLayer, SharedRate};
 pub use retry::{Retry, RetryLayer};
 pub use retry_policy::{RetryBudget, RetryPolicy, RetryRule};
 pub use stack::{Limit, Stack, StackLayer, StackService};

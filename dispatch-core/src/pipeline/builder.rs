@@ -13,7 +13,9 @@ use super::{
 };
 use crate::{
     Commands, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
-    layer::{BreakerLayer, DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, Stack},
+    layer::{
+        BreakerLayer, DedupeLayer, Limit, MessageLayer, MessageService, RateLimitLayer, RetryPolicy, SharedRate, Stack,
+    },
     telemetry::{Meter, Stats},
 };
 
@@ -123,6 +125,11 @@ impl PipelineBuilder {
     /// At most `count` attempts in each `per`; no limit by default.
     pub fn rate_limit(self, count: u32, per: Duration) -> Self {
         self.stack(|stack| stack.rate_limit = RateLimitLayer::new(count, per, None))
+    }
+
+    /// At most so many attempts by all pipelines and processes that share `rate`, through this pipeline's store.
+    pub fn shared_rate(self, rate: SharedRate) -> Self {
+        self.stack(|stack| stack.rate_limit = RateLimitLayer::shared(rate))
     }
 
     /// How long one attempt may take; 30 s by default.
@@ -274,6 +281,7 @@ impl PipelineBuilder {
             self.stack.concurrency.most(),
         ));
         let store = self.store.clone().unwrap_or_else(|| Arc::new(MemoryStore::new()));
+        self.stack.rate_limit.over(&store);
         for label in self
             .sources
             .iter()

@@ -7,13 +7,14 @@ mod reservations;
 use std::{
     collections::{BTreeSet, HashMap},
     sync::{Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
+use tokio::time::Instant;
 
-use super::{DeadLetters, Positions, Queue, Reservations, Slots, Store};
+use super::{DeadLetters, Positions, Queue, Rates, Reservations, Slots, Store, Taken};
 use crate::Error;
 use dead_letters::Letters;
 use queue::Line;
@@ -47,6 +48,14 @@ struct State {
     reserved: Reserved,
     slots: HashMap<SmolStr, BTreeSet<SystemTime>>,
     positions: HashMap<SmolStr, u64>,
+    rates: HashMap<SmolStr, Rate>,
+}
+
+/// Up to when a rate's time is taken, in microseconds since its first use.
+#[derive(Debug)]
+struct Rate {
+    since: Instant,
+    taken_until: i64,
 }
 
 impl MemoryStore {
@@ -100,6 +109,9 @@ impl Store for MemoryStore {
     fn positions(&self) -> &dyn Positions {
         self
     }
+    fn rates(&self) -> &dyn Rates {
+        self
+    }
     async fn probe(&self) -> Result<(), Error> {
         Ok(())
     }
@@ -141,5 +153,21 @@ impl Positions for MemoryStore {
             None => state.positions.remove(name),
         };
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Rates for MemoryStore {
+    async fn take(&self, name: &str, span: Duration, burst: Duration) -> Result<Taken, Error> {
+        let micros = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX).min(i64::MAX / 8);
+        let mut state = self.state();
+        let rate = state.rates.entry(name.into()).or_insert_with(|| Rate {
+            since: Instant::now(),
+            taken_until: i64::MIN,
+        });
+        let now = micros(rate.since.elapsed());
+        let begin = rate.taken_until.max(now - micros(burst));
+        rate.taken_until = begin + micros(span);
+        Ok(Taken::in_micros(begin - now))
     }
 }

@@ -1,4 +1,5 @@
-//! What must outlive the process: dead letters, reservations, schedule slots, the durable queue and read positions.
+//! What must outlive the process: dead letters, reservations, schedule slots, the durable queue and read positions; and
+//! rates that processes share.
 //!
 //! One [`Store`] handle, one small trait a role. Every method is one round trip or one transaction and answers per entry
 //! where entries can differ. Enqueues, dead letters, reservations, slots and positions have happened durably when it
@@ -9,6 +10,7 @@ mod dead_letters;
 mod memory;
 mod positions;
 mod queue;
+mod rates;
 mod reservations;
 mod slots;
 mod source;
@@ -23,13 +25,14 @@ pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
 pub use memory::MemoryStore;
 pub use positions::Positions;
 pub use queue::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale};
+pub use rates::{Rates, Taken};
 pub use reservations::{Reservation, Reservations};
 pub use slots::Slots;
 pub use source::QueueSource;
 
 use crate::Error;
 
-/// One durable place, seen through its five roles.
+/// One durable place, seen through its six roles.
 #[async_trait]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// Messages given up on, with all that is known about why.
@@ -42,6 +45,8 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     fn queue(&self) -> &dyn Queue;
     /// How far bounded inputs have been read.
     fn positions(&self) -> &dyn Positions;
+    /// Rates that many processes share.
+    fn rates(&self) -> &dyn Rates;
 
     /// Connects, migrates and says what is wrong if that fails.
     ///

@@ -12,7 +12,7 @@ use crate::{
     lock::lock,
     store::{
         Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Positions,
-        Queue, Reservation, Reservations, Slots, Stale,
+        Queue, Rates, Reservation, Reservations, Slots, Stale, Taken,
     },
 };
 
@@ -142,7 +142,7 @@ impl Settler for FaultySettler {
 }
 
 /// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `queue_extend`, `depth`,
-/// `reserve`, `commit`, `cancel`, `probe`.
+/// `reserve`, `commit`, `cancel`, `take_rate`, `probe`.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
@@ -173,6 +173,9 @@ impl Store for FaultyStore {
     }
     fn positions(&self) -> &dyn Positions {
         self.inner.positions()
+    }
+    fn rates(&self) -> &dyn Rates {
+        self
     }
     async fn probe(&self) -> Result<(), Error> {
         self.faults.strike("probe")?;
@@ -216,6 +219,14 @@ impl Reservations for FaultyStore {
     }
     async fn expire(&self) -> Result<u64, Error> {
         self.inner.reservations().expire().await
+    }
+}
+
+#[async_trait]
+impl Rates for FaultyStore {
+    async fn take(&self, name: &str, span: Duration, burst: Duration) -> Result<Taken, Error> {
+        self.faults.strike("take_rate")?;
+        self.inner.rates().take(name, span, burst).await
     }
 }
 

@@ -13,6 +13,7 @@
 mod dead_letters;
 mod priority;
 mod queue;
+mod rates;
 mod roles;
 
 use std::{
@@ -50,15 +51,17 @@ pub async fn store_battery(store: Arc<dyn Store>) {
     priority::battery(&store).await;
     dead_letters::battery(&*store).await;
     roles::battery(&*store).await;
+    rates::battery(&*store).await;
 }
 
-/// Runs the statements about reservations, schedule slots and positions alone, for a store that keeps nothing else.
+/// Runs the statements about reservations, schedule slots, positions and rates alone, for a store that keeps nothing else.
 ///
 /// # Panics
 /// As [`store_battery`].
 pub async fn part_battery(store: Arc<dyn Store>) {
     store.probe().await.expect("a store that works answers its probe");
     roles::battery(&*store).await;
+    rates::battery(&*store).await;
 }
 
 /// A name that no other statement has.

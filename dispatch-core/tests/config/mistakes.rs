@@ -142,6 +142,40 @@ fn each_mistake_says_what_is_right() {
     }
 }
 
+#[test]
+fn mistakes_about_a_shared_rate_name_the_field_and_its_line() {
+    let table = [
+        ("on_error = \"open\"", "only a shared rate can lose its store"),
+        ("share = \"50%\"", "only a shared rate can lose its store"),
+        ("shared = \"\"", "the name is empty"),
+        ("key = \"id\"\nshared = \"api\"", "a shared rate is one for all keys"),
+        (
+            "rates = { a = \"1/s\" }\nshared = \"api\"",
+            "leave out `key` and `rates`, or `shared`",
+        ),
+        ("shared = \"api\"\nshare = \"0%\"", "a share of nothing moves nothing"),
+        (
+            "shared = \"api\"\non_error = \"open\"\nshare = \"50%\"",
+            "keeps a share",
+        ),
+        ("shared = \"api\"\non_error = \"shut\"", "`local_share`"),
+    ];
+    for (lines, part) in table {
+        let text = format!(
+            "source = {{ type = \"words\", text = \"x\" }}\nsink = {{ type = \"collect\", into = \"x\" }}\n\
+             store.type = \"ram\"\n[layers.rate_limit]\nrate = \"100/s\"\n{lines}\n"
+        );
+        let wrong = text.lines().count();
+
+        let rendered = mistakes(&text).to_string();
+
+        assert!(
+            rendered.contains(part) && rendered.contains(&format!("bad.toml:{wrong}:")),
+            "{lines}\nshould say {part:?} at line {wrong} and says\n{rendered}"
+        );
+    }
+}
+
 const SEEDS: [&str; 3] = [
     "name = \"x\"\n[source]\ntype = \"words\"\ntext = \"a ${B:-c}\"\n[layers]\nconcurrency = 5\nretry = { backoff = [\"1s\"] }\n[sink]\ntype = \"collect\"\ninto = \"x\"\n[store]\ntype = \"ram\"\n",
     "[source.a]\ntype = \"words\"\ntext = \"\"\"x\"\"\"\n[[then]]\ntype = \"route\"\nby = \"id\"\n[sink]\ntype = \"fanout\"\nsinks = [{}, {}]\n",

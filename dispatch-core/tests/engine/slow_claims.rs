@@ -8,8 +8,8 @@ use std::{
 use dispatch_core::{
     Error, MemoryStore, Store,
     store::{
-        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Reservations, Slots,
-        Stale,
+        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Rates, Reservations,
+        Slots, Stale,
     },
 };
 use tokio::sync::Semaphore;
@@ -50,6 +50,9 @@ impl Store for SlowClaims {
     }
     fn positions(&self) -> &dyn Positions {
         self.inner.positions()
+    }
+    fn rates(&self) -> &dyn Rates {
+        self.inner.rates()
     }
     async fn probe(&self) -> Result<(), Error> {
         Ok(())

@@ -14,8 +14,8 @@ use dispatch_core::testing::source::{Bench, source_battery};
 use dispatch_core::{
     Attempt, Disposition, Error, Headers, MemoryStore, NackDelay, Reply, Source as _, Store,
     store::{
-        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Reservations, Slots,
-        Stale,
+        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Rates, Reservations,
+        Slots, Stale,
     },
 };
 use dispatch_core::{Message, Pipeline, sink_fn};
@@ -106,6 +106,9 @@ impl Store for Shaky {
         self
     }
     fn positions(&self) -> &dyn Positions {
+        &self.store
+    }
+    fn rates(&self) -> &dyn Rates {
         &self.store
     }
     async fn probe(&self) -> Result<(), Error> {

@@ -1,4 +1,4 @@
-//! Reservations, schedule slots and positions in a Redis server, type `redis`.
+//! Reservations, schedule slots, positions and shared rates in a Redis server, type `redis`.
 //!
 //! ```toml
 //! [source]

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use dispatch_core::{
     Error,
-    store::{Positions, Reservation, Reservations, Slots},
+    store::{Positions, Rates, Reservation, Reservations, Slots, Taken},
 };
 use redis::{AsyncCommands, Script};
 
@@ -48,6 +48,20 @@ static PRUNE: LazyLock<Script> = LazyLock::new(|| {
         "local latest = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')
          if not latest[2] then return 0 end
          return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. math.min(ARGV[1], latest[2]))",
+    )
+});
+
+/// A rate's value is the microsecond since 1970 up to which its time is taken; it is forgotten once that is a burst ago.
+///
+/// KEYS: the rate. ARGV: the piece to take and the burst, in microseconds. Answers in how many microseconds it begins.
+static TAKE_RATE: LazyLock<Script> = LazyLock::new(|| {
+    Script::new(
+        "local time = redis.call('TIME')
+         local now = time[1] * 1000000 + time[2]
+         local begin = math.max(tonumber(redis.call('GET', KEYS[1]) or 0), now - ARGV[2])
+         local left = begin + ARGV[1] - now + ARGV[2]
+         redis.call('SET', KEYS[1], string.format('%.0f', begin + ARGV[1]), 'PX', string.format('%.0f', left / 1000 + 1))
+         return begin - now",
     )
 });
 
@@ -170,6 +184,22 @@ impl Positions for RedisStore {
             None => redis.del(key).await,
         })
         .await
+    }
+}
+
+#[async_trait]
+impl Rates for RedisStore {
+    async fn take(&self, name: &str, span: Duration, burst: Duration) -> Result<Taken, Error> {
+        // A double holds what comes of these exactly.
+        let [span, burst] =
+            [span, burst].map(|length| u64::try_from(length.as_micros()).unwrap_or(u64::MAX).min(1 << 51));
+        let key = self.key("rate", name);
+        let begins = self
+            .ask("take of a rate", async |redis| {
+                TAKE_RATE.key(key).arg(span).arg(burst).invoke_async(redis).await
+            })
+            .await?;
+        Ok(Taken::in_micros(begins))
     }
 }
 

@@ -1,7 +1,7 @@
 use async_trait::async_trait;
 use dispatch_core::{
     Error, Store,
-    store::{Absent, DeadLetters, Positions, Queue, Reservations, Slots},
+    store::{Absent, DeadLetters, Positions, Queue, Rates, Reservations, Slots},
 };
 use redis::{
     Client, FromRedisValue, RedisResult,
@@ -85,6 +85,9 @@ impl Store for RedisStore {
         &ABSENT
     }
     fn positions(&self) -> &dyn Positions {
+        self
+    }
+    fn rates(&self) -> &dyn Rates {
         self
     }
     async fn probe(&self) -> Result<(), Error> {

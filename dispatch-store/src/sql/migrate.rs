@@ -7,12 +7,16 @@ use super::{
 
 /// What has to be run, in order; the place in the list is the version. Only ever add to it.
 #[cfg(feature = "sqlite")]
-pub(super) const SQLITE: &[&str] = &[include_str!("migrations/0001_sqlite.sql")];
+pub(super) const SQLITE: &[&str] = &[
+    include_str!("migrations/0001_sqlite.sql"),
+    include_str!("migrations/0002_sqlite.sql"),
+];
 /// As [`SQLITE`].
 #[cfg(feature = "postgres")]
 pub(super) const POSTGRES: &[&str] = &[
     include_str!("migrations/0001_postgres.sql"),
     include_str!("migrations/0002_postgres.sql"),
+    include_str!("migrations/0003_postgres.sql"),
 ];
 
 /// Brings the schema up to date in one transaction; `begin` opens it so that only one of all who start now is in it.

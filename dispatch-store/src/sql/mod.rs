@@ -19,8 +19,9 @@
 //!
 //! # Guarantees
 //!
-//! * What is enqueued, buried, committed, taken or saved is on disk when the call returns. Claims and completions are
-//!   not waited for: if the machine dies in that moment, a message is delivered once more and nothing else happens.
+//! * What is enqueued, buried, committed, taken or saved is on disk when the call returns. Claims, completions and
+//!   what is taken of a rate are not waited for: if the machine dies in that moment, a message is delivered once more, or a
+//!   moment of a rate given twice, and nothing else happens.
 //! * A lease is drawn by chance and never twice; a stale one settles nothing.
 //! * Both connect and migrate at first use or `probe()`; any number of processes may start at once. A schema that a
 //!   later version has written is refused with words, not guessed at.
@@ -61,6 +62,7 @@ mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod queue;
+mod rates;
 mod roles;
 mod rows;
 #[cfg(feature = "postgres")]
@@ -80,7 +82,7 @@ pub use config::{SqliteConfig, Synchronous};
 use database::{Database, Target};
 use dispatch_core::{
     Error, Store,
-    store::{DeadLetters, Positions, Queue, Reservations, Slots},
+    store::{DeadLetters, Positions, Queue, Rates, Reservations, Slots},
 };
 pub use error::SqlStoreError;
 
@@ -114,6 +116,9 @@ impl Store for SqlStore {
         self
     }
     fn positions(&self) -> &dyn Positions {
+        self
+    }
+    fn rates(&self) -> &dyn Rates {
         self
     }
 

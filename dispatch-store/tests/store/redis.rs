@@ -10,7 +10,7 @@ use dispatch_core::{
 use dispatch_store::RedisConfig;
 
 /// None where there is no server; in CI that is a failure.
-fn server(test: &str) -> Option<String> {
+pub(crate) fn server(test: &str) -> Option<String> {
     let url = std::env::var("DISPATCH_TEST_REDIS_URL").ok();
     if url.is_none() {
         assert_ne!(
@@ -26,8 +26,12 @@ fn server(test: &str) -> Option<String> {
 }
 
 fn open(url: &str) -> Arc<dyn Store> {
+    open_as(url, &format!("test-{}", random_id()))
+}
+
+pub(crate) fn open_as(url: &str, prefix: &str) -> Arc<dyn Store> {
     let mut config = RedisConfig::new(Secret::new(url));
-    config.prefix = format!("test-{}", random_id());
+    config.prefix = prefix.to_owned();
     config.connect_timeout = Period(Duration::from_secs(2));
     config.build(&StoreContext { base_dir: ".".into() }).unwrap()
 }
