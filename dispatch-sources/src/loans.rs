@@ -3,15 +3,17 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
 };
 
 use async_trait::async_trait;
-use dispatch_core::{Class, Delivery, Error, Message, SettleError, Settlement, Settler, Store, Token, store::Item};
+#[cfg(feature = "stdin")]
+use dispatch_core::Class;
+use dispatch_core::{Delivery, Error, Message, SettleError, Settlement, Settler, Store, Token, store::Item};
 use tokio::sync::Notify;
 
 /// How long after a failure the Store is asked again.
-const AGAIN: Duration = Duration::from_millis(200);
+#[cfg(feature = "stdin")]
+const AGAIN: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// What each settlement is answered.
 type Answers = Vec<Result<(), SettleError>>;

@@ -4,6 +4,7 @@ use std::{env, time::Duration};
 use dispatch_core::{BoxError, Message, Pipeline, sink_fn};
 use dispatch_monitoring::Server;
 use dispatch_sources::sqs::{SqsSource, SqsSourceConfig};
+use tokio::signal::unix::{SignalKind, signal};
 
 async fn job(message: Message) -> Result<(), BoxError> {
     println!("{}: {}", message.id(), std::str::from_utf8(&message.payload)?);
@@ -23,7 +24,14 @@ async fn main() -> Result<(), BoxError> {
         .stack(|stack| stack.retry = None)
         .build()?;
     let _monitoring = Server::start("127.0.0.1:6969".parse()?, [jobs.handle()])?;
-    let ended = jobs.run_until(async { drop(tokio::signal::ctrl_c().await) }).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let told = async move {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let ended = jobs.run_until(told).await?;
     println!("{ended:?}");
     Ok(())
 }
