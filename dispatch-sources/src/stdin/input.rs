@@ -42,7 +42,7 @@ pub(super) type Hold = OwnedMutexGuard<State>;
 
 pub(super) struct State {
     reader: Reader,
-    /// What the last source has read and left.
+    /// The half of a line that the last source has read.
     pub(super) left: BytesMut,
     /// How many lines came before that.
     pub(super) lines: u64,
@@ -117,7 +117,18 @@ impl Input {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        self.shared.sources.fetch_sub(1, SeqCst);
+        let last = self.shared.sources.fetch_sub(1, SeqCst) == 1;
+        if last
+            && let Ok(state) = self.shared.state.try_lock()
+            && !state.left.is_empty()
+        {
+            let (bytes, line) = (state.left.len(), state.lines + 1);
+            tracing::error!(
+                bytes,
+                line,
+                "half a line of the input is left, and no source goes on with it"
+            );
+        }
     }
 }
 

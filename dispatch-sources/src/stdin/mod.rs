@@ -184,7 +184,7 @@ impl StdinSource {
         rejected(&self.context, &message(frame), fault)
     }
 
-    /// The whole lines that nobody has got. The others are put aside, and with them one that was read by half.
+    /// The whole lines that nobody has got; those that cannot be messages are put aside.
     fn leftovers(&mut self) -> Vec<Message> {
         let (mut rest, mut letters) = (Vec::new(), Vec::new());
         loop {
@@ -194,9 +194,6 @@ impl StdinSource {
             }
             rest.extend(messages);
             letters.append(&mut self.rejected);
-        }
-        if let Some(half) = self.framer.finish() {
-            letters.push(self.reject(half, &Fault::Half));
         }
         self.rejected = letters;
         rest
@@ -278,16 +275,14 @@ impl Source for StdinSource {
         if let Some(mut hold) = self.hold.take() {
             let in_hand = hold.in_hand().await;
             self.framer.buffer().extend_from_slice(&in_hand);
+            rest = self.leftovers();
             if self.input.has_successor() {
                 (hold.lines, hold.left) = self.framer.hand_over();
-                // Of a line that is too long so far the beginning is kept; the rest of it is the successor's first line.
-                if let Some(long) = self.framer.finish() {
-                    let fault = long.fault.clone().unwrap_or(Fault::Half);
-                    let letter = self.reject(long, &fault);
-                    self.rejected.push(letter);
-                }
-            } else {
-                rest = self.leftovers();
+            }
+            // A line that was too long by now ends here, whoever goes on.
+            if let Some(half) = self.framer.finish() {
+                let letter = self.reject(half, &Fault::Half);
+                self.rejected.push(letter);
             }
         }
         self.ended = true;
