@@ -235,7 +235,7 @@ async fn what_the_file_says_to_amazons_sdk_reaches_it() {
     let file = format!(
         "QUEUE_URL=https://sqs.eu-west-1.amazonaws.com/000000000000/q\nINVOKER_URL=http://127.0.0.1:9/\n\
          AWS_ENDPOINT_URL_SQS=http://127.0.0.1:{port}\nAWS_ACCESS_KEY_ID=AKTEMP\nAWS_SECRET_ACCESS_KEY=canary-1\n\
-         AWS_SESSION_TOKEN=token-of-the-file\nMONITORING_PORT=0\n"
+         AWS_SESSION_TOKEN=token-of-the-file\nMONITORING_PORT=0\nSQSD_RUN_DAEMONIZED=0\n"
     );
     let dir = dir(&[(".env", &file)]);
     let mut command = command(dir.path(), &["sqsd", "-e", ".env"]);
@@ -259,4 +259,10 @@ async fn what_the_file_says_to_amazons_sdk_reaches_it() {
     );
     assert!(has("/eu-west-1/sqs/"), "{head:?}");
     assert!(!running.log().iter().any(|line| line.contains("canary-1")));
+    let warned = running
+        .log()
+        .iter()
+        .filter(|line| line.contains("SQSD_RUN_DAEMONIZED=0"))
+        .count();
+    assert_eq!(warned, 1, "{:#?}", running.log());
 }

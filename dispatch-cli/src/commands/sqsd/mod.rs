@@ -54,6 +54,11 @@ impl Sqsd {
 
     fn run(&self, global: &Global, registry: &Registry) -> Result {
         let environment = environment::read(self.env_file.as_deref())?;
+        // Before anything is said, so that it is said once.
+        #[cfg(unix)]
+        if !self.print_config {
+            environment.make_own()?;
+        }
         let read = settings::Settings::read(&environment);
         for note in &read.notes {
             output::note(&format!("warning: {note}"));
@@ -67,8 +72,6 @@ impl Sqsd {
             output::print(&text)?;
             return Ok(0);
         }
-        #[cfg(unix)]
-        environment.make_own()?;
         let mut global = global.clone();
         if global.log_level.is_none() {
             global.log_level = Some(settings.log_level.clone());
