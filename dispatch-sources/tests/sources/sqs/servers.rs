@@ -146,16 +146,17 @@ async fn after_a_close_the_next_message_is_soon_there_for_others() {
 }
 
 /// Both servers hand out several messages of a group in one answer.
-async fn order_of_groups(url: String) {
+async fn order_of_groups(url: String, fails: fn(u32) -> bool) {
+    let failing = u64::try_from((0..70).filter(|n| fails(*n)).count()).unwrap();
     let client = client(&url);
     let queue = make_queue(&client, true).await;
     for n in 0..70 {
         let send = client.send_message().queue_url(&queue).message_body(n.to_string());
         send.message_group_id(format!("g{}", n % 7)).send().await.unwrap();
     }
-    let sink = MemorySink::slow(Duration::from_millis(5), |message| {
+    let sink = MemorySink::slow(Duration::from_millis(5), move |message| {
         let n: u32 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
-        if n.is_multiple_of(10) && message.attempt < 2 {
+        if fails(n) && message.attempt < 2 {
             Err(Error::retry("tenth"))
         } else {
             Ok(())
@@ -180,13 +181,15 @@ async fn order_of_groups(url: String) {
     let summary = run.await.unwrap().unwrap();
 
     assert!(done.is_ok(), "{summary:?}");
-    let mut last = HashMap::new();
+    let mut groups: HashMap<_, Vec<u32>> = HashMap::new();
     for message in sink.messages() {
         let n: u32 = std::str::from_utf8(&message.payload).unwrap().parse().unwrap();
-        let before = last.insert(message.key().cloned(), n);
-        assert!(before.is_none_or(|before| before < n), "{n} after {before:?}");
+        groups.entry(message.key().cloned()).or_default().push(n);
     }
-    assert_eq!((summary.delivered, summary.nacked), (70, 7));
+    for (group, numbers) in &groups {
+        assert!(numbers.is_sorted(), "{group:?}: {numbers:?}");
+    }
+    assert_eq!((summary.delivered, summary.nacked), (70, failing));
     assert_eq!(
         attribute(
             &client,
@@ -202,15 +205,18 @@ async fn order_of_groups(url: String) {
 async fn elasticmq_keeps_the_order_of_groups_while_one_in_ten_fails() {
     let name = "elasticmq_keeps_the_order_of_groups_while_one_in_ten_fails";
     if let Some(url) = server(name, "DISPATCH_TEST_SQS_URL") {
-        order_of_groups(url).await;
+        order_of_groups(url, |n| n.is_multiple_of(10)).await;
     }
 }
 
+/// One fails, and not one of ten: while it walks its queue, moto asks anew which groups are held as soon as a failed
+/// message is visible again. It has then passed over the head of a group that was held before, and hands out what is
+/// behind it.
 #[tokio::test]
-async fn moto_keeps_the_order_of_groups_while_one_in_ten_fails() {
-    let name = "moto_keeps_the_order_of_groups_while_one_in_ten_fails";
+async fn moto_keeps_the_order_of_groups_while_one_message_fails() {
+    let name = "moto_keeps_the_order_of_groups_while_one_message_fails";
     if let Some(url) = server(name, "DISPATCH_TEST_MOTO_URL") {
-        order_of_groups(url).await;
+        order_of_groups(url, |n| n == 40).await;
     }
 }
 
