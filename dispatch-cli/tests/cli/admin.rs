@@ -72,7 +72,8 @@ async fn readiness_ends_when_a_drain_begins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_names_the_component_that_is_not_there() {
     let worker = Worker::start().await;
-    let dir = dir(&[("p.toml", &file_to(&worker))]);
+    let waits = file_to(&worker).replace("paths =", "missing = \"wait\"\npaths =");
+    let dir = dir(&[("p.toml", &waits)]);
     let mut running = Running::start(dir.path(), &["run", "p.toml"]);
     let admin = running.admin().await;
 

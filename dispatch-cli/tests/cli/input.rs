@@ -66,3 +66,16 @@ async fn a_body_that_is_no_json_is_kept_aside_where_json_is_needed() {
         (&1.into(), &"no json".into())
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_file_is_missing_ends_and_says_what_to_do() {
+    let worker = Worker::start().await;
+    let dir = dir(&[("p.toml", &file_to(&worker))]);
+
+    let done = dispatch(dir.path(), &["run", "p.toml"]);
+
+    assert_eq!(done.code, 1, "{done:?}");
+    for part in ["source: there is no file in.txt", "would look again until it is there"] {
+        assert!(done.err.contains(part), "{part}: {}", done.err);
+    }
+}

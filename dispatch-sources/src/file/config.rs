@@ -12,8 +12,8 @@ use super::{FileSource, Format};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct FileSourceConfig {
-    /// Paths, or patterns with `*`, `?`, `[…]` and `**`. A path that does not exist and a pattern without a match are
-    /// errors. A file that several of them name is read once.
+    /// Paths, or patterns with `*`, `?`, `[…]` and `**`. What of a path that does not exist and a pattern without a match is
+    /// said by `missing`. A file that several of them name is read once.
     pub paths: Vec<String>,
     /// What a line must be.
     #[serde(default)]
@@ -24,6 +24,20 @@ pub struct FileSourceConfig {
     /// Where to begin.
     #[serde(default)]
     pub from: Begin,
+    /// What to do where there is no such file or no match as the run begins.
+    #[serde(default)]
+    pub missing: Missing,
+}
+
+/// What to do where there is no such file, or no match for a pattern.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Missing {
+    /// End the run with an error.
+    #[default]
+    Error,
+    /// Look again until it is there.
+    Wait,
 }
 
 /// Where to begin.
@@ -49,6 +63,7 @@ impl FileSourceConfig {
             format: Format::default(),
             max_line: default_max_line(),
             from: Begin::default(),
+            missing: Missing::default(),
         }
     }
 }

@@ -24,6 +24,7 @@
 //! format = "ndjson"                        # or "lines" (default)
 //! # max_line = "1MiB"
 //! # from = "saved"                         # or "start"
+//! # missing = "error"                      # or "wait": for a file that is not there yet
 //! ```
 //!
 //! Begin Rust:
@@ -42,6 +43,6 @@ mod reader;
 mod source;
 
 pub use crate::lines::Format;
-pub use config::{Begin, FileSourceConfig};
+pub use config::{Begin, FileSourceConfig, Missing};
 pub use error::FileSourceError;
 pub use source::FileSource;

@@ -2,7 +2,7 @@ use std::{collections::HashSet, path::PathBuf, sync::Arc};
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Delivery, Error, Message, Order, Progress, Received, Settler, Source, Token,
+    Capabilities, Classify as _, Delivery, Error, Message, Order, Progress, Received, Settler, Source, Token,
     config::{BuildContext, ConfigError},
     store::DeadLetter,
 };
@@ -10,7 +10,7 @@ use smol_str::format_smolstr;
 use tokio::task::JoinHandle;
 
 use super::{
-    FileSourceConfig, FileSourceError,
+    FileSourceConfig, FileSourceError, Missing,
     positions::{LineSettler, Positions},
     reader::Reader,
 };
@@ -201,6 +201,24 @@ impl Source for FileSource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(LineSettler(self.positions.clone()))
+    }
+
+    /// Looks for the files. Who is to wait for them waits in `receive`.
+    async fn open(&mut self) -> Result<(), Error> {
+        match (self.config.missing, self.find()) {
+            (Missing::Wait, _) | (Missing::Error, Ok(_)) => Ok(()),
+            (Missing::Error, Err(error)) => {
+                let (code, error) = (error.code(), Error::from(error));
+                let text = format!(
+                    "{}: missing = \"wait\" would look again until it is there",
+                    error.report()
+                );
+                Err(match code {
+                    Some(code) => Error::permanent(text).with_code(code),
+                    None => Error::permanent(text),
+                })
+            }
+        }
     }
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {

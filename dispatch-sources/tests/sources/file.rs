@@ -1,15 +1,16 @@
 use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use dispatch_core::{
-    BoxError, Disposition, MemoryStore, Message, Pipeline, Progress, Received, Source as _, Store as _, sink_fn,
+    BoxError, Class, Disposition, MemoryStore, Message, Pipeline, Progress, Received, Source as _, Store as _, sink_fn,
     store::DeadLetterFilter,
     testing::{
         Logs,
         source::{Bench, source_battery},
     },
 };
-use dispatch_sources::file::{Begin, FileSource, FileSourceConfig, Format};
+use dispatch_sources::file::{Begin, FileSource, FileSourceConfig, Format, Missing};
 use futures::FutureExt as _;
+use smol_str::SmolStr;
 use tempfile::TempDir;
 
 use crate::{ack, all, context, memory, receive, text, texts};
@@ -352,6 +353,32 @@ async fn a_file_that_is_not_there_is_a_clear_error() {
         assert!(probed.contains(words) && received.contains(words), "{probed}");
     }
     source(dir.path(), &memory(), &["a"], |_| {}).probe().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_whose_file_is_not_there_ends_or_waits_as_the_file_says() {
+    let dir = dir(&[("a", "1\n")]);
+
+    for path in ["b.txt", "*.txt"] {
+        let ended = source(dir.path(), &memory(), &["a", path], |_| {})
+            .open()
+            .await
+            .unwrap_err();
+        let mut waiting = source(dir.path(), &memory(), &["a", path], |config| {
+            config.missing = Missing::Wait
+        });
+        waiting.open().await.unwrap();
+
+        assert_eq!(
+            (ended.class(), ended.code().map(SmolStr::as_str)),
+            (Class::Permanent, Some("missing"))
+        );
+        assert!(ended.to_string().contains("missing = \"wait\""), "{ended}");
+        assert_eq!(waiting.receive(1).await.unwrap_err().class(), Class::Unavailable);
+        std::fs::write(dir.path().join("b.txt"), "2\n").unwrap();
+        assert_eq!(texts(&all(&mut waiting).await), ["1", "2"]);
+        std::fs::remove_file(dir.path().join("b.txt")).unwrap();
+    }
 }
 
 #[tokio::test]
