@@ -27,6 +27,12 @@ pub trait Source: Send + 'static {
         Ok(())
     }
 
+    /// Told once, before the first `receive`, where a `prefetch` is set: the pipeline holds at most `most` deliveries. A
+    /// source that fetches more than it is asked for, to be quick, then does not; all others need not listen.
+    fn hold_at_most(&mut self, most: usize) {
+        let _ = most;
+    }
+
     /// Waits for at least one delivery and returns at most `max`.
     ///
     /// A lost broker is an `Err`; the driver waits (jittered, growing backoff) and calls again, for ever. The source

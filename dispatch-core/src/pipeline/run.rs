@@ -87,6 +87,13 @@ impl Pipeline {
             .is_some_and(|lanes| lanes.policy == LanePolicy::ParkKey);
         let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked)).ordered(by_key);
         parts.sources.push(("parked".into(), Box::new(rest)));
+        if parts.prefetch.is_some() {
+            let most = parts.stack.concurrency.most() + prefetch;
+            parts
+                .sources
+                .iter_mut()
+                .for_each(|(_, source)| source.hold_at_most(most));
+        }
 
         let parking = match &parts.lanes {
             Some(lanes) if lanes.policy == LanePolicy::ParkKey => {

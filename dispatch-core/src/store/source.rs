@@ -45,6 +45,8 @@ pub struct QueueSource {
     ready: VecDeque<(Instant, Delivery)>,
     /// How many to claim at once, though fewer may be asked for: what is worked off in a few milliseconds.
     ahead: usize,
+    /// Whether no more may be claimed than is asked for.
+    exact: bool,
     /// When the latest claim was made that got all it asked for.
     filled: Option<Instant>,
     /// A claim that a hold overtook, on its way back.
@@ -82,6 +84,7 @@ impl QueueSource {
             wait: None,
             ready: VecDeque::new(),
             ahead: 0,
+            exact: false,
             filled: None,
             returning: None,
             closed: false,
@@ -156,7 +159,7 @@ impl QueueSource {
         // held back from other processes.
         let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
         let full = claimed.len() == asked && asked >= WORTHWHILE;
-        self.ahead = if full && quick && turns.is_none() {
+        self.ahead = if full && quick && turns.is_none() && !self.exact {
             MOST.min(asked * 2)
         } else {
             0
@@ -238,6 +241,10 @@ impl Source for QueueSource {
 
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(self.queue_settler())
+    }
+
+    fn hold_at_most(&mut self, _: usize) {
+        self.exact = true;
     }
 
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {

@@ -2,12 +2,15 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use dispatch_core::{
-    Delivery, MemoryStore, Message, Received, Source, Store,
+    Delivery, Error, MemoryStore, Message, Pipeline, Received, Source, Store, sink_fn,
     store::{Item, QueueSource},
 };
 use tokio::time::sleep;
@@ -61,6 +64,57 @@ async fn nothing_is_claimed_ahead_where_lower_priorities_have_turns() {
     }
 
     assert_eq!((held.len(), leased(&*store).await), (20 * 40, 20 * 40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_claimed_ahead_where_a_prefetch_is_set() {
+    let (store, mut source) = filled().await;
+    source.hold_at_most(2 * ASKED);
+    let mut held = Vec::new();
+
+    for _ in 0..20 {
+        take(&mut source, &mut held).await;
+        assert_eq!(leased(&*store).await, held.len());
+    }
+}
+
+#[tokio::test]
+async fn a_pipeline_leases_no_more_than_its_prefetch_says() {
+    let store = Arc::new(MemoryStore::new());
+    let items = (0..5_000).map(|_| Item::of(&Message::new("x"))).collect();
+    store.queue().enqueue("q", items).await.unwrap();
+    let most = Arc::new(AtomicU64::new(0));
+    let sink = {
+        let (store, most) = (store.clone(), most.clone());
+        sink_fn(move |_: Message| {
+            let (store, most) = (store.clone(), most.clone());
+            async move {
+                most.fetch_max(store.queue().depth("q").await?.leased, Relaxed);
+                Ok::<_, Error>(())
+            }
+        })
+    };
+    let pipeline = Pipeline::builder("p")
+        .source(QueueSource::new(store.clone(), "q"))
+        .sink(sink)
+        .store(store)
+        .concurrency(64)
+        .prefetch(0)
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    let delivered = async {
+        while handle.stats().delivered.load(Relaxed) < 5_000 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), delivered).await.unwrap();
+    handle.drain();
+    run.await.unwrap().unwrap();
+
+    assert!((1..=64).contains(&most.load(Relaxed)), "{most:?} leased at once");
 }
 
 #[tokio::test(start_paused = true)]
