@@ -18,7 +18,7 @@ use crate::{
 ///
 /// SIGTERM and SIGINT drain: nothing new is received, what is started is finished; the second one ends at once, as
 /// SIGQUIT does. SIGHUP reads the files again and changes over if they are right. SIGUSR1 and SIGTSTP stop receiving,
-/// SIGUSR2 and SIGTTIN print the status.
+/// SIGUSR2 and SIGTTIN print the status and what is at the sinks.
 ///
 /// Exit codes: 0 ended or drained, 1 failed or not drained in time, 78 a mistake in a file, 130 or 143 ended at once.
 #[derive(Debug, Args)]

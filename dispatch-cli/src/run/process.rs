@@ -1,6 +1,10 @@
 //! One process: generation after generation, until the end or a signal.
 
-use dispatch_core::Registry;
+use dispatch_core::{
+    Registry,
+    pipeline::{InProgress, Status},
+};
+use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Watch, Wish, report};
@@ -80,7 +84,7 @@ impl Process<'_> {
                         tracing::info!("paused: nothing is received until `dispatch resume`");
                         self.generation.pause();
                     }
-                    Wish::Dump => self.dump(),
+                    Wish::Dump => self.dump().await,
                 },
                 ended = self.generation.ended() => {
                     live.clear();
@@ -129,14 +133,16 @@ impl Process<'_> {
         Some(plan)
     }
 
-    /// Prints how every pipeline is.
-    fn dump(&self) {
-        let all: Vec<_> = self
-            .generation
-            .members
-            .iter()
-            .map(|member| member.handle.status())
-            .collect();
+    /// Prints how every pipeline is, and what it is working on.
+    async fn dump(&self) {
+        let mut all = Vec::new();
+        for member in self.generation.members.iter() {
+            let work = member.handle.in_progress().await;
+            all.push(Dump {
+                status: member.handle.status(),
+                in_progress: work.iter().map(Work::of).collect(),
+            });
+        }
         match serde_json::to_string(&all) {
             Ok(text) => note(&text),
             Err(error) => tracing::warn!(%error, "status cannot be printed"),
@@ -149,5 +155,31 @@ impl Process<'_> {
         self.server.stop().await;
         self.stores.keep(&[]).await;
         report(ended, &self.generation.members, self.global, self.screen.0.is_some())
+    }
+}
+
+/// A pipeline as it is printed.
+#[derive(Debug, Serialize)]
+struct Dump {
+    #[serde(flatten)]
+    status: Status,
+    in_progress: Vec<Work>,
+}
+
+/// A message at the sink; its payload is nobody's business here.
+#[derive(Debug, Serialize)]
+struct Work {
+    id: String,
+    attempt: u32,
+    seconds: f64,
+}
+
+impl Work {
+    fn of(one: &InProgress) -> Self {
+        Self {
+            id: one.message.id().to_string(),
+            attempt: one.message.attempt,
+            seconds: one.started_at.elapsed().unwrap_or_default().as_secs_f64(),
+        }
     }
 }

@@ -203,6 +203,26 @@ async fn quiet_stops_receiving_until_resumed_and_the_status_can_be_printed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dump_says_what_is_at_the_sink_and_for_how_long() {
+    let worker = Worker::start().await;
+    worker.hold();
+    let dir = dir(&[("in.txt", &lines(1)), ("p.toml", &file_to(&worker))]);
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    until("the request", async || worker.count() == 1).await;
+
+    running.signal(Signal::USR2);
+
+    let line = running.says("\"in_progress\"").await;
+    let dump: Value = serde_json::from_str(&line).unwrap();
+    let work = &dump[0]["in_progress"][0];
+    assert!(work["id"].as_str().unwrap().ends_with("in.txt:0"), "{line}");
+    assert_eq!(work["attempt"], 1);
+    assert!(work["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{line}");
+    worker.let_go();
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pause_stays_over_a_reload() {
     let worker = Worker::start().await;
     let dir = dir(&[("p.toml", &ticking(&worker, "/"))]);
