@@ -172,6 +172,13 @@ impl Message {
         Arc::make_mut(&mut self.0).deadline = Some(deadline);
     }
 
+    /// Sets the deadline, unless there is an earlier one.
+    pub(crate) fn end_by(&mut self, deadline: Instant) {
+        if self.deadline.is_none_or(|own| deadline < own) {
+            self.set_deadline(deadline);
+        }
+    }
+
     /// The id: stable over redeliveries where the source keeps it so.
     #[must_use]
     pub fn id(&self) -> &SmolStr {

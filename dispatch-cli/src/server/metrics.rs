@@ -102,10 +102,15 @@ const COUNTERS: [(&str, &str, Read<u64>); 12] = [
     }),
 ];
 
-const GAUGES: [(&str, &str, Read<f64>); 3] = [
+const GAUGES: [(&str, &str, Read<f64>); 4] = [
     (names::IN_FLIGHT, "Deliveries received and not yet settled", |stats| {
         stats.in_flight.load(Relaxed) as f64
     }),
+    (
+        names::STUCK,
+        "Messages that have been at the sink for `stuck_after` or longer",
+        |stats| stats.stuck.load(Relaxed) as f64,
+    ),
     (
         names::BREAKER_STATE,
         "The breaker: 0 closed, 1 half open, 2 open",

@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     AdminConfig, BuildContext, ConfigError, Diagnostics, LayersConfig, MonitoringConfig, Override, Period,
-    StoreContext,
+    StoreContext, Switch,
     component_table::{Places, component, no_type},
     dedupe::DedupePlan,
     document,
@@ -483,6 +483,11 @@ impl LoadedPipeline {
         }
         if let Some(Period(timeout)) = self.top.drain_timeout {
             pipeline = pipeline.drain_timeout(timeout);
+        }
+        match self.top.stuck_after {
+            Some(Switch::On(Period(after))) => pipeline = pipeline.stuck_after(Some(after)),
+            Some(Switch::Off) => pipeline = pipeline.stuck_after(None),
+            None => {}
         }
         Ok(pipeline
             .shards(self.top.shards.unwrap_or(1))

@@ -10,7 +10,6 @@ mod interpolate;
 mod layers;
 mod load;
 mod model;
-mod rate_limit;
 mod read;
 mod schema;
 mod shape;
@@ -24,10 +23,11 @@ pub use component::{BuildContext, ConfigError, LayerConfig, SinkConfig, SourceCo
 pub use diagnose::{Diagnostic, Diagnostics};
 pub use document::Override;
 pub use echo::echo;
-pub use layers::{BackoffConfig, BreakerConfig, ConcurrencyConfig, LayersConfig, RetryConfig};
+pub use layers::{
+    BackoffConfig, BreakerConfig, ConcurrencyConfig, DeadlineConfig, LayersConfig, RateLimitConfig, RetryConfig,
+};
 pub use load::{LoadedPipeline, Loader};
 pub use model::{AdminConfig, MonitoringConfig};
-pub use rate_limit::RateLimitConfig;
 pub use schema::schema;
 pub use shape::{Percent, Switch};
 pub use template::{Template, TemplateError};

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use super::{ConfigError, Period, Secret, layers::key_fn};
+use super::{ConfigError, Period, Secret, Switch, layers::key_fn};
 use crate::{
     Selector,
     pipeline::{LanePolicy, Lanes},
@@ -23,6 +23,8 @@ pub(super) struct TopConfig {
     pub(super) prefetch: Option<usize>,
     /// How long a drain waits for what is started; 25 s.
     pub(super) drain_timeout: Option<Period>,
+    /// How long a message may be at the sink before it is logged and counted as stuck, or `"off"`; 10 min.
+    pub(super) stuck_after: Option<Switch<Period>>,
     /// Drivers over the same sources, for pipelines that the engine itself limits; 1.
     #[schemars(range(min = 1, max = 256))]
     pub(super) shards: Option<usize>,

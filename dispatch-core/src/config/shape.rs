@@ -168,3 +168,27 @@ impl JsonSchema for Percent {
         json_schema!({ "type": "string", "description": Self::WANTED, "pattern": r"^\s*[0-9.]+\s*%\s*$" })
     }
 }
+
+/// Gives a value with a short form its serde and schema halves.
+macro_rules! short_or_table {
+    ($type:ident, $table:ident, $name:literal, $short:expr) => {
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                $crate::config::shape::short_or_long::<D, Self, $table>(deserializer)
+            }
+        }
+        impl schemars::JsonSchema for $type {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                $name.into()
+            }
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                let table = generator.subschema_for::<$table>();
+                let mut forms: Vec<serde_json::Value> = $short;
+                forms.push(table.to_value());
+                schemars::json_schema!({ "description": <$type as Short>::WANTED, "anyOf": forms })
+            }
+        }
+    };
+}
+
+pub(super) use short_or_table;

@@ -13,13 +13,15 @@ use tower::{Layer, Service};
 
 use crate::{Error, Later, Message};
 
-/// Ends all work on a message at its deadline: the message's own, or `total` from its first call.
+/// Ends all work on a message at its deadline: the message's own, or `total` from its first call; and in any case at its
+/// greatest age.
 ///
 /// Goes outside [`RetryLayer`](super::RetryLayer). A message past its deadline is not tried at all; either way the
 /// error says [`Later::Expired`], and the driver makes a dead letter of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeadlineLayer {
     total: Option<Duration>,
+    age: Option<Duration>,
     /// Whether somebody has looked already that the message is not late.
     seen: bool,
 }
@@ -28,7 +30,18 @@ impl DeadlineLayer {
     /// Keeps to the message's own deadline, and to `total` where it has none.
     #[must_use]
     pub const fn new(total: Option<Duration>) -> Self {
-        Self { total, seen: false }
+        Self {
+            total,
+            age: None,
+            seen: false,
+        }
+    }
+
+    /// How old a message may be, from when it was [made](Message::created_at); none is any age.
+    #[must_use]
+    pub const fn max_age(mut self, age: Option<Duration>) -> Self {
+        self.age = age;
+        self
     }
 
     /// Leaves it to the driver to see that a message is late before it is tried; that saves a look at the clock.
@@ -81,6 +94,10 @@ where
     fn call(&mut self, mut message: Message) -> Self::Future {
         if let (None, Some(total)) = (message.deadline, self.settings.total) {
             message.deadline = Some(Instant::now() + total);
+        }
+        if let (Some(age), false) = (self.settings.age, self.settings.seen) {
+            let spent = message.created_at().elapsed().unwrap_or_default();
+            message.end_by(Instant::now() + age.saturating_sub(spent));
         }
         let deadline = message.deadline;
         // A passed deadline is seen at the first poll: the call is made, as services must be, but never polled.
@@ -166,5 +183,20 @@ mod tests {
         let error = service.call(message).await.unwrap_err();
 
         assert_eq!(error.later(), Some(Later::Expired));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_has_become_too_old_is_not_tried() {
+        let second = Duration::from_secs(1);
+        let inner = tower::service_fn(|_: Message| async { Ok::<_, Error>(Reply::default()) });
+        let layer = DeadlineLayer::new(Some(60 * second)).max_age(Some(10 * second));
+        let mut service = layer.layer(inner);
+        let mut made = async |ago| {
+            let message = Message::with_id_at("1", "x", std::time::SystemTime::now() - ago);
+            service.call(message).await.map_err(|error| error.later())
+        };
+
+        assert_eq!(made(11 * second).await, Err(Some(Later::Expired)));
+        assert_eq!(made(5 * second).await, Ok(Reply::default()));
     }
 }

@@ -64,6 +64,8 @@ impl Limit {
 pub struct Stack {
     /// Over all attempts; none by default.
     pub deadline: Option<Duration>,
+    /// How old a message may be, from when it was made; any age by default.
+    pub max_age: Option<Duration>,
     /// None turns retries off.
     pub retry: Option<RetryPolicy>,
     /// None turns the breaker off.
@@ -80,6 +82,7 @@ impl Default for Stack {
     fn default() -> Self {
         Self {
             deadline: None,
+            max_age: None,
             retry: Some(RetryPolicy::default()),
             breaker: Some(BreakerLayer::new(super::BreakerSettings::default())),
             rate_limit: RateLimitLayer::unlimited(),
@@ -111,7 +114,7 @@ impl Stack {
             ..policy
         });
         StackLayer {
-            deadline: DeadlineLayer::new(self.deadline).seen_by_driver(),
+            deadline: DeadlineLayer::new(self.deadline).max_age(self.max_age).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
             breaker: self.breaker.unwrap_or_else(BreakerLayer::off),
             rate_limit: rate_limit.with_stats(Arc::clone(stats)),

@@ -10,6 +10,7 @@ use super::{
     control::{Handle, Shared},
     lanes::{LanePolicy, Lanes},
     run::SWEEP,
+    stuck::STUCK_AFTER,
 };
 use crate::{
     Commands, Error, MemoryStore, Message, Reply, ServiceSink, Sink, Source, Store,
@@ -39,6 +40,7 @@ pub struct PipelineBuilder {
     pub(super) store: Option<Arc<dyn Store>>,
     pub(super) prefetch: Option<usize>,
     pub(super) drain_timeout: Duration,
+    pub(super) stuck_after: Option<Duration>,
     pub(super) lanes: Option<Lanes>,
     pub(super) shards: usize,
     pub(super) cancel_on_lost_lease: bool,
@@ -142,6 +144,11 @@ impl PipelineBuilder {
         self.stack(|stack| stack.deadline = Some(total))
     }
 
+    /// How old a message may be, from when it was made; any age by default.
+    pub fn max_age(self, age: Duration) -> Self {
+        self.stack(|stack| stack.max_age = Some(age))
+    }
+
     /// How to try again; 10 attempts, from 1 s doubling to 5 min, by default.
     pub fn retry(self, policy: RetryPolicy) -> Self {
         self.stack(|stack| stack.retry = Some(policy))
@@ -163,6 +170,13 @@ impl PipelineBuilder {
     /// How long a drain waits for what is started; 25 s by default.
     pub const fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
+        self
+    }
+
+    /// How long a message may be at the sink before that is logged, once, and counted as [stuck](crate::telemetry::Stats::stuck);
+    /// 10 min by default, none never. Nothing is done to the message.
+    pub const fn stuck_after(mut self, after: Option<Duration>) -> Self {
+        self.stuck_after = after;
         self
     }
 
@@ -355,6 +369,7 @@ impl Pipeline {
             store: None,
             prefetch: None,
             drain_timeout: Duration::from_secs(25),
+            stuck_after: Some(STUCK_AFTER),
             lanes: None,
             shards: 1,
             cancel_on_lost_lease: false,

@@ -246,7 +246,7 @@ impl Handle {
     /// What the sink is working on now, the oldest first. The drivers are asked, and do nothing for it until then; one
     /// that does not answer within a second is left out.
     pub async fn in_progress(&self) -> Vec<InProgress> {
-        self.0.roll.call().await
+        self.0.roll.call().await.all
     }
 
     /// The counters.

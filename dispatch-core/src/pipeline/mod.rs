@@ -37,6 +37,7 @@ mod parking;
 mod roll;
 mod run;
 mod slots;
+mod stuck;
 mod verdict;
 mod work;
 

@@ -31,6 +31,15 @@ pub struct InProgress {
     pub started_at: SystemTime,
 }
 
+/// What came of asking every driver.
+#[derive(Debug)]
+pub(super) struct Called {
+    /// What is at the sink, the oldest first.
+    pub(super) all: Vec<InProgress>,
+    /// How many drivers have not answered.
+    pub(super) silent: usize,
+}
+
 type Answer = (u64, Vec<InProgress>);
 
 /// Who asks, and who can answer.
@@ -66,7 +75,7 @@ impl Roll {
     }
 
     /// Asks every driver.
-    pub(super) async fn call(&self) -> Vec<InProgress> {
+    pub(super) async fn call(&self) -> Called {
         let (asker, mut answers) = unbounded_channel();
         lock(&self.askers).push(asker);
         self.question.fetch_add(1, Ordering::AcqRel);
@@ -92,8 +101,47 @@ impl Roll {
                 all.entry(driver).or_insert_with(Vec::new);
             }
         }
+        let silent = asked.len() - all.len();
         let mut all: Vec<_> = all.into_values().flatten().collect();
         all.sort_by_key(|one: &InProgress| one.started_at);
-        all
+        Called { all, silent }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, task::Wake};
+
+    use super::*;
+
+    /// A driver that answers as soon as it is woken, or never.
+    struct Driver {
+        roll: Arc<Roll>,
+        number: Mutex<Option<u64>>,
+    }
+
+    impl Wake for Driver {
+        fn wake(self: Arc<Self>) {
+            if let Some(number) = *lock(&self.number) {
+                self.roll.answer(number, &[]);
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn drivers_that_do_not_answer_are_counted() {
+        let roll = Arc::new(Roll::default());
+        let enter = |answers| {
+            let (roll_of, number) = (Arc::clone(&roll), Mutex::new(None));
+            let driver = Arc::new(Driver { roll: roll_of, number });
+            let number = roll.enter(Arc::clone(&driver).into());
+            *lock(&driver.number) = Some(number).filter(|_| answers);
+            number
+        };
+        let (_, silent) = (enter(true), enter(false));
+
+        assert_eq!(roll.call().await.silent, 1);
+        roll.leave(silent);
+        assert_eq!(roll.call().await.silent, 0);
     }
 }

@@ -19,6 +19,7 @@ use super::{
     keep::Keep,
     lanes::LanePolicy,
     parking::Parking,
+    stuck,
     work::{Plan, Work},
 };
 use crate::{
@@ -71,7 +72,10 @@ impl Pipeline {
         shared.set_phase(Phase::Running);
 
         // They end with this run: dropped, the set aborts its tasks.
-        let _checks = watch_health(&*sink, &shared);
+        let mut watches = watch_health(&*sink, &shared);
+        if let Some(after) = parts.stuck_after {
+            watches.spawn(stuck::watch(Arc::clone(&shared), after));
+        }
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts
             .sources
@@ -202,7 +206,7 @@ impl Runs {
         let fixed = matches!(parts.stack.concurrency, Limit::Fixed(_)) && shards > 1;
         let retry = parts.stack.retry.clone().unwrap_or_default();
         let breaker = parts.stack.breaker.as_ref().and_then(BreakerLayer::handle);
-        let deadline = parts.stack.deadline;
+        let (deadline, max_age) = (parts.stack.deadline, parts.stack.max_age);
         let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
         let desks: Vec<_> = parts
             .sources
@@ -225,6 +229,7 @@ impl Runs {
                     window: own + share(self.prefetch, shard),
                     fixed: parts.prefetch.is_some(),
                     deadline,
+                    max_age,
                     lanes: parts.lanes.clone(),
                     // Order by key has one shard.
                     parking: self.parking.take(),

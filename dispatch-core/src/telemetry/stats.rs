@@ -37,6 +37,8 @@ pub struct Stats {
     pub in_flight: AtomicI64,
     /// [`names::BREAKER_STATE`](super::names::BREAKER_STATE)
     pub breaker_state: AtomicU64,
+    /// [`names::STUCK`](super::names::STUCK)
+    pub stuck: AtomicU64,
     /// [`names::QUEUE_LAG`](super::names::QUEUE_LAG), in milliseconds.
     pub queue_lag_millis: AtomicU64,
     /// [`names::RATE_LIMITED_WAIT`](super::names::RATE_LIMITED_WAIT)

@@ -108,6 +108,8 @@ fn every_form_of_the_layers_is_read() {
         "timeout = \"30s\"",
         "timeout = \"off\"",
         "deadline = \"10m\"",
+        "deadline = { total = \"10m\", age = \"1h\" }",
+        "deadline = { age = \"1h\" }",
         "retry = \"off\"",
         "retry = { max_attempts = 3, backoff = \"5s\" }",
         "retry = { backoff = [\"1s\", \"10s\", \"1h\"] }",

@@ -180,6 +180,37 @@ async fn a_passed_deadline_is_a_dead_letter_with_its_history() {
     assert_balanced(&summary);
 }
 
+/// By the machine's own clock: a message says at which time of day it was made.
+#[tokio::test]
+async fn what_is_too_old_is_a_dead_letter_untried() {
+    let store = Arc::new(MemoryStore::new());
+    let made =
+        |id: &str, ago: u64| Message::with_id_at(id, "x", std::time::SystemTime::now() - Duration::from_secs(ago));
+    let sink = MemorySink::new();
+
+    let summary = pipeline(MemorySource::ending([made("old", 61), made("young", 30)]), &sink)
+        .store(store.clone())
+        .max_age(Duration::from_secs(60))
+        .run()
+        .await
+        .unwrap();
+
+    let letters = letters(&store).await;
+    let letters: Vec<_> = letters
+        .iter()
+        .map(|letter| (letter.id.as_str(), letter.reason.as_str()))
+        .collect();
+    assert_eq!(letters, [("old", "deadline")]);
+    assert_eq!(
+        sink.messages()
+            .iter()
+            .map(|message| message.id().as_str())
+            .collect::<Vec<_>>(),
+        ["young"]
+    );
+    assert_balanced(&summary);
+}
+
 /// By the machine's own clock: attempts are written down with the time of day.
 #[tokio::test]
 async fn a_deadline_counts_from_the_first_of_all_deliveries() {

@@ -2,11 +2,14 @@
 
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    atomic::{
+        AtomicBool, AtomicU32,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 
 use async_trait::async_trait;
-use dispatch_core::{BoxError, Fanout, HealthCheck, Reply, Sink, pipeline::Phase, sink_fn};
+use dispatch_core::{BoxError, Fanout, HealthCheck, Reply, Sink, pipeline::Phase, sink_fn, testing::Logs};
 use tokio::sync::Notify;
 
 use super::*;
@@ -188,4 +191,48 @@ async fn what_is_being_worked_on_can_be_seen_until_the_end_of_a_drain() {
         assert!(handle.in_progress().await.is_empty(), "after it ran");
         assert_eq!(handle.status().phase, Phase::Ended);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_stuck_at_the_sink_is_told_once_and_counted() {
+    let (logs, _guard) = Logs::gather();
+    let minute = Duration::from_secs(60);
+    let released = Arc::new(Notify::new());
+    let sink = {
+        let released = released.clone();
+        sink_fn(move |_: Message| {
+            let released = released.clone();
+            async move {
+                released.notified().await;
+                Ok::<_, BoxError>(())
+            }
+        })
+    };
+    let source = MemorySource::new();
+    let queue = source.queue();
+    let pipeline = Pipeline::builder("test")
+        .source(source)
+        .sink(sink)
+        .stack(|stack| stack.timeout = None)
+        .stuck_after(Some(5 * minute))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let stuck = || handle.stats().stuck.load(Relaxed);
+    let told = || logs.count("WARN", "message is stuck at the sink");
+    let run = tokio::spawn(pipeline.run());
+
+    queue.push(Message::with_id("slow", ""));
+    tokio::time::sleep(4 * minute).await;
+    assert_eq!((stuck(), told()), (0, 0));
+    tokio::time::sleep(20 * minute).await;
+    assert_eq!((stuck(), told()), (1, 1));
+    assert_eq!(logs.count("WARN", "id=slow attempt=1"), 1);
+
+    released.notify_one();
+    tokio::time::sleep(minute).await;
+    assert_eq!((stuck(), told()), (0, 1));
+    assert_eq!(logs.count("ERROR", "does not turn"), 0);
+    handle.drain();
+    run.await.unwrap().unwrap();
 }

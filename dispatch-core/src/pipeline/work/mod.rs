@@ -57,6 +57,7 @@ pub(super) struct Plan {
     /// Whether that many are always held, however slowly they are worked off.
     pub(super) fixed: bool,
     pub(super) deadline: Option<Duration>,
+    pub(super) max_age: Option<Duration>,
     pub(super) lanes: Option<Lanes>,
     /// The keys that wait in the Store, where that is the lanes' policy.
     pub(super) parking: Option<Parking>,
@@ -227,6 +228,9 @@ where
                 let first = history.first().map_or(wall, |attempt| attempt.at);
                 let spent = wall.duration_since(first).unwrap_or_default();
                 message.set_deadline(now + total.saturating_sub(spent));
+            }
+            if let Some(age) = self.plan.max_age {
+                message.end_by(now + age.saturating_sub(lag));
             }
             let parked = from_store && restore(&mut message);
             let lane = match &self.plan.lanes {

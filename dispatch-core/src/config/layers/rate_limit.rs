@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Deserializer};
+use schemars::JsonSchema;
+use serde::Deserialize;
 
-use super::{
-    ConfigError, Percent, Rate,
-    layers::{key_fn, short_or_table},
-    shape::{Short, short_or_long},
-};
+use super::key_fn;
 use crate::{
     Selector,
+    config::{
+        ConfigError, Percent, Rate,
+        shape::{Short, short_or_table},
+    },
     layer::{OnStoreError, RateLimitLayer, SharedRate},
 };
 
