@@ -397,6 +397,48 @@ mod tests {
         assert!(semaphores.len() <= 1_025, "{} keys kept", semaphores.len());
     }
 
+    /// E16: a million calls, by two threads.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_million_calls_never_exceed_the_limit_of_all_or_of_a_key() {
+        const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+        let by_key: KeyFn = Arc::new(|message| message.key().cloned());
+        for (layer, most) in [
+            (ConcurrencyLayer::new(5), [5, 0, 0, 0]),
+            (
+                ConcurrencyLayer::keyed_with(2, [("d".into(), 4)].into(), by_key),
+                [2, 2, 2, 4],
+            ),
+        ] {
+            let keyed = most[1] > 0;
+            let gauges: Arc<[Gauge; 4]> = Arc::default();
+            let inner = tower::service_fn({
+                let gauges = Arc::clone(&gauges);
+                move |message: Message| {
+                    let key = KEYS.iter().position(|own| message.key().is_some_and(|key| key == own));
+                    gauges[key.filter(|_| keyed).unwrap_or(0)].clone().run()
+                }
+            });
+            let service = layer.layer(inner);
+            let callers = (0..40).map(|caller| {
+                let mut service = service.clone();
+                let message = Message::new("x").with_key(KEYS[caller % 4]);
+                tokio::spawn(async move {
+                    for _ in 0..25_000 / 2 {
+                        service.call(message.clone()).await.unwrap();
+                    }
+                })
+            });
+
+            let ended = futures::future::join_all(callers.collect::<Vec<_>>()).await;
+
+            ended.into_iter().for_each(Result::unwrap);
+            for (key, most) in most.into_iter().enumerate().filter(|(_, most)| *most > 0) {
+                let seen = gauges[key].most.load(Ordering::SeqCst);
+                assert!((2..=most).contains(&seen), "{seen} of {most} at once, {}", KEYS[key]);
+            }
+        }
+    }
+
     #[tokio::test]
     async fn a_dropped_waiter_and_a_dropped_call_give_their_permits_back() {
         let inner = tower::service_fn(|message: Message| async move {

@@ -1,5 +1,7 @@
 use std::collections::HashMap;
 
+use rand::{SeedableRng as _, rngs::StdRng, seq::SliceRandom as _};
+
 use dispatch_core::{
     Class, Disposition, Order,
     layer::KeyFn,
@@ -95,6 +97,37 @@ async fn a_hot_key_does_not_hold_up_the_cold_ones() {
 
     let last_cold = sink.texts().iter().rposition(|text| text.starts_with("cold")).unwrap();
     assert!(last_cold <= 202, "the last cold message was number {last_cold}");
+}
+
+/// E17: nine in ten messages are of one key, the others of 999; how long these wait, with the hot key and without it.
+#[tokio::test(start_paused = true)]
+async fn cold_keys_wait_at_most_twice_as_long_beside_a_hot_one() {
+    const COLD: usize = 1_998;
+    async fn slow_ones_wait(hot: usize) -> usize {
+        // In the order of a draw from a seed: a hot key is everywhere among the others.
+        let mut kinds: Vec<_> = (0..hot + COLD).map(|n| n.checked_sub(hot)).collect();
+        kinds.shuffle(&mut StdRng::seed_from_u64(17));
+        let message = |cold: Option<usize>| match cold {
+            Some(n) => Message::new("cold").with_key(format!("cold{}", n % 999)),
+            None => Message::new("hot").with_key("hot"),
+        };
+        let sink = MemorySink::slow(Duration::from_millis(1), |_| Ok(()));
+        pipeline(MemorySource::ending(kinds.into_iter().map(message)), &sink)
+            .concurrency(10)
+            .prefetch(hot + COLD)
+            .lanes(by_key(false))
+            .run()
+            .await
+            .unwrap();
+        let texts = sink.texts();
+        let cold: Vec<_> = (0..texts.len()).filter(|at| texts[*at] == "cold").collect();
+        assert_eq!(cold.len(), COLD);
+        cold[COLD * 99 / 100]
+    }
+
+    let (alone, beside) = (slow_ones_wait(0).await, slow_ones_wait(9 * COLD).await);
+
+    assert!(beside <= 2 * alone, "{beside} places after {alone}");
 }
 
 #[tokio::test(start_paused = true)]
