@@ -59,7 +59,7 @@ async fn filled(dir: &Path, count: usize) -> Arc<dyn Store> {
 fn config(worker: &Worker) -> String {
     format!(
         "name = \"p\"\nprefetch = {PREFETCH}\n[source]\ntype = \"queue\"\nqueue = \"work\"\nlease = \"{}s\"\n\
-         [layers]\nconcurrency = {CONCURRENCY}\n[sink]\ntype = \"http\"\nurl = \"{}/\"\n[admin]\nlisten = \"off\"\n",
+         [layers]\nconcurrency = {CONCURRENCY}\nretry = {{ stay = \"30ms\", backoff = {{ base = \"60ms\" }} }}\n[sink]\ntype = \"http\"\nurl = \"{}/\"\n[admin]\nlisten = \"off\"\n",
         LEASE.as_secs(),
         worker.url
     )
@@ -104,9 +104,10 @@ async fn a_process_takes_over_what_another_of_its_name_left() {
     assert_eq!(second.ends().await, 0, "{:#?}", second.log());
 }
 
+/// E1: a tenth fails at first, and is tried again here or, after a longer wait, from the queue.
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_kills_lose_nothing() {
-    let worker = Worker::counting().await;
+    let worker = Worker::refusing_a_tenth().await;
     let dir = dir(&[("p.toml", &config(&worker))]);
     let store = filled(dir.path(), MESSAGES).await;
     let run = || Running::start(dir.path(), &["run", "p.toml", "-q"]);

@@ -1,7 +1,7 @@
 //! Running the binary, and a worker for it to post to.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io::{BufRead as _, BufReader, Read as _},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
@@ -287,19 +287,26 @@ struct WorkerState {
     paths: Mutex<Vec<String>>,
     headers: Mutex<Vec<HeaderMap>>,
     keeps_bodies: bool,
+    /// What it has refused, where it refuses every tenth message once; this is not counted.
+    refused: Option<Mutex<HashSet<String>>>,
 }
 
 impl Worker {
     pub(crate) async fn start() -> Self {
-        Self::begin(true).await
+        Self::begin(true, false).await
     }
 
     /// One that counts ids and forgets bodies.
     pub(crate) async fn counting() -> Self {
-        Self::begin(false).await
+        Self::begin(false, false).await
     }
 
-    async fn begin(keeps_bodies: bool) -> Self {
+    /// As [`counting`](Self::counting), and refuses every message whose id ends in 0 once.
+    pub(crate) async fn refusing_a_tenth() -> Self {
+        Self::begin(false, true).await
+    }
+
+    async fn begin(keeps_bodies: bool, refuses: bool) -> Self {
         let state = Arc::new(WorkerState {
             status: AtomicU16::new(200),
             holds: AtomicBool::new(false),
@@ -310,6 +317,7 @@ impl Worker {
             paths: Mutex::default(),
             headers: Mutex::default(),
             keeps_bodies,
+            refused: refuses.then(Mutex::default),
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
@@ -372,7 +380,14 @@ async fn work(State(state): State<Arc<WorkerState>>, uri: http::Uri, headers: He
         .get("idempotency-key")
         .or_else(|| headers.get("x-aws-sqsd-msgid"))
         .map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    *state.ids.lock().unwrap().entry(id.unwrap_or_default()).or_default() += 1;
+    let id = id.unwrap_or_default();
+    if let Some(refused) = &state.refused
+        && id.ends_with('0')
+        && refused.lock().unwrap().insert(id.clone())
+    {
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    *state.ids.lock().unwrap().entry(id).or_default() += 1;
     if state.keeps_bodies {
         state.bodies.lock().unwrap().push(body);
         state.paths.lock().unwrap().push(uri.path().to_owned());
