@@ -11,6 +11,7 @@ mod dispatcherd;
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_checklist;
 mod docs;
+mod examples;
 mod exits;
 mod files;
 mod formats;

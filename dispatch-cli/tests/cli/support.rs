@@ -118,6 +118,7 @@ pub(crate) fn fed(dir: &Path, args: &[&str], input: &[u8]) -> Done {
 pub(crate) struct Running {
     child: Child,
     log: Arc<Mutex<Vec<String>>>,
+    out: Arc<Mutex<Vec<u8>>>,
     readers: Vec<thread::JoinHandle<()>>,
 }
 
@@ -130,7 +131,8 @@ impl Running {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::<Mutex<Vec<String>>>::default();
         let (stderr, mut stdout) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
-        let lines = log.clone();
+        let out = Arc::<Mutex<Vec<u8>>>::default();
+        let (lines, printed) = (log.clone(), out.clone());
         let readers = vec![
             thread::spawn(move || {
                 for line in BufReader::new(stderr).lines().map_while(Result::ok) {
@@ -141,9 +143,15 @@ impl Running {
                 // A full pipe would hold the binary up.
                 let mut all = Vec::new();
                 drop(stdout.read_to_end(&mut all));
+                *printed.lock().unwrap() = all;
             }),
         ];
-        Self { child, log, readers }
+        Self {
+            child,
+            log,
+            out,
+            readers,
+        }
     }
 
     /// What it reads; only if that was piped.
@@ -163,6 +171,11 @@ impl Running {
 
     pub(crate) fn log(&self) -> MutexGuard<'_, Vec<String>> {
         self.log.lock().unwrap()
+    }
+
+    /// What it printed, once it has ended.
+    pub(crate) fn out(&self) -> String {
+        String::from_utf8_lossy(&self.out.lock().unwrap()).into_owned()
     }
 
     /// Waits for a log line that holds `part`.
@@ -242,6 +255,12 @@ pub(crate) async fn post(url: &str) -> (u16, String) {
 }
 
 pub(crate) async fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    send(method, url, headers, "").await
+}
+
+/// As [`ask`], with a body.
+pub(crate) async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
+    let body = Bytes::copy_from_slice(body.as_bytes());
     let uri: http::Uri = url.parse().unwrap();
     let exchange = async {
         let stream = TcpStream::connect(uri.authority().unwrap().as_str()).await.ok()?;
@@ -254,10 +273,7 @@ pub(crate) async fn ask(method: &str, url: &str, headers: &[(&str, &str)]) -> (u
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let response = sender
-            .send_request(request.body(Full::new(Bytes::new())).unwrap())
-            .await
-            .ok()?;
+        let response = sender.send_request(request.body(Full::new(body)).unwrap()).await.ok()?;
         let status = response.status().as_u16();
         let body = response.into_body().collect().await.ok()?.to_bytes();
         Some((status, String::from_utf8_lossy(&body).into_owned()))

@@ -83,6 +83,10 @@ impl Source for HttpSource {
         }
     }
 
+    fn hold_at_most(&mut self, most: usize) {
+        self.stored.hold_at_most(most);
+    }
+
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
         self.listen().await?;
         match self.mode() {
