@@ -75,6 +75,14 @@ fn the_first_pipeline_of_each_page_and_every_whole_one_is_right() {
             let (right, found) = dispatch(&["lint", "--deny-warnings", &file.to_string_lossy()]);
 
             assert!(right, "{}: {found}", page.display());
+            // Each component is made, which says more than its keys.
+            let made = Command::new(env!("CARGO_BIN_EXE_dispatch"))
+                .current_dir(&directory)
+                .args(["check", "--no-network", "page.toml"])
+                .output()
+                .unwrap();
+            let words = String::from_utf8_lossy(&made.stderr);
+            assert!(made.status.success(), "{}: {words}", page.display());
             seen += 1;
         }
     }

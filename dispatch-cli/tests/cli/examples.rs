@@ -111,7 +111,8 @@ async fn what_the_quickstart_left_undone_is_done_once_by_the_next_run() {
     let dir = clone();
     let mut closed = command(dir.path(), &["run", "examples/quickstart.toml"]);
     let mut closed = Running::spawn(closed.env("WAREHOUSE", "closed").stdin(std::process::Stdio::null()));
-    closed.says("breaker open").await;
+    let line = closed.says("breaker open").await;
+    assert!(line.contains("exit code 69: the warehouse is closed"), "{line}");
 
     closed.signal(Signal::INT);
 

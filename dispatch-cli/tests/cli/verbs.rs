@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::support::{dir, dispatch, done, fed};
 
+/// Of the binary with everything in it.
+#[cfg(feature = "full")]
 #[test]
 fn the_help_is_as_it_was() {
     let dir = dir(&[]);

@@ -223,24 +223,24 @@ impl BreakerHandle {
         }
     }
 
-    pub(super) fn failed(&self, probe: Option<u64>, unavailable: bool) {
-        if probe.is_some() {
-            // half open -> open: a probe failed.
-            self.open(unavailable, probe);
-        } else if unavailable {
-            // closed -> open: the far side is down; no need for statistics.
-            self.open(true, None);
+    /// Counts a failure; what opens the breaker is told in its log line.
+    pub(super) fn failed(&self, probe: Option<u64>, error: &Error) {
+        let unavailable = error.class() == Class::Unavailable;
+        if probe.is_some() || unavailable {
+            // half open -> open: a probe failed. closed -> open: the far side is down; no need for statistics.
+            self.open(probe, error);
         } else {
             let (calls, failures) = self.0.window.failed(Instant::now());
             if calls >= self.0.settings.min_calls && f64::from(failures) >= self.0.settings.failures * f64::from(calls)
             {
                 // closed -> open: too large a share failed.
-                self.open(false, None);
+                self.open(None, error);
             }
         }
     }
 
-    fn open(&self, unavailable: bool, probe: Option<u64>) {
+    fn open(&self, probe: Option<u64>, error: &Error) {
+        let unavailable = error.class() == Class::Unavailable;
         let mut state = lock(&self.0.state);
         match &*state {
             // Calls that began before it opened may fail after; a straggler says nothing new.
@@ -260,7 +260,13 @@ impl BreakerHandle {
         };
         self.0.mode.store(OTHER, Relaxed);
         drop(state);
-        tracing::warn!(key = self.0.key.as_deref(), ?wait, unavailable, "breaker open");
+        tracing::warn!(
+            key = self.0.key.as_deref(),
+            ?wait,
+            unavailable,
+            error = error.report(),
+            "breaker open"
+        );
         self.tell();
     }
 
@@ -297,15 +303,17 @@ impl Admitted {
         let Some(breaker) = self.breaker.take() else {
             return result;
         };
-        match result.as_ref().err().map(Error::class) {
-            None | Some(Class::Permanent) => breaker.succeeded(self.probe),
-            Some(Class::Retry) => breaker.failed(self.probe, false),
-            Some(Class::Unavailable) => breaker.failed(self.probe, true),
-            Some(Class::Throttled(_)) => {
-                if let Some(probe) = self.probe {
-                    breaker.give_back(probe);
+        match &result {
+            Ok(_) => breaker.succeeded(self.probe),
+            Err(error) => match error.class() {
+                Class::Permanent => breaker.succeeded(self.probe),
+                Class::Retry | Class::Unavailable => breaker.failed(self.probe, error),
+                Class::Throttled(_) => {
+                    if let Some(probe) = self.probe {
+                        breaker.give_back(probe);
+                    }
                 }
-            }
+            },
         }
         match result {
             Err(error) if breaker.0.key.is_some() && error.class() == Class::Unavailable && error.later().is_none() => {

@@ -38,6 +38,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::Error;
     use crate::layer::BreakerState;
 
     const SETTINGS: BreakerSettings = BreakerSettings {
@@ -62,7 +63,12 @@ mod tests {
         // Some fail, some are down, some are being probed when their time is over: all are forgotten.
         for key in 0..10_000 {
             let breaker = breakers.of(&of(key));
-            breaker.failed(None, key % 3 == 0);
+            let error = if key % 3 == 0 {
+                Error::unavailable("down")
+            } else {
+                Error::retry("no")
+            };
+            breaker.failed(None, &error);
             if key % 100 == 0 {
                 tokio::time::advance(Duration::from_secs(5)).await;
                 drop(breakers.of(&of(key)).admit());
@@ -83,7 +89,7 @@ mod tests {
     async fn one_that_is_open_or_in_use_is_kept() {
         let breakers = breakers();
         let open = breakers.of(&of(0));
-        (0..4).for_each(|_| open.failed(None, false));
+        (0..4).for_each(|_| open.failed(None, &Error::retry("no")));
         let until = match open.state() {
             BreakerState::Open(until) => until,
             other => panic!("{other:?}"),
