@@ -37,6 +37,7 @@ mod sqsd_readme;
 mod sqsd_server;
 mod steering;
 mod support;
+mod terminal;
 mod traces;
 mod verbs;
 #[cfg(all(feature = "process", target_os = "linux"))]
