@@ -1,7 +1,7 @@
 //! One message, one piece of work, however often a broker delivers it.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::{Arc, atomic::Ordering::Relaxed},
     task::{Context, Poll},
@@ -11,7 +11,7 @@ use std::{
 use smol_str::{SmolStr, format_smolstr};
 use tower::{Layer, Service};
 
-use super::keyed::KeyFn;
+use super::{alarms::Alarms, keyed::KeyFn};
 use crate::{Error, Later, Message, Reply, Store, id::random_id, store::Reservation, telemetry::Stats};
 
 /// The code of the error that sends a delivery back because another one of the same message is being worked on.
@@ -128,6 +128,7 @@ impl<S> Layer<S> for DedupeLayer {
         Dedupe {
             inner,
             settings: Arc::clone(&self.0),
+            renewals: Arc::new(Alarms::new(self.0.lease / 2)),
         }
     }
 }
@@ -137,6 +138,8 @@ impl<S> Layer<S> for DedupeLayer {
 pub struct Dedupe<S> {
     inner: S,
     settings: Arc<Settings>,
+    /// When a lease is to be renewed: one timer for all that are held.
+    renewals: Arc<Alarms>,
 }
 
 impl<S: std::fmt::Debug> std::fmt::Debug for Dedupe<S> {
@@ -165,7 +168,7 @@ where
         // The one that was made ready goes; its likeness stays.
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
-        let settings = Arc::clone(&self.settings);
+        let (settings, renewals) = (Arc::clone(&self.settings), Arc::clone(&self.renewals));
         Box::pin(async move {
             let id = match &settings.key {
                 None => Some(message.id().clone()),
@@ -182,7 +185,7 @@ where
                 }
             };
             let work = inner.call(message);
-            let outcome: Result<Reply, Error> = hold.renewed_while(work).await.map_err(Into::into);
+            let outcome: Result<Reply, Error> = hold.renewed_while(work, &renewals).await.map_err(Into::into);
             match outcome {
                 Ok(reply) => {
                     hold.commit().await;
@@ -245,11 +248,12 @@ impl Hold {
     }
 
     /// Renews the lease at half its length until the work is done.
-    async fn renewed_while<F: Future>(&self, work: F) -> F::Output {
+    async fn renewed_while<F: Future>(&self, work: F, renewals: &Arc<Alarms>) -> F::Output {
         let Settings { store, lease, .. } = &*self.settings;
         let renew = async {
             loop {
-                tokio::time::sleep(*lease / 2).await;
+                let mut half = renewals.alarm();
+                poll_fn(|cx| half.poll(cx)).await;
                 // By the same owner it is a renewal; a failed one has the other half of the lease to be made good.
                 match store.reservations().reserve(&self.key, &self.owner, *lease).await {
                     Ok(Reservation::Reserved) => {}

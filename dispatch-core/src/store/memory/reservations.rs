@@ -1,7 +1,7 @@
 //! Reserved keys, in the order they expire.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     time::Duration,
 };
 
@@ -21,27 +21,32 @@ const MOST: usize = 1_000_000;
 /// Every reserved key, and when it is free again.
 #[derive(Debug)]
 pub(super) struct Reserved {
-    keys: HashMap<SmolStr, Held>,
+    /// What is being worked on, by whom; never forgotten for want of room.
+    leased: HashMap<SmolStr, Lease>,
+    done: HashMap<SmolStr, Place>,
     /// The finished ones by their end, so that forgetting touches none that stays.
-    done: BTreeSet<(Instant, SmolStr)>,
-    /// The same for those in progress.
-    leased: BTreeSet<(Instant, SmolStr)>,
+    order: BTreeMap<Place, SmolStr>,
+    /// How many have been finished so far.
+    count: u64,
     most: usize,
 }
 
-/// One reserved key; done once nobody owns it.
 #[derive(Debug)]
-struct Held {
-    owner: Option<SmolStr>,
+struct Lease {
+    owner: SmolStr,
     until: Instant,
 }
+
+/// When a finished key is free again, and which one it was: two may end at one time.
+type Place = (Instant, u64);
 
 impl Default for Reserved {
     fn default() -> Self {
         Self {
-            keys: HashMap::new(),
-            done: BTreeSet::new(),
-            leased: BTreeSet::new(),
+            leased: HashMap::new(),
+            done: HashMap::new(),
+            order: BTreeMap::new(),
+            count: 0,
             most: MOST,
         }
     }
@@ -52,45 +57,30 @@ impl Reserved {
         self.most = most.max(1);
     }
 
-    fn put(&mut self, key: SmolStr, owner: Option<SmolStr>, until: Instant) {
-        self.remove(&key);
-        if owner.is_some() {
-            self.leased.insert((until, key.clone()));
-        } else {
-            self.done.insert((until, key.clone()));
-        }
-        self.keys.insert(key, Held { owner, until });
-        // What is being worked on is never forgotten for want of room.
-        while self.done.len() > self.most {
-            let Some((_, oldest)) = self.done.pop_first() else {
-                break;
-            };
-            self.keys.remove(&oldest);
-        }
+    fn is_owned_by(&self, key: &str, owner: &str) -> bool {
+        self.leased.get(key).is_some_and(|lease| lease.owner == owner)
     }
 
-    fn remove(&mut self, key: &str) {
-        if let Some((key, held)) = self.keys.remove_entry(key) {
-            let order = if held.owner.is_some() {
-                &mut self.leased
-            } else {
-                &mut self.done
+    fn finish(&mut self, key: SmolStr, until: Instant) {
+        self.count += 1;
+        let place = (until, self.count);
+        self.order.insert(place, key.clone());
+        self.done.insert(key, place);
+        while self.done.len() > self.most {
+            let Some((_, first)) = self.order.pop_first() else {
+                break;
             };
-            order.remove(&(held.until, key));
+            self.done.remove(&first);
         }
     }
 
     fn forget_until(&mut self, now: Instant) -> u64 {
-        let mut forgotten = 0;
-        for order in [&mut self.done, &mut self.leased] {
-            while order.first().is_some_and(|(until, _)| *until <= now) {
-                if let Some((_, key)) = order.pop_first() {
-                    self.keys.remove(&key);
-                    forgotten += 1;
-                }
-            }
+        let before = self.leased.len() + self.done.len();
+        self.leased.retain(|_, lease| lease.until > now);
+        while let Some(first) = self.order.first_entry().filter(|first| first.key().0 <= now) {
+            self.done.remove(&first.remove());
         }
-        forgotten
+        (before - self.leased.len() - self.done.len()) as u64
     }
 }
 
@@ -99,39 +89,49 @@ impl Reservations for MemoryStore {
     async fn reserve(&self, key: &str, owner: &str, lease: Duration) -> Result<Reservation, Error> {
         let now = Instant::now();
         let reserved = &mut self.state().reserved;
-        if let Some(held) = reserved.keys.get(key).filter(|held| held.until > now) {
-            let until = clock::system_time_at(held.until);
-            match &held.owner {
-                None => return Ok(Reservation::Done(until)),
-                Some(other) if other != owner => return Ok(Reservation::InProgress(until)),
-                Some(_) => {}
+        if let Some(place) = reserved.done.get(key).copied() {
+            if place.0 > now {
+                return Ok(Reservation::Done(clock::system_time_at(place.0)));
+            }
+            reserved.order.remove(&place);
+            reserved.done.remove(key);
+        }
+        let until = now + lease;
+        match reserved.leased.get_mut(key) {
+            Some(held) if held.until > now && held.owner != owner => {
+                return Ok(Reservation::InProgress(clock::system_time_at(held.until)));
+            }
+            Some(held) if held.owner == owner => held.until = until,
+            Some(held) => {
+                *held = Lease {
+                    owner: owner.into(),
+                    until,
+                };
+            }
+            None => {
+                let owner = owner.into();
+                reserved.leased.insert(key.into(), Lease { owner, until });
             }
         }
-        reserved.put(key.into(), Some(owner.into()), now + lease);
         Ok(Reservation::Reserved)
     }
 
     async fn commit(&self, key: &str, owner: &str, keep: Duration) -> Result<bool, Error> {
         let reserved = &mut self.state().reserved;
         // An owner whose lease ran out still holds the key until somebody else takes it.
-        let ours = reserved
-            .keys
-            .get(key)
-            .is_some_and(|held| held.owner.as_deref() == Some(owner));
-        if ours {
-            reserved.put(key.into(), None, Instant::now() + keep);
+        if !reserved.is_owned_by(key, owner) {
+            return Ok(false);
         }
-        Ok(ours)
+        if let Some((key, _)) = reserved.leased.remove_entry(key) {
+            reserved.finish(key, Instant::now() + keep);
+        }
+        Ok(true)
     }
 
     async fn cancel(&self, key: &str, owner: &str) -> Result<(), Error> {
         let reserved = &mut self.state().reserved;
-        if reserved
-            .keys
-            .get(key)
-            .is_some_and(|held| held.owner.as_deref() == Some(owner))
-        {
-            reserved.remove(key);
+        if reserved.is_owned_by(key, owner) {
+            reserved.leased.remove(key);
         }
         Ok(())
     }
