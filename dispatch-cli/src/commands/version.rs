@@ -12,6 +12,9 @@ use crate::{
 /// The commit this was built from, where the build said so in DISPATCH_COMMIT.
 const COMMIT: Option<&str> = option_env!("DISPATCH_COMMIT");
 
+/// When it was built, likewise.
+const DATE: Option<&str> = option_env!("DISPATCH_DATE");
+
 fn features() -> Vec<&'static str> {
     let on = FEATURES.into_iter().filter(|(_, _, compiled_in)| *compiled_in);
     on.map(|(name, ..)| name).collect()
@@ -19,17 +22,21 @@ fn features() -> Vec<&'static str> {
 
 /// What this binary is.
 pub(crate) fn about() -> Value {
-    json!({ "name": "dispatch", "version": env!("CARGO_PKG_VERSION"), "commit": COMMIT, "features": features() })
+    json!({ "name": "dispatch", "version": env!("CARGO_PKG_VERSION"), "commit": COMMIT, "date": DATE, "features": features() })
 }
 
 pub(super) fn execute(global: &Global) -> Result {
     if global.json {
         print_json(&about())?;
     } else {
-        let commit = COMMIT.map(|commit| format!(" ({commit})")).unwrap_or_default();
+        let build: Vec<_> = [COMMIT, DATE].into_iter().flatten().collect();
+        let build = match build[..] {
+            [] => String::new(),
+            _ => format!(" ({})", build.join(" ")),
+        };
         let features = features().join(" ");
         print(&format!(
-            "dispatch {}{commit}\nfeatures: {features}",
+            "dispatch {}{build}\nfeatures: {features}",
             env!("CARGO_PKG_VERSION")
         ))?;
     }
