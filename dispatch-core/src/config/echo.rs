@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{Diagnostics, Override, document, load, read::Reader};
+use super::{Diagnostics, Override, document, plain::plain, read::Reader};
 
 /// The file's text with `overrides` laid over it and every default that `schema` knows written out, as TOML.
 /// Placeholders stay as they are written; secrets are `***`, and so are passwords in addresses.
@@ -18,7 +18,7 @@ pub fn echo(schema: &Value, name: &str, text: &str, overrides: &[Override]) -> R
     if !reader.diagnostics.is_empty() {
         return Err(Diagnostics(reader.diagnostics));
     }
-    let mut value = load::plain(&parsed);
+    let mut value = plain(&parsed);
     if let Value::Object(top) = &mut value
         && !top.contains_key("store")
     {

@@ -1,4 +1,4 @@
-//! From a file to a pipeline: parse, fill in, read every component, build.
+//! From a file to what a pipeline is built of: parse, fill in, read every component.
 
 use std::{
     collections::BTreeMap,
@@ -11,23 +11,20 @@ use smol_str::SmolStr;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AdminConfig, BuildContext, ConfigError, Diagnostics, LayersConfig, MonitoringConfig, Override, Period,
-    StoreContext, Switch,
+    BuildContext, Diagnostics, LayersConfig, LoadedPipeline, Override,
     component_table::{Places, component, no_type},
     dedupe::DedupePlan,
     document,
     interpolate::Surroundings,
-    model::{LanesConfig, OnLostLease, TopConfig},
+    model::{LanesConfig, TopConfig},
+    plain::{hash_of, plain},
     read::{Reader, Value, remove},
     sinks::SinkPlan,
 };
 use crate::{
-    Commands, Pipeline, Source, Store,
-    config::diagnose::Sources,
+    Source,
     layer::{MessageLayer, Stack},
-    pipeline::{Lanes, PipelineBuilder},
     registry::{Builder, Registry},
-    telemetry::Meter,
 };
 
 /// Reads files into pipelines.
@@ -46,43 +43,6 @@ pub struct Loader<'a> {
     overrides: Vec<Override>,
     lenient: bool,
     environment: Option<BTreeMap<String, String>>,
-}
-
-/// A file that has been read without a mistake; building it connects to nothing.
-pub struct LoadedPipeline {
-    /// The pipeline's name.
-    pub name: SmolStr,
-    /// Where its admin server listens.
-    pub admin: AdminConfig,
-    /// Where its scoreboard listens, if it has one.
-    pub monitoring: Option<MonitoringConfig>,
-    /// The store's table as it was read; equal ones are one store.
-    pub store_key: String,
-    /// Everything as it was read, filled in and laid over, secrets included; not to be printed.
-    pub settings: serde_json::Value,
-    /// What could be better.
-    pub warnings: Diagnostics,
-    store: (Builder<StoreContext, Arc<dyn Store>>, Places),
-    sources: Vec<(SmolStr, Builder<BuildContext, Box<dyn Source>>, Places)>,
-    sink: SinkPlan,
-    then: Vec<SinkPlan>,
-    own_layers: Vec<(Builder<BuildContext, MessageLayer>, Places)>,
-    dedupe: Option<DedupePlan>,
-    stack: Stack,
-    lanes: Option<Lanes>,
-    top: TopConfig,
-    base_dir: PathBuf,
-    origin: Sources,
-    hash: SmolStr,
-}
-
-impl std::fmt::Debug for LoadedPipeline {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LoadedPipeline")
-            .field("name", &self.name)
-            .field("admin", &self.admin)
-            .finish_non_exhaustive()
-    }
 }
 
 impl<'a> Loader<'a> {
@@ -397,104 +357,6 @@ impl<'a> Loader<'a> {
     }
 }
 
-impl LoadedPipeline {
-    /// Makes the store that this file names.
-    ///
-    /// # Errors
-    /// The values that cannot be meant.
-    pub fn build_store(&mut self) -> Result<Arc<dyn Store>, Diagnostics> {
-        let nothing: Builder<StoreContext, Arc<dyn Store>> =
-            Box::new(|_| Err(ConfigError::new("the store was built before")));
-        let builder = std::mem::replace(&mut self.store.0, nothing);
-        let context = StoreContext {
-            base_dir: self.base_dir.clone(),
-        };
-        builder(&context).map_err(|error| Diagnostics(vec![self.store.1.explain(error, &self.origin)]))
-    }
-
-    /// Puts the pipeline together over `store`. Connects to nothing.
-    ///
-    /// # Errors
-    /// Every value that cannot be meant, at once.
-    pub fn build(self, store: &Arc<dyn Store>) -> Result<PipelineBuilder, Diagnostics> {
-        let (meter, commands) = (Meter::default(), Commands::default());
-        let context = |component: SmolStr| BuildContext {
-            pipeline: self.name.clone(),
-            meter: meter.of(component.clone()),
-            commands: commands.clone(),
-            component,
-            store: Arc::clone(store),
-            base_dir: self.base_dir.clone(),
-            concurrency: self.stack.concurrency.most(),
-        };
-        let mut mistakes = Vec::new();
-        let mut pipeline = Pipeline::builder(self.name.clone())
-            .store(Arc::clone(store))
-            .meter(meter.clone())
-            .commands(commands.clone())
-            .config_hash(self.hash.clone());
-        for (label, builder, places) in self.sources {
-            match builder(&context(label.clone())) {
-                Ok(source) => pipeline = pipeline.labelled_source(label, source),
-                Err(error) => mistakes.push(places.explain(error, &self.origin)),
-            }
-        }
-        let mut chain = Vec::new();
-        for (place, plan) in std::iter::once(self.sink).chain(self.then).enumerate() {
-            let label = if place == 0 {
-                "sink".into()
-            } else {
-                format!("then.{}", place - 1).into()
-            };
-            match plan.build(&context(label), &self.origin) {
-                Ok(sink) => chain.push(sink),
-                Err(more) => mistakes.extend(more),
-            }
-        }
-        for (builder, places) in self.own_layers {
-            match builder(&context("layers".into())) {
-                Ok(layer) => pipeline = pipeline.message_layer(layer),
-                Err(error) => mistakes.push(places.explain(error, &self.origin)),
-            }
-        }
-        if let Some(dedupe) = self.dedupe {
-            let context = StoreContext {
-                base_dir: self.base_dir.clone(),
-            };
-            match dedupe.build(&self.name, store, &context, &self.origin) {
-                Ok((layer, sweep)) => pipeline = pipeline.dedupe(layer).sweep(sweep),
-                Err(more) => mistakes.extend(more.0),
-            }
-        }
-        if !mistakes.is_empty() {
-            return Err(Diagnostics(mistakes));
-        }
-        pipeline = match chain.len() {
-            1 => pipeline.sink(chain.remove(0)),
-            _ => pipeline.sink(crate::Then::new(chain)),
-        };
-        let stack = self.stack;
-        pipeline = pipeline.stack(|own| *own = stack);
-        if let Some(lanes) = self.lanes {
-            pipeline = pipeline.lanes(lanes);
-        }
-        if let Some(prefetch) = self.top.prefetch {
-            pipeline = pipeline.prefetch(prefetch);
-        }
-        if let Some(Period(timeout)) = self.top.drain_timeout {
-            pipeline = pipeline.drain_timeout(timeout);
-        }
-        match self.top.stuck_after {
-            Some(Switch::On(Period(after))) => pipeline = pipeline.stuck_after(Some(after)),
-            Some(Switch::Off) => pipeline = pipeline.stuck_after(None),
-            None => {}
-        }
-        Ok(pipeline
-            .shards(self.top.shards.unwrap_or(1))
-            .cancel_on_lost_lease(self.top.on_lost_lease == OnLostLease::Cancel))
-    }
-}
-
 fn missing<T>(reader: &mut Reader<'_>, whole: &Range<usize>, what: &str, help: &str) -> Option<T> {
     let diagnostic = reader
         .sources
@@ -514,43 +376,6 @@ fn default_store<'i>(whole: &Range<usize>) -> Value<'i> {
 
 fn store_key(store: &Value<'_>) -> String {
     plain(store).to_string()
-}
-
-/// The value as JSON, without places.
-pub(super) fn plain(value: &Value<'_>) -> serde_json::Value {
-    match value.get_ref() {
-        DeValue::Table(table) => {
-            let mut entries: Vec<_> = table
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), plain(value)))
-                .collect();
-            entries.sort_by(|a, b| a.0.cmp(&b.0));
-            serde_json::Value::Object(entries.into_iter().collect())
-        }
-        DeValue::Array(array) => array.iter().map(plain).collect(),
-        DeValue::String(text) => text.as_ref().into(),
-        DeValue::Boolean(truth) => (*truth).into(),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or_else(|_| number.as_str().into(), Into::into)
-        }
-        DeValue::Float(number) => number
-            .as_str()
-            .parse::<f64>()
-            .map_or_else(|_| number.as_str().into(), Into::into),
-        DeValue::Datetime(time) => time.to_string().into(),
-    }
-}
-
-/// Tells configurations apart; the same over restarts of the same build.
-fn hash_of(settings: &serde_json::Value) -> SmolStr {
-    // FNV-1a: no secret needs hiding here, and the result must not change with the standard library.
-    let hash = settings
-        .to_string()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
-    format!("{hash:016x}").into()
 }
 
 fn fitting(name: &str) -> String {

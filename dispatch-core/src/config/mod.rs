@@ -9,7 +9,9 @@ mod echo;
 mod interpolate;
 mod layers;
 mod load;
+mod loaded;
 mod model;
+mod plain;
 mod read;
 mod schema;
 mod shape;
@@ -26,7 +28,8 @@ pub use echo::echo;
 pub use layers::{
     BackoffConfig, BreakerConfig, ConcurrencyConfig, DeadlineConfig, LayersConfig, RateLimitConfig, RetryConfig,
 };
-pub use load::{LoadedPipeline, Loader};
+pub use load::Loader;
+pub use loaded::LoadedPipeline;
 pub use model::{AdminConfig, MonitoringConfig};
 pub use schema::schema;
 pub use shape::{Percent, Switch};
