@@ -1,171 +1,23 @@
-//! The JSON protocol: requests in, answers out.
+//! What each call does.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
     Call, Fake, Fault, QueueOptions, REGION, State,
-    queue::{Attribute, FakeMessage, Handle, LONGEST, Queue, md5_hex},
+    queue::{FakeMessage, Handle, LONGEST, Queue, md5_hex},
     tasks::{arn, name_of, seconds},
-};
-
-/// What goes back over the wire.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Http {
-        status: u16,
-        headers: Vec<(&'static str, String)>,
-        body: Vec<u8>,
+    wire::{
+        Answer, Batch, CancelMove, ListMoves, Named, OfHandle, OfQueue, Receive, Received, Refusal, Result, Send,
+        StartMove, WithId, query_code,
     },
-    /// The connection ends.
-    Reset,
-}
-
-/// An error of the service.
-#[derive(Debug)]
-struct Refusal {
-    status: u16,
-    code: String,
-    text: String,
-}
-
-impl Refusal {
-    fn new(code: &str, text: impl Into<String>) -> Self {
-        Self {
-            status: 400,
-            code: code.to_owned(),
-            text: text.into(),
-        }
-    }
-
-    fn no_queue() -> Self {
-        Self::new("QueueDoesNotExist", "The specified queue does not exist.")
-    }
-}
-
-/// The code of the old query protocol, which the SDKs match on.
-fn query_code(code: &str) -> String {
-    match code {
-        "QueueDoesNotExist" => "AWS.SimpleQueueService.NonExistentQueue".to_owned(),
-        "MessageNotInflight"
-        | "BatchEntryIdsNotDistinct"
-        | "TooManyEntriesInBatchRequest"
-        | "EmptyBatchRequest"
-        | "BatchRequestTooLong"
-        | "InvalidBatchEntryId"
-        | "UnsupportedOperation"
-        | "PurgeQueueInProgress"
-        | "QueueDeletedRecently" => format!("AWS.SimpleQueueService.{code}"),
-        code => code.to_owned(),
-    }
-}
-
-type Result<T = Value> = std::result::Result<T, Refusal>;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct OfQueue {
-    queue_url: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Named {
-    queue_name: String,
-    #[serde(default)]
-    attributes: HashMap<String, String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Receive {
-    queue_url: String,
-    max_number_of_messages: Option<usize>,
-    visibility_timeout: Option<u64>,
-    wait_time_seconds: Option<u64>,
-    #[serde(default)]
-    message_system_attribute_names: Vec<String>,
-    #[serde(default)]
-    message_attribute_names: Vec<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Send {
-    message_body: String,
-    #[serde(default)]
-    delay_seconds: u64,
-    #[serde(default)]
-    message_attributes: BTreeMap<String, Attribute>,
-    #[serde(default)]
-    message_system_attributes: BTreeMap<String, Attribute>,
-    message_group_id: Option<String>,
-    message_deduplication_id: Option<String>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Batch<E> {
-    queue_url: String,
-    entries: Vec<WithId<E>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct WithId<E> {
-    id: String,
-    #[serde(flatten)]
-    entry: E,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct OfHandle {
-    receipt_handle: String,
-    #[serde(default)]
-    visibility_timeout: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct StartMove {
-    source_arn: String,
-    destination_arn: Option<String>,
-    max_number_of_messages_per_second: Option<u32>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListMoves {
-    source_arn: String,
-    max_results: Option<usize>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CancelMove {
-    task_handle: String,
-}
-
-#[derive(Serialize)]
-#[serde(rename_all = "PascalCase")]
-struct Received<'a> {
-    message_id: &'a str,
-    receipt_handle: &'a str,
-    body: &'a str,
-    #[serde(rename = "MD5OfBody")]
-    md5: &'a str,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    attributes: BTreeMap<&'static str, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message_attributes: Option<&'a BTreeMap<String, Attribute>>,
-}
+};
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|error| Refusal::new("SerializationException", error.to_string()))

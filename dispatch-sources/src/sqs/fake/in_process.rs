@@ -7,7 +7,7 @@ use aws_smithy_runtime_api::client::{
 };
 use aws_smithy_types::body::SdkBody;
 
-use super::{Fake, api::Answer};
+use super::{Fake, wire::Answer};
 
 #[derive(Debug)]
 struct Connector(Fake);

@@ -25,6 +25,7 @@ mod in_process;
 mod queue;
 mod server;
 mod tasks;
+mod wire;
 
 use std::{
     collections::{BTreeMap, HashMap},

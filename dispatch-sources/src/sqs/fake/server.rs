@@ -8,7 +8,7 @@ use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use super::{Fake, api::Answer};
+use super::{Fake, wire::Answer};
 
 /// A [`Fake`] that listens; it stops when this is dropped.
 #[derive(Debug)]
