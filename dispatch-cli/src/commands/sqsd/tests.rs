@@ -147,6 +147,21 @@ fn each_variable_has_its_place() {
             "us-west-2",
         ),
         (
+            &[("QUEUE_URL", "https://sqs-fips.us-east-1.amazonaws.com/1/q")],
+            "source.region",
+            "us-east-1",
+        ),
+        (
+            &[("QUEUE_URL", "https://vpce-1-2.sqs.eu-west-3.vpce.amazonaws.com/1/q")],
+            "source.region",
+            "eu-west-3",
+        ),
+        (
+            &[("QUEUE_URL", "https://sqs.us-east-2.api.aws/1/q")],
+            "source.region",
+            "us-east-2",
+        ),
+        (
             &[("SQS_ENDPOINT_URL", "http://127.0.0.1:9324")],
             "source.endpoint_url",
             "http://127.0.0.1:9324",
