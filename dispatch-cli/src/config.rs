@@ -12,6 +12,7 @@ use dispatch_core::{
 };
 
 use crate::{
+    env_file,
     failure::{Failure, Result},
     files::{matching, within},
     output::Color,
@@ -136,14 +137,7 @@ impl OverArgs {
     pub(crate) fn environment(&self) -> Result<BTreeMap<String, String>> {
         let mut variables = BTreeMap::new();
         for path in &self.env_file {
-            let failed = |error: &dyn std::fmt::Display| {
-                Failure::config(format!("cannot read the environment file {}: {error}", path.display()))
-            };
-            for variable in dotenvy::from_path_iter(path).map_err(|error| failed(&error))? {
-                // The parser's own words quote the line, which may hold a secret.
-                let (name, value) = variable.map_err(|_| failed(&"a line is not NAME=VALUE"))?;
-                variables.insert(name, value);
-            }
+            variables.extend(env_file::read(path)?);
         }
         for (name, value) in std::env::vars_os() {
             if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {

@@ -12,6 +12,7 @@ mod args;
 mod client;
 mod commands;
 mod config;
+mod env_file;
 mod failure;
 mod files;
 mod letters;

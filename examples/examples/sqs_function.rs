@@ -23,7 +23,8 @@ async fn main() -> Result<(), BoxError> {
         .timeout(Duration::from_secs(60))
         .stack(|stack| stack.retry = None)
         .build()?;
-    let _monitoring = Server::start("127.0.0.1:6969".parse()?, [jobs.handle()])?;
+    let port = env::var("MONITORING_PORT").unwrap_or_else(|_| "6969".to_owned());
+    let _monitoring = Server::start(([127, 0, 0, 1], port.parse()?).into(), [jobs.handle()])?;
     let mut terminate = signal(SignalKind::terminate())?;
     let told = async move {
         tokio::select! {

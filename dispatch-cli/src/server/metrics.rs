@@ -53,7 +53,7 @@ struct Pipelines(Vec<Handle>);
 
 type Read<T> = fn(&Stats) -> T;
 
-const COUNTERS: [(&str, &str, Read<u64>); 12] = [
+const COUNTERS: [(&str, &str, Read<u64>); 13] = [
     (names::RECEIVED, "Deliveries taken from sources", |stats| {
         stats.received.load(Relaxed)
     }),
@@ -90,6 +90,11 @@ const COUNTERS: [(&str, &str, Read<u64>); 12] = [
         names::SETTLE_FAILED,
         "Settlements that did not reach the source",
         |stats| stats.settle_failed.load(Relaxed),
+    ),
+    (
+        names::SETTLE_RETRIED,
+        "Settlements that were told to the source again",
+        |stats| stats.settle_retried.load(Relaxed),
     ),
     (names::LEASE_EXTENDED, "Leases made longer", |stats| {
         stats.lease_extended.load(Relaxed)

@@ -29,8 +29,14 @@ mod sqs;
 mod sqsd;
 #[cfg(all(feature = "postgres", feature = "sqs", feature = "sqsd"))]
 mod sqsd_cron;
+#[cfg(all(feature = "sqs", feature = "sqsd", feature = "sqlite"))]
+mod sqsd_example;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_faults;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_fifo;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_health;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_readme;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]

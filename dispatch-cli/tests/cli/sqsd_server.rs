@@ -32,12 +32,13 @@ impl Queue {
             return None;
         };
         let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos();
-        let made = call(
-            &server,
-            "CreateQueue",
-            json!({ "QueueName": format!("{name}-{unique}") }),
-        )
-        .await;
+        let made = match name.strip_suffix(".fifo") {
+            None => json!({ "QueueName": format!("{name}-{unique}") }),
+            Some(name) => {
+                json!({ "QueueName": format!("{name}-{unique}.fifo"), "Attributes": { "FifoQueue": "true" } })
+            }
+        };
+        let made = call(&server, "CreateQueue", made).await;
         let url = made["QueueUrl"].as_str().unwrap().to_owned();
         Some(Self { server, url })
     }
@@ -57,6 +58,15 @@ impl Queue {
         call(&self.server, "SendMessage", message).await;
     }
 
+    /// Sends to a group of a FIFO queue.
+    pub(crate) async fn send_to(&self, group: &str, body: &str) {
+        let message = json!({
+            "QueueUrl": self.url, "MessageBody": body, "MessageGroupId": group,
+            "MessageDeduplicationId": format!("{group}-{body}"),
+        });
+        call(&self.server, "SendMessage", message).await;
+    }
+
     /// How many messages wait, and how many are with somebody.
     pub(crate) async fn depth(&self) -> (u64, u64) {
         let names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"];
@@ -71,10 +81,10 @@ impl Queue {
     }
 
     /// The variables that let the preset reach it.
-    fn environment(&self, worker: &Worker) -> Vec<(String, String)> {
+    pub(crate) fn environment(&self, worker: &str) -> Vec<(String, String)> {
         let pairs = [
             ("QUEUE_URL", self.url.as_str()),
-            ("INVOKER_URL", &format!("{}/work", worker.url)),
+            ("INVOKER_URL", &format!("{worker}/work")),
             ("SQS_ENDPOINT_URL", &self.server),
             ("AWS_ACCESS_KEY_ID", "key"),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
@@ -123,7 +133,7 @@ async fn what_is_sent_is_worked_on_and_deleted_by_file_and_by_environment() {
             return;
         };
         let worker = Worker::start().await;
-        let environment = queue.environment(&worker);
+        let environment = queue.environment(&worker.url);
         let file: String = environment
             .iter()
             .map(|(name, value)| format!("{name}={value}\n"))
@@ -177,7 +187,7 @@ async fn a_failure_is_left_to_the_queue_and_comes_again_once_it_may() {
     };
     let worker = Worker::start().await;
     worker.answer(404);
-    let mut environment = queue.environment(&worker);
+    let mut environment = queue.environment(&worker.url);
     environment.push(("SQSD_ERROR_VISIBILITY_TIMEOUT".into(), "1".into()));
     let dir = dir(&[]);
     let mut running = Running::spawn(command(dir.path(), &["sqsd"]).envs(environment));
@@ -199,7 +209,7 @@ async fn what_is_at_the_worker_is_seen_and_what_is_not_stays_in_the_queue() {
     let worker = Worker::start().await;
     worker.hold();
     let dir = dir(&[]);
-    let mut running = Running::spawn(command(dir.path(), &["sqsd"]).envs(queue.environment(&worker)));
+    let mut running = Running::spawn(command(dir.path(), &["sqsd"]).envs(queue.environment(&worker.url)));
     for _ in 0..10 {
         queue.send("{}", &[]).await;
     }

@@ -5,23 +5,38 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 use tower::{Layer, Service};
 
-use crate::{Error, Message, clock, own::Own, telemetry::Stats};
+use super::hold::Hold;
+use crate::{Class, Error, Message, clock, own::Own, telemetry::Stats};
 
 /// Records each attempt's duration and, if it failed, its class. Goes inside the limits, so that waiting is not counted.
 #[derive(Debug, Clone, Default)]
-pub struct MeasureLayer(Arc<Stats>);
+pub struct MeasureLayer(Arc<Shared>);
+
+/// What the attempts of one layer have in common.
+#[derive(Debug, Default)]
+struct Shared {
+    stats: Arc<Stats>,
+    /// What a throttled attempt holds up, and for how long at most.
+    hold: Option<(Arc<Hold>, Duration)>,
+}
 
 impl MeasureLayer {
     /// Counts in `stats`.
     #[must_use]
-    pub const fn new(stats: Arc<Stats>) -> Self {
-        Self(stats)
+    pub fn new(stats: Arc<Stats>) -> Self {
+        Self(Arc::new(Shared { stats, hold: None }))
+    }
+
+    /// Tells `hold` of throttled attempts. It is told from here because here each attempt has a reference already.
+    pub(super) fn telling(stats: Arc<Stats>, hold: Option<(Arc<Hold>, Duration)>) -> Self {
+        Self(Arc::new(Shared { stats, hold }))
     }
 }
 
@@ -29,7 +44,7 @@ impl MeasureLayer {
 #[derive(Debug, Clone)]
 pub struct Measure<S> {
     inner: S,
-    stats: Own<Stats>,
+    shared: Own<Shared>,
 }
 
 impl<S> Layer<S> for MeasureLayer {
@@ -37,7 +52,7 @@ impl<S> Layer<S> for MeasureLayer {
     fn layer(&self, inner: S) -> Measure<S> {
         Measure {
             inner,
-            stats: Own::of(&self.0),
+            shared: Own::of(&self.0),
         }
     }
 }
@@ -60,7 +75,7 @@ where
         MeasureFuture {
             began: clock::recent(),
             call: self.inner.call(message),
-            stats: self.stats.clone(),
+            shared: self.shared.clone(),
         }
     }
 }
@@ -72,7 +87,7 @@ pin_project! {
         began: Instant,
         #[pin]
         call: F,
-        stats: Own<Stats>,
+        shared: Own<Shared>,
     }
 }
 
@@ -86,11 +101,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.call.poll(cx)).map_err(Into::into);
-        this.stats
-            .sink
-            .record(clock::look().saturating_duration_since(*this.began));
+        let stats = &this.shared.stats;
+        stats.sink.record(clock::look().saturating_duration_since(*this.began));
         if let Err(error) = &result {
-            this.stats.failed.count(error.class());
+            stats.failed.count(error.class());
+            if let (Some((hold, most)), Class::Throttled(Some(after))) = (&this.shared.hold, error.class()) {
+                hold.extend(after.min(*most));
+            }
         }
         Poll::Ready(result)
     }

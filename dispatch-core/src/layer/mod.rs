@@ -33,6 +33,7 @@ mod catch_panic;
 mod concurrency;
 mod deadline;
 mod dedupe;
+mod hold;
 mod keyed;
 mod measure;
 mod rate_limit;

@@ -16,6 +16,10 @@ use crate::telemetry::Stats;
 pub type StackService<S> =
     Trace<Deadline<Retry<Breaker<RateLimit<Concurrency<AdaptiveConcurrency<Measure<Timeout<CatchPanic<S>>>>>>>>>>;
 
+/// How long a throttled attempt may hold the others with retries off: as long as SQS hides a message. The sink's own bound is
+/// the one that counts then.
+const UNBOUNDED: Duration = Duration::from_secs(43_200);
+
 /// How many attempts run at once.
 #[derive(Clone)]
 pub enum Limit {
@@ -104,11 +108,8 @@ impl Stack {
             ),
             Limit::Adaptive(settings) => (ConcurrencyLayer::unlimited(), AdaptiveConcurrencyLayer::new(settings)),
         };
-        let longest_hold = self.retry.as_ref().map(|policy| policy.throttle_max);
-        let rate_limit = match longest_hold {
-            Some(most) => self.rate_limit.longest_hold(most),
-            None => self.rate_limit,
-        };
+        let longest_hold = self.retry.as_ref().map_or(UNBOUNDED, |policy| policy.throttle_max);
+        let rate_limit = self.rate_limit.longest_hold(longest_hold);
         let retry = self.retry.map(|policy| RetryPolicy {
             stats: Arc::clone(stats),
             ..policy
@@ -117,11 +118,11 @@ impl Stack {
             deadline: DeadlineLayer::new(self.deadline).max_age(self.max_age).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
             breaker: self.breaker.unwrap_or_else(BreakerLayer::off),
-            rate_limit: rate_limit.with_stats(Arc::clone(stats)),
             concurrency,
             adaptive,
-            measure: MeasureLayer::new(Arc::clone(stats)),
+            measure: MeasureLayer::telling(Arc::clone(stats), rate_limit.hold()),
             timeout: TimeoutLayer::new(self.timeout),
+            rate_limit: rate_limit.with_stats(Arc::clone(stats)),
         }
     }
 }

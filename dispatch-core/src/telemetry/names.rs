@@ -20,6 +20,8 @@ pub const DEAD_LETTERED: &str = "dispatch_dead_lettered_total";
 pub const DUPLICATES: &str = "dispatch_duplicates_total";
 /// Settlements that did not reach the source; the message may come again; counter.
 pub const SETTLE_FAILED: &str = "dispatch_settle_failed_total";
+/// Settlements that were told to the source again; counter.
+pub const SETTLE_RETRIED: &str = "dispatch_settle_retried_total";
 /// Leases made longer; counter.
 pub const LEASE_EXTENDED: &str = "dispatch_lease_extended_total";
 /// Leases lost before the settlement; counter.

@@ -27,6 +27,8 @@ pub struct Stats {
     pub duplicates: AtomicU64,
     /// [`names::SETTLE_FAILED`](super::names::SETTLE_FAILED)
     pub settle_failed: AtomicU64,
+    /// [`names::SETTLE_RETRIED`](super::names::SETTLE_RETRIED)
+    pub settle_retried: AtomicU64,
     /// [`names::LEASE_EXTENDED`](super::names::LEASE_EXTENDED)
     pub lease_extended: AtomicU64,
     /// [`names::LEASE_LOST`](super::names::LEASE_LOST)

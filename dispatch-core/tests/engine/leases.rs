@@ -1,7 +1,13 @@
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::{
+    collections::HashSet,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
 
 use dispatch_core::{
-    Capabilities, Class, Received, SettleError, Settlement, Settler, Source, Token,
+    Capabilities, Class, Disposition, Received, SettleError, Settlement, Settler, Source, Token,
     testing::{Faults, FaultySource},
 };
 
@@ -70,11 +76,10 @@ async fn an_ack_that_fails_is_tried_again_while_the_lease_is_kept() {
 
 #[tokio::test(start_paused = true)]
 async fn an_ack_that_keeps_failing_is_told_as_long_as_the_lease_is_ours() {
-    // Extended, the lease outlasts the failures; not extended, it ends and the message comes again: of the failures
-    // seven are of its first delivery until then, five of its second, and the last is what is given up on.
-    for (extends, settles, expected) in [(true, 30, (1, 1, 0)), (false, 13, (2, 2, 1))] {
+    // Extended, the lease outlasts the failures; not extended, it ends: the message comes again, and the first ack is given up.
+    for extends in [true, false] {
         let faults = Faults::default();
-        faults.fail("settle", settles, Class::Unavailable);
+        faults.fail("settle", if extends { 30 } else { 1_000 }, Class::Unavailable);
         if !extends {
             faults.fail("extend", 1_000, Class::Unavailable);
         }
@@ -86,11 +91,110 @@ async fn an_ack_that_keeps_failing_is_told_as_long_as_the_lease_is_ours() {
             .build()
             .unwrap();
         let handle = pipeline.handle();
+        let began = tokio::time::Instant::now();
+        let run = tokio::spawn(pipeline.run());
+        let failed = || handle.stats().settle_failed.load(Relaxed);
+        let retried = || handle.stats().settle_retried.load(Relaxed);
 
-        let summary = pipeline.run().await.unwrap();
+        if extends {
+            let summary = run.await.unwrap().unwrap();
 
-        let failed = handle.stats().settle_failed.load(Relaxed);
-        assert_eq!((summary.received, sink.count(), failed), expected, "{extends}");
+            assert_eq!((summary.received, sink.count(), failed(), retried()), (1, 1, 0, 30));
+        } else {
+            while failed() == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+
+            assert!(began.elapsed() >= Duration::from_secs(20), "{:?}", began.elapsed());
+            assert!(retried() >= 7, "{} times", retried());
+            handle.stop_now();
+            drop(run.await);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn acks_that_failed_together_are_told_again_apart() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let source = Stubborn(MemorySource::ending(numbered(8)), Arc::clone(&told));
+    let sink = MemorySink::new();
+
+    let pipeline = Pipeline::builder("test")
+        .source(source)
+        .sink(sink.clone())
+        .build()
+        .unwrap();
+    pipeline.run().await.unwrap();
+
+    let times: HashSet<_> = told.lock().unwrap().iter().copied().collect();
+    assert!(times.len() > 2, "{times:?}");
+}
+
+/// Fails the first settlement of each message, and notes when it is told of them.
+struct Stubborn(MemorySource, Arc<Mutex<Vec<tokio::time::Instant>>>);
+
+struct StubbornSettler(
+    Arc<dyn Settler>,
+    Arc<Mutex<Vec<tokio::time::Instant>>>,
+    Mutex<HashSet<u64>>,
+);
+
+#[async_trait::async_trait]
+impl Settler for StubbornSettler {
+    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
+        let mut answers = Vec::new();
+        for settlement in batch {
+            self.1.lock().unwrap().push(tokio::time::Instant::now());
+            if self.2.lock().unwrap().insert(settlement.token.number) {
+                answers.push(Err(SettleError::Failed(Error::unavailable("not yet"))));
+            } else {
+                answers.extend(self.0.settle(vec![settlement]).await);
+            }
+        }
+        answers
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for Stubborn {
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+    fn settler(&self) -> Arc<dyn Settler> {
+        Arc::new(StubbornSettler(self.0.settler(), Arc::clone(&self.1), Mutex::default()))
+    }
+    async fn receive(&mut self, max: usize) -> Result<Received, Error> {
+        self.0.receive(max).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_nack_that_is_told_again_has_its_delay_still() {
+    for delay in [Duration::from_millis(12_345), Duration::from_secs(299)] {
+        let faults = Faults::default();
+        faults.fail("settle", 3, Class::Unavailable);
+        let memory = MemorySource::ending(numbered(1));
+        let queue = memory.queue();
+        let tried = std::sync::atomic::AtomicBool::new(false);
+        let sink = MemorySink::answering(move |_| if tried.swap(true, Relaxed) { Ok(()) } else { no("once") });
+
+        let policy = RetryPolicy {
+            stay: Duration::ZERO,
+            ..every(delay)
+        };
+        let source = FaultySource::new(memory, faults.clone());
+        let pipeline = Pipeline::builder("test").source(source).sink(sink).retry(policy);
+        pipeline.run().await.unwrap();
+
+        assert!(faults.are_spent());
+        let told = queue
+            .settled()
+            .into_iter()
+            .find_map(|(_, disposition)| match disposition {
+                Disposition::Nack { delay, .. } => Some(delay),
+                _ => None,
+            });
+        assert_eq!(told, Some(Some(delay)));
     }
 }
 

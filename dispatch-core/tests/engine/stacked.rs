@@ -113,40 +113,50 @@ async fn no_attempt_begins_after_max_elapsed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_most_that_a_far_side_can_ask_for_bounds_what_its_key_is_held() {
-    let sink = MemorySink::answering(|message| match (message.id().as_str(), message.attempt) {
-        ("m0", _) => Err(Error::throttled(
-            Some(Duration::from_secs(3_600)),
-            "come back in an hour",
-        )),
-        _ => Ok(()),
-    });
-    let pipeline = pipeline(MemorySource::ending(numbered(2)).poor(), &sink)
-        .concurrency(1)
-        .rate_limit(1_000, Duration::from_secs(1))
-        .retry(RetryPolicy {
-            throttle_max: Duration::from_secs(10),
-            ..RetryPolicy::default()
-        })
-        .build()
-        .unwrap();
-    let handle = pipeline.handle();
-    let started = Instant::now();
-    let run = tokio::spawn(pipeline.run());
+async fn a_far_side_that_asks_for_time_gets_it_from_all_messages_within_the_bound() {
+    let bounded = RetryPolicy {
+        throttle_max: Duration::from_secs(10),
+        ..RetryPolicy::default()
+    };
+    // With retries off, the sink's own bound is all there is.
+    for (rate, retry, asked, expected) in [
+        (true, Some(bounded.clone()), 3_600, 10),
+        (false, Some(bounded), 3_600, 10),
+        (true, None, 3_600, 3_600),
+        (false, None, 3_600, 3_600),
+        (false, None, 72_000, 43_200),
+    ] {
+        let row = format!("rate: {rate}, retries: {}, asked for {asked} s", retry.is_some());
+        let sink = MemorySink::answering(move |message| match message.id().as_str() {
+            "m0" => Err(Error::throttled(Some(Duration::from_secs(asked)), "come back later")),
+            _ => Ok(()),
+        });
+        let mut pipeline = pipeline(MemorySource::ending(numbered(2)).poor(), &sink)
+            .concurrency(1)
+            .stack(|stack| stack.retry = retry);
+        if rate {
+            pipeline = pipeline.rate_limit(1_000, Duration::from_secs(1));
+        }
+        let pipeline = pipeline.build().unwrap();
+        let handle = pipeline.handle();
+        let started = Instant::now();
+        let run = tokio::spawn(pipeline.run());
 
-    while sink.count() == 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        while sink.count() == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+
+        let held = started.elapsed();
+        let expected = Duration::from_secs(expected);
+        assert!(
+            (expected..expected + Duration::from_secs(1)).contains(&held),
+            "{row}: {held:?}"
+        );
+        assert!(
+            handle.stats().rate_limited_wait.snapshot().count() > 0,
+            "{row}: waits are counted"
+        );
+        handle.stop_now();
+        drop(run.await);
     }
-
-    let held = started.elapsed();
-    assert!(
-        (Duration::from_secs(10)..Duration::from_secs(11)).contains(&held),
-        "{held:?}"
-    );
-    assert!(
-        handle.stats().rate_limited_wait.snapshot().count() > 0,
-        "waits are counted"
-    );
-    handle.stop_now();
-    drop(run.await);
 }

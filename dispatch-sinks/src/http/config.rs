@@ -140,7 +140,7 @@ impl SinkConfig for HttpSinkConfig {
     const SUMMARY: &'static str = "sends each message to a URL and reads the status";
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
-        Ok(Arc::new(HttpSink::new(&self, &context.base_dir)?))
+        Ok(Arc::new(HttpSink::metered(&self, &context.base_dir, &context.meter)?))
     }
 }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use dispatch_core::{
     Class, Error, Headers, HealthCheck, Message, Reply, Sink,
     config::{ConfigError, Template},
+    telemetry::Meter,
 };
 use futures::future::Either;
 use http::{
@@ -79,6 +80,14 @@ impl HttpSink {
     /// # Errors
     /// Names the field that is wrong: the URL, a header, a status, a secret, a certificate file.
     pub fn new(config: &HttpSinkConfig, base_dir: &Path) -> Result<Self, ConfigError> {
+        Self::metered(config, base_dir, &Meter::default())
+    }
+
+    /// As [`new`](Self::new), counting in `meter`; a file's sink does.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn metered(config: &HttpSinkConfig, base_dir: &Path, meter: &Meter) -> Result<Self, ConfigError> {
         let wrong_url = |reason: String| {
             ConfigError::at("url", format!("not a URL to send to: {reason}"))
                 .help("write one such as \"http://127.0.0.1:8080/work\"")
@@ -115,7 +124,7 @@ impl HttpSink {
         }
         let caller = Arc::new(Caller {
             target,
-            requests: Requests::new(config)?,
+            requests: Requests::new(config, meter)?,
             connector: Connector {
                 version: config.http_version,
                 tls,

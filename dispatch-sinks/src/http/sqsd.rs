@@ -7,6 +7,7 @@ use bytes::Bytes;
 use dispatch_core::{
     Message,
     config::{ByteSize, ConfigError, Period},
+    telemetry::LeftOut,
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode,
@@ -198,10 +199,11 @@ impl Convention {
     }
 
     /// Adds what the worker is told of one message. What no header can carry stays behind.
-    pub(super) fn describe(&self, headers: &mut HeaderMap, message: &Message) {
+    pub(super) fn describe(&self, headers: &mut HeaderMap, message: &Message, left_out: &LeftOut) {
         let mut page = Page {
             left: self.max_header_bytes.saturating_sub(size(headers)),
             headers,
+            left_out,
         };
         let attributes = message.headers();
         // By one walk: a look-up for each would compare ten names ten times.
@@ -249,13 +251,13 @@ impl Convention {
             } else if self.base64 && kind.starts_with("Binary") {
                 Bytes::from(BASE64_STANDARD.encode(value))
             } else {
-                tracing::debug!(name, kind, "attribute is no text and stays behind");
+                page.left_out.note(name, "it is no text: see binary_attributes");
                 continue;
             };
             // Names are checked here, and values below: nothing can end a line and begin another.
             match HeaderName::from_bytes(format!("x-aws-sqsd-attr-{name}").as_bytes()) {
                 Ok(header) => page.put(header, value),
-                Err(_) => tracing::debug!(name, "attribute is no HTTP header and stays behind"),
+                Err(_) => page.left_out.note(name, "its name is no HTTP header's"),
             }
         }
     }
@@ -265,6 +267,7 @@ impl Convention {
 struct Page<'a> {
     headers: &'a mut HeaderMap,
     left: usize,
+    left_out: &'a LeftOut,
 }
 
 impl Page<'_> {
@@ -277,12 +280,13 @@ impl Page<'_> {
     /// Adds a header, unless it is none, is there already or is too much.
     fn put(&mut self, name: HeaderName, value: Bytes) {
         let Ok(value) = HeaderValue::from_maybe_shared(value) else {
-            tracing::debug!(%name, "value is no HTTP value and stays behind");
+            self.left_out.note(name.as_str(), "its value is none of HTTP's");
             return;
         };
         let size = name.as_str().len() + value.len() + AROUND;
         if size > self.left {
-            tracing::debug!(%name, size, left = self.left, "headers are full; it stays behind");
+            self.left_out
+                .note(name.as_str(), "the request's headers are full: see max_header_bytes");
             return;
         }
         match self.headers.entry(name) {
@@ -290,7 +294,9 @@ impl Page<'_> {
                 self.left -= size;
                 place.insert(value);
             }
-            Entry::Occupied(there) => tracing::debug!(name = %there.key(), "header is there already; it stays behind"),
+            Entry::Occupied(there) => self
+                .left_out
+                .note(there.key().as_str(), "there is one of this name already"),
         }
     }
 }
@@ -372,7 +378,7 @@ fn sns_text(payload: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use dispatch_core::testing::Logs;
+    use dispatch_core::{telemetry::Counter, testing::Logs};
 
     use super::*;
 
@@ -382,8 +388,13 @@ mod tests {
         let convention = Convention::new(&config).unwrap();
         let mut headers = HeaderMap::new();
         convention.defaults(&mut headers);
-        convention.describe(&mut headers, message);
+        convention.describe(&mut headers, message, &LeftOut::default());
         headers
+    }
+
+    fn counted() -> (LeftOut, Counter) {
+        let counter = Counter::default();
+        (LeftOut::new(counter.clone()), counter)
     }
 
     fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -496,18 +507,34 @@ mod tests {
             .header("long", "canary-4".repeat(100));
         let (logs, _guard) = Logs::gather();
 
-        let headers = described(|config| config.max_header_bytes = ByteSize(600), &message);
+        let config = SqsdConfig {
+            max_header_bytes: ByteSize(600),
+            ..SqsdConfig::default()
+        };
+        let convention = Convention::new(&config).unwrap();
+        let (left_out, counter) = counted();
+        let mut headers = HeaderMap::new();
+        for _ in 0..3 {
+            headers.clear();
+            convention.describe(&mut headers, &message, &left_out);
+        }
 
         assert_eq!(text(&headers, "x-aws-sqsd-attr-twice"), Some("first"));
-        for part in [
-            "attribute is no text and stays behind name=\"Blob\"",
-            "attribute is no HTTP header and stays behind name=\"no header\"",
-            "value is no HTTP value and stays behind name=x-aws-sqsd-attr-split",
-            "header is there already; it stays behind name=x-aws-sqsd-attr-twice",
-            "headers are full; it stays behind name=x-aws-sqsd-attr-long",
+        for (name, why) in [
+            ("Blob", "it is no text: see binary_attributes"),
+            ("no header", "its name is no HTTP header's"),
+            ("x-aws-sqsd-attr-split", "its value is none of HTTP's"),
+            ("x-aws-sqsd-attr-twice", "there is one of this name already"),
+            (
+                "x-aws-sqsd-attr-long",
+                "the request's headers are full: see max_header_bytes",
+            ),
         ] {
-            assert_eq!(logs.count("DEBUG", part), 1, "{part}: {logs:?}");
+            let part = format!("name={name:?} why={why:?}");
+            let said = (logs.count("WARN", &part), logs.count("DEBUG", &part));
+            assert_eq!(said, (1, 2), "{part}: {logs:?}");
         }
+        assert_eq!(counter.get(), 15);
         assert_eq!(logs.count("", "canary"), 0, "{logs:?}");
     }
 

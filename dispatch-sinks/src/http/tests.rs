@@ -1,6 +1,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
-use dispatch_core::{Class, Classify as _, Message, config::Template};
+use dispatch_core::{Class, Classify as _, Message, config::Template, telemetry::Meter};
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::{
@@ -233,7 +233,7 @@ fn headers_of_the_message_go_along_but_not_those_of_the_connection() {
     let headers = |forward| {
         let mut config = config("http://h:1/p");
         config.forward_headers = forward;
-        let request = Requests::new(&config)
+        let request = Requests::new(&config, &Meter::default())
             .unwrap()
             .of(&url, &message, HeaderMap::new())
             .unwrap();
@@ -287,7 +287,7 @@ fn our_settings_stand_over_the_messages_headers() {
         .header("x-tenant", "forged")
         .header("content-type", "text/plain");
 
-    let request = Requests::new(&config)
+    let request = Requests::new(&config, &Meter::default())
         .unwrap()
         .of(&Url::parse("http://h/").unwrap(), &message, HeaderMap::new())
         .unwrap();
@@ -305,7 +305,7 @@ fn a_value_that_would_break_the_header_is_permanent() {
     config.headers.insert("x-tenant".into(), "{{ key }}".parse().unwrap());
     let message = Message::new("x").with_key("a\r\nx-admin: 1");
 
-    let error = Requests::new(&config)
+    let error = Requests::new(&config, &Meter::default())
         .unwrap()
         .of(&Url::parse("http://h/").unwrap(), &message, HeaderMap::new())
         .unwrap_err();

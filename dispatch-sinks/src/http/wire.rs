@@ -12,6 +12,7 @@ use bytes::Bytes;
 use dispatch_core::{
     Message,
     config::{ConfigError, Template},
+    telemetry::{LeftOut, Meter},
 };
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
@@ -191,6 +192,7 @@ pub(super) struct Requests {
     signer: Option<Signer>,
     prover: Option<Prover>,
     convention: Option<Convention>,
+    left_out: LeftOut,
 }
 
 #[derive(Debug)]
@@ -201,7 +203,7 @@ enum Forward {
 }
 
 impl Requests {
-    pub(super) fn new(config: &HttpSinkConfig) -> Result<Self, ConfigError> {
+    pub(super) fn new(config: &HttpSinkConfig, meter: &Meter) -> Result<Self, ConfigError> {
         let method = Method::from_bytes(config.method.as_bytes())
             .ok()
             .filter(|method| *method != Method::CONNECT)
@@ -265,6 +267,10 @@ impl Requests {
             signer: config.signing.as_ref().map(Signer::new).transpose()?,
             prover: config.hmac.as_ref().map(Prover::new).transpose()?,
             convention,
+            left_out: LeftOut::new(meter.counter(
+                "dispatch_http_headers_left_out_total",
+                "headers and attributes of messages that no request could carry",
+            )),
         })
     }
 
@@ -339,7 +345,7 @@ impl Requests {
             headers.insert(&prover.header, proof);
         }
         if let Some(convention) = convention {
-            convention.describe(&mut headers, message);
+            convention.describe(&mut headers, message, &self.left_out);
         }
 
         let mut request = Request::new(Full::new(body));
@@ -353,7 +359,9 @@ impl Requests {
     fn forward(&self, headers: &mut HeaderMap, message: &Message) {
         for (name, value) in message.headers().iter() {
             let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-                tracing::debug!(name, "header is no HTTP header and stays behind");
+                if matches!(self.forward, Forward::All) {
+                    self.left_out.note(name, "its name is no HTTP header's");
+                }
                 continue;
             };
             let wanted = TRACE.contains(&name.as_str())
@@ -367,7 +375,7 @@ impl Requests {
             }
             match HeaderValue::from_maybe_shared(value.clone()) {
                 Ok(value) => drop(headers.append(name, value)),
-                Err(_) => tracing::debug!(name = name.as_str(), "header value is no HTTP value and stays behind"),
+                Err(_) => self.left_out.note(name.as_str(), "its value is none of HTTP's"),
             }
         }
     }

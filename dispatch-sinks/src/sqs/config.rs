@@ -75,8 +75,8 @@ impl SinkConfig for SqsSinkConfig {
     const TYPE: &'static str = "sqs";
     const SUMMARY: &'static str = "sends each message to Amazon SQS";
 
-    fn build(self, _: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
-        Ok(Arc::new(SqsSink::new(self)?))
+    fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
+        Ok(Arc::new(SqsSink::metered(self, &context.meter)?))
     }
 }
 

@@ -11,7 +11,7 @@ use aws_sdk_sqs::{
 };
 use base64::Engine as _;
 use bytes::Bytes;
-use dispatch_core::{Error, Message, config::Template};
+use dispatch_core::{Error, Message, config::Template, telemetry::LeftOut};
 
 use super::{Encoding, SqsSinkConfig, SqsSinkError};
 
@@ -82,7 +82,7 @@ impl Entry {
     ///
     /// # Errors
     /// `Permanent` for what SQS never takes: no body, a body that is not text, one too large, an illegal group.
-    pub(super) fn of(message: &Message, config: &SqsSinkConfig, fifo: bool) -> Result<Self, Error> {
+    pub(super) fn of(message: &Message, config: &SqsSinkConfig, fifo: bool, left_out: &LeftOut) -> Result<Self, Error> {
         let body = body(message, config.encoding)?;
         let render = |template: &Template| Ok::<_, Error>(template.render(message)?.into_owned());
         let group = match (&config.group_id, message.key()) {
@@ -114,7 +114,7 @@ impl Entry {
             trace_header,
             attributes: Vec::new(),
         };
-        entry.take_attributes(message, &config.attributes);
+        entry.take_attributes(message, &config.attributes, left_out);
         if entry.size > LARGEST {
             return Err(unfit(format!(
                 "{} bytes with its attributes, SQS takes {LARGEST}",
@@ -124,15 +124,24 @@ impl Entry {
         Ok(entry)
     }
 
-    fn take_attributes(&mut self, message: &Message, wanted: &[String]) {
-        let mut left_out = Vec::new();
+    fn take_attributes(&mut self, message: &Message, wanted: &[String], left_out: &LeftOut) {
         for (name, value) in message.headers().iter() {
             if !is_wanted(wanted, name) {
                 continue;
             }
-            let repeated = self.attributes.iter().any(|(other, ..)| other == name);
-            if repeated || value.is_empty() || !is_name(name) || self.attributes.len() == ATTRIBUTES {
-                left_out.push(name);
+            let unfit = if !is_name(name) {
+                Some("its name is no attribute's")
+            } else if value.is_empty() {
+                Some("it is empty")
+            } else if self.attributes.iter().any(|(other, ..)| other == name) {
+                Some("there is one of this name already")
+            } else if self.attributes.len() == ATTRIBUTES {
+                Some("a message has ten attributes at most: see attributes")
+            } else {
+                None
+            };
+            if let Some(why) = unfit {
+                left_out.note(name, why);
                 continue;
             }
             let is_text = std::str::from_utf8(value).is_ok_and(|text| text.chars().all(is_legal));
@@ -146,9 +155,6 @@ impl Entry {
             self.size += name.len() + data_type.len() + value.len();
             self.attributes
                 .push((name.to_owned(), data_type.to_owned(), value.clone()));
-        }
-        if !left_out.is_empty() {
-            tracing::debug!(id = %message.id(), ?left_out, "headers that cannot be attributes are left out");
         }
     }
 
@@ -207,7 +213,7 @@ fn body(message: &Message, encoding: Encoding) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use dispatch_core::Class;
+    use dispatch_core::{Class, telemetry::Counter, testing::Logs};
 
     use super::*;
 
@@ -217,7 +223,7 @@ mod tests {
     fn of(message: &Message, url: &str, change: impl FnOnce(&mut SqsSinkConfig)) -> Result<Entry, Error> {
         let mut config = SqsSinkConfig::new(url);
         change(&mut config);
-        Entry::of(message, &config, config.place().is_fifo())
+        Entry::of(message, &config, config.place().is_fifo(), &LeftOut::default())
     }
 
     #[test]
@@ -311,6 +317,36 @@ mod tests {
         );
         assert_eq!(types, ["String", "Number.int", "Binary"]);
         assert_eq!(names(&few)[..3], ["n", "x-1", "x-10"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_warned_of_once_by_name_and_counted() {
+        let mut message = Message::new("x")
+            .header("aws.own", "canary")
+            .header("empty", "")
+            .header("tenant", "a7")
+            .header("tenant", "canary");
+        for n in 0..10 {
+            message = message.header(format!("x-{n}"), "canary");
+        }
+        let (logs, _guard) = Logs::gather();
+        let counter = Counter::default();
+        let left_out = LeftOut::new(counter.clone());
+
+        for _ in 0..3 {
+            Entry::of(&message, &SqsSinkConfig::new(STANDARD), false, &left_out).unwrap();
+        }
+
+        for (name, why) in [
+            ("aws.own", "its name is no attribute's"),
+            ("empty", "it is empty"),
+            ("tenant", "there is one of this name already"),
+            ("x-9", "a message has ten attributes at most: see attributes"),
+        ] {
+            let part = format!("name={name:?} why={why:?}");
+            assert_eq!(logs.count("WARN", &part), 1, "{part}: {logs:?}");
+        }
+        assert_eq!((counter.get(), logs.count("", "canary")), (12, 0), "{logs:?}");
     }
 
     #[test]

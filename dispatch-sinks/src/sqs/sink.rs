@@ -2,7 +2,11 @@ use std::{fmt, sync::Arc};
 
 use async_trait::async_trait;
 use aws_sdk_sqs::config::SharedHttpClient;
-use dispatch_core::{Error, Message, Reply, Sink, config::ConfigError};
+use dispatch_core::{
+    Error, Message, Reply, Sink,
+    config::ConfigError,
+    telemetry::{LeftOut, Meter},
+};
 use dispatch_sqs_client::Queue;
 use tokio::sync::{Mutex, oneshot};
 
@@ -21,6 +25,7 @@ pub(super) struct Shared {
     pub(super) fifo: bool,
     http: Option<SharedHttpClient>,
     queue: Mutex<Option<Arc<Queue>>>,
+    left_out: LeftOut,
 }
 
 impl fmt::Debug for Shared {
@@ -59,7 +64,7 @@ impl SqsSink {
     /// # Errors
     /// Names the field that is wrong: no queue or two names for it, a URL that is none, a number out of its range.
     pub fn new(config: SqsSinkConfig) -> Result<Self, ConfigError> {
-        Self::build(config, None)
+        Self::build(config, None, &Meter::default())
     }
 
     /// As [`new`](Self::new), over an HTTP client of the caller's own; for tests without a socket.
@@ -67,16 +72,28 @@ impl SqsSink {
     /// # Errors
     /// As `new`.
     pub fn with_http_client(config: SqsSinkConfig, http: SharedHttpClient) -> Result<Self, ConfigError> {
-        Self::build(config, Some(http))
+        Self::build(config, Some(http), &Meter::default())
     }
 
-    fn build(config: SqsSinkConfig, http: Option<SharedHttpClient>) -> Result<Self, ConfigError> {
+    /// As [`new`](Self::new), counting in `meter`; a file's sink does.
+    ///
+    /// # Errors
+    /// As `new`.
+    pub fn metered(config: SqsSinkConfig, meter: &Meter) -> Result<Self, ConfigError> {
+        Self::build(config, None, meter)
+    }
+
+    fn build(config: SqsSinkConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Result<Self, ConfigError> {
         config.check()?;
         let shared = Arc::new(Shared {
             fifo: config.place().is_fifo(),
             config,
             http,
             queue: Mutex::default(),
+            left_out: LeftOut::new(meter.counter(
+                "dispatch_sqs_attributes_left_out_total",
+                "headers of messages that could not be attributes",
+            )),
         });
         Ok(Self {
             batcher: Batcher::new(Arc::clone(&shared)),
@@ -85,7 +102,7 @@ impl SqsSink {
     }
 
     fn entry(&self, message: &Message) -> Result<Entry, Error> {
-        Entry::of(message, &self.shared.config, self.shared.fifo)
+        Entry::of(message, &self.shared.config, self.shared.fifo, &self.shared.left_out)
     }
 }
 

@@ -17,10 +17,12 @@
 mod agent;
 mod code;
 mod error;
+mod host;
 mod place;
 mod queue;
 
 pub use code::is_stale;
 pub use error::{SqsError, judge};
+pub use host::region_of;
 pub use place::{Place, check_url};
 pub use queue::Queue;

@@ -18,7 +18,12 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 
-use crate::{Place, SqsError, agent::Agent, judge};
+use crate::{
+    Place, SqsError,
+    agent::Agent,
+    host::{endpoint_of, region_of},
+    judge,
+};
 
 /// So long a connection may take; the SDK's own default.
 const CONNECT: Duration = Duration::from_millis(3_100);
@@ -108,31 +113,6 @@ fn client(sdk: &SdkConfig, retries: &RetryPartition, attempt: Duration, operatio
     Client::from_conf(settings.build())
 }
 
-/// Amazon's hosts hold their region.
-fn region_of(url: &str) -> Option<Region> {
-    let uri: http::Uri = url.parse().ok()?;
-    let host = uri.host()?;
-    let amazon = host
-        .strip_suffix(".amazonaws.com")
-        .or_else(|| host.strip_suffix(".amazonaws.com.cn"))?;
-    let region = match amazon.split('.').collect::<Vec<_>>()[..] {
-        ["sqs" | "sqs-fips", region] | [region, "queue"] => region,
-        ["queue"] => "us-east-1",
-        _ => return None,
-    };
-    Some(Region::new(region.to_owned()))
-}
-
-/// Where a queue lives whose URL is not Amazon's.
-fn endpoint_of(url: &str) -> Option<String> {
-    let uri: http::Uri = url.parse().ok()?;
-    let host = uri.host()?;
-    let amazon = [".amazonaws.com", ".amazonaws.com.cn", ".api.aws"]
-        .iter()
-        .any(|end| host.ends_with(end));
-    (!amazon).then(|| Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?)))?
-}
-
 async fn load(place: &Place<'_>, http: Option<SharedHttpClient>) -> Result<SdkConfig, SqsError> {
     let http = http.unwrap_or_else(|| {
         Builder::new()
@@ -147,7 +127,7 @@ async fn load(place: &Place<'_>, http: Option<SharedHttpClient>) -> Result<SdkCo
             Some(region) => Some(region),
             None => match ProfileFileRegionProvider::new().region().await {
                 Some(region) => Some(region),
-                None => url.and_then(region_of),
+                None => url.and_then(region_of).map(Region::new),
             },
         },
     };
@@ -176,25 +156,4 @@ async fn load(place: &Place<'_>, http: Option<SharedHttpClient>) -> Result<SdkCo
         });
     }
     Ok(sdk)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_queue_url_says_its_region_or_its_endpoint() {
-        let region = |url| region_of(url).map(|region| region.to_string());
-        let table = [
-            ("https://sqs.eu-west-1.amazonaws.com/1/q", Some("eu-west-1"), None),
-            ("https://sqs.cn-north-1.amazonaws.com.cn/1/q", Some("cn-north-1"), None),
-            ("https://eu-west-2.queue.amazonaws.com/1/q", Some("eu-west-2"), None),
-            ("https://queue.amazonaws.com/1/q", Some("us-east-1"), None),
-            ("http://127.0.0.1:9324/000/q", None, Some("http://127.0.0.1:9324")),
-        ];
-        for (url, expected, endpoint) in table {
-            assert_eq!(region(url).as_deref(), expected, "{url}");
-            assert_eq!(endpoint_of(url).as_deref(), endpoint, "{url}");
-        }
-    }
 }

@@ -55,6 +55,7 @@ mod client;
 mod config;
 #[cfg(feature = "testing")]
 pub mod fake;
+mod hold;
 mod meters;
 mod pace;
 mod poll;

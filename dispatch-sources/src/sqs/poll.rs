@@ -8,11 +8,10 @@ use std::{
 use aws_sdk_sqs::types::MessageSystemAttributeName;
 use dispatch_core::{Delivery, Settler, random_id};
 use dispatch_sqs_client::{SqsError, judge};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-#[cfg(feature = "sqs-s3")]
-use super::settler::nack;
 use super::{
+    hold::{Held, secure},
     pace::Ask,
     settler::{SqsSettler, delete, release},
     shared::Shared,
@@ -28,7 +27,18 @@ pub(super) struct Poll {
     pub(super) asked: usize,
     /// How many it brought, whatever became of them.
     pub(super) count: usize,
-    pub(super) result: Result<Vec<Delivery>, SqsError>,
+    pub(super) result: Result<Vec<Held>, SqsError>,
+}
+
+/// What a receive has brought.
+struct Found {
+    count: usize,
+    at: Instant,
+    deliveries: Vec<Delivery>,
+    /// Older than `retention`.
+    old: Vec<Delivery>,
+    /// Not what they were when they were sent.
+    broken: Vec<Delivery>,
 }
 
 /// What a receive brings that asked for a moment only is ours for so long, unless the visibility is shorter still.
@@ -45,16 +55,20 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
         result: Ok(Vec::new()),
     };
     match receive(&shared, &settler, asked, ask).await {
-        Ok((count, deliveries)) => {
-            poll.count = count;
+        Ok(found) => {
+            poll.count = found.count;
             let brief = ask.brief && shared.config.visibility_timeout.0 > BRIEF;
-            if shared.held.load(Relaxed) {
-                release(&settler, deliveries).await;
-            } else if brief && !deliveries.is_empty() {
-                poll.result = Ok(secure(&shared, &settler, deliveries).await);
-            } else {
-                poll.result = Ok(deliveries);
-            }
+            let ours = found
+                .deliveries
+                .into_iter()
+                .map(|delivery| Held::new(delivery, found.at));
+            // The ones do not wait for the others: their time runs.
+            let (ours, (), ()) = tokio::join!(
+                prepare(&shared, &settler, ours.collect(), brief),
+                delete(&settler, found.old),
+                release(&settler, found.broken),
+            );
+            poll.result = Ok(ours);
         }
         Err(error) => {
             shared.heard(&error).await;
@@ -64,32 +78,20 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
     poll
 }
 
-/// Makes messages ours for the whole visibility that were so for a moment. Those that could not be go back.
-async fn secure(shared: &Shared, settler: &SqsSettler, deliveries: Vec<Delivery>) -> Vec<Delivery> {
-    let tokens: Vec<_> = deliveries
-        .iter()
-        .map(|delivery| delivery.receipt.token().clone())
-        .collect();
-    let extend = settler.extend(tokens, shared.config.visibility_timeout.0);
-    // With what is left of the moment a late answer would prove nothing.
-    let Ok(answers) = timeout(BRIEF * 3 / 4, extend).await else {
-        tracing::warn!(
-            messages = deliveries.len(),
-            "visibility not extended in time: given back"
-        );
-        return Vec::new();
-    };
-    let ours = deliveries
-        .into_iter()
-        .zip(answers)
-        .filter_map(|(delivery, answer)| match answer {
-            Ok(()) => Some(delivery),
-            Err(error) => {
-                tracing::warn!(id = %delivery.message.id(), %error, "visibility not extended: given back");
-                None
-            }
-        });
-    ours.collect()
+/// Makes of messages what can be worked on; ours all the while.
+async fn prepare(shared: &Shared, settler: &SqsSettler, mut ours: Vec<Held>, brief: bool) -> Vec<Held> {
+    let held = || shared.held.load(Relaxed);
+    if brief && !ours.is_empty() && !held() {
+        ours = secure(settler, ours, BRIEF).await;
+    }
+    #[cfg(feature = "sqs-s3")]
+    if let Some(payloads) = shared.payloads.as_ref().filter(|_| !held()) {
+        ours = payloads.fetch_all(settler, ours).await;
+    }
+    if held() {
+        release(settler, ours.drain(..).map(|held| held.delivery).collect()).await;
+    }
+    ours
 }
 
 async fn receive(
@@ -97,7 +99,14 @@ async fn receive(
     settler: &Arc<SqsSettler>,
     asked: usize,
     Ask { wait, brief }: Ask,
-) -> Result<(usize, Vec<Delivery>), SqsError> {
+) -> Result<Found, SqsError> {
+    let mut found = Found {
+        count: 0,
+        at: Instant::now(),
+        deliveries: Vec::new(),
+        old: Vec::new(),
+        broken: Vec::new(),
+    };
     let client = shared.client().await?;
     let seconds = |period: Duration| i32::try_from(period.as_secs()).unwrap_or(i32::MAX);
     let visibility = shared.config.visibility_timeout.0;
@@ -119,20 +128,21 @@ async fn receive(
         biased;
         answer = request.send() => answer.map_err(|error| judge("ReceiveMessage", client.queue.name(), error))?,
         // SQS may hand a message to a connection that has ended; it is visible again in a moment.
-        _ = cut.wait_for(|cut| *cut) => return Ok((0, Vec::new())),
+        _ = cut.wait_for(|cut| *cut) => return Ok(found),
     };
-    let received = shared.millis(Instant::now());
+    found.at = Instant::now();
+    let received = shared.millis(found.at);
     let queue = client.queue.name();
     let as_settler = Arc::clone(settler) as Arc<dyn Settler>;
     let messages = answer.messages.unwrap_or_default();
-    let count = messages.len();
-    if count == 0 {
+    found.count = messages.len();
+    if messages.is_empty() {
         shared.meters.empty_receives.add(1);
         if !wait.is_zero() {
             shared.look_at_in_flight(&client, brief).await;
         }
     }
-    let (mut deliveries, mut old, mut broken) = (Vec::with_capacity(count), Vec::new(), Vec::new());
+    found.deliveries.reserve(found.count);
     for message in messages {
         let intact = !shared.config.verify_md5 || is_intact(&message);
         let Some(taken) = take(message, &client.origin, received, |id| shared.offsets().get(id)) else {
@@ -143,31 +153,22 @@ async fn receive(
         let delivery = Delivery::new(taken.message, taken.token, Arc::clone(&as_settler));
         if !intact {
             tracing::error!(queue, id = %delivery.message.id(), "the body is not what its MD5 says: given back");
-            broken.push(delivery);
+            found.broken.push(delivery);
         } else if too_old {
-            old.push(delivery);
+            found.old.push(delivery);
         } else {
-            deliveries.push(delivery);
+            found.deliveries.push(delivery);
         }
     }
-    if !old.is_empty() {
-        shared.meters.expired.add(old.len() as u64);
+    if !found.old.is_empty() {
+        shared.meters.expired.add(found.old.len() as u64);
         let all = shared.meters.expired.get();
         tracing::warn!(
             queue,
-            messages = old.len(),
+            messages = found.old.len(),
             all,
             "older than `retention`: deleted without being worked on"
         );
-        delete(settler, old).await;
     }
-    release(settler, broken).await;
-    #[cfg(feature = "sqs-s3")]
-    if let Some(payloads) = &shared.payloads {
-        let limit = shared.config.visibility_timeout.0 / 2;
-        let (fetched, missing) = payloads.fetch_all(&client, deliveries, limit).await;
-        nack(settler, missing).await;
-        deliveries = fetched;
-    }
-    Ok((count, deliveries))
+    Ok(found)
 }

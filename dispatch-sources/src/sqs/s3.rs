@@ -28,9 +28,14 @@ use object_store::{
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::time::timeout;
+use tokio::{sync::Notify, time::timeout};
 
-use super::client::Client;
+use super::{
+    client::Client,
+    hold::{Held, keep},
+    settler::{SqsSettler, nack, release},
+    shared::Shared,
+};
 
 /// How to get payloads that lie in S3.
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
@@ -54,6 +59,9 @@ impl Default for S3PayloadConfig {
         }
     }
 }
+
+/// How long a payload may take while its message is kept ours.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The attributes that mark a pointer, the present and the former one.
 const MARKERS: [&str; 2] = ["ExtendedPayloadSize", "SQSLargePayloadSize"];
@@ -137,35 +145,78 @@ impl Payloads {
         Ok(bucket)
     }
 
-    /// Puts payloads in the place of pointers, within `limit`: those that are whole, and those whose payload is missing.
-    pub(super) async fn fetch_all(
-        &self,
-        client: &Client,
-        deliveries: Vec<Delivery>,
-        limit: Duration,
-    ) -> (Vec<Delivery>, Vec<Delivery>) {
-        let fetched = futures::future::join_all(deliveries.into_iter().map(|delivery| async move {
-            let Some(pointer) = pointer(&delivery.message) else {
-                return Ok(delivery);
+    /// Puts payloads in the place of pointers, and keeps all messages ours meanwhile. One whose payload is missing goes
+    /// back; and so do all once the source closes.
+    pub(super) async fn fetch_all(&self, settler: &SqsSettler, ours: Vec<Held>) -> Vec<Held> {
+        let pointers: Vec<_> = ours.iter().map(|held| pointer(&held.delivery.message)).collect();
+        let handles: Vec<_> = ours.iter().map(|held| held.handle().clone()).collect();
+        if pointers.iter().all(Option::is_none) {
+            return ours;
+        }
+        let shared = &settler.shared;
+        let visibility = shared.config.visibility_timeout.0;
+        let limit = if shared.config.heartbeat {
+            PATIENCE
+        } else {
+            // What is handed on must still be ours for most of it.
+            (visibility / 5).min(PATIENCE)
+        };
+        let mut cut = shared.cut.subscribe();
+        let over = Notify::new();
+        let fetch = async {
+            let all = pointers
+                .iter()
+                .map(|pointer| self.fetch_within(shared, limit, pointer.as_ref()));
+            let fetched = tokio::select! {
+                biased;
+                fetched = futures::future::join_all(all) => Some(fetched),
+                _ = cut.wait_for(|cut| *cut) => None,
             };
-            let error: BoxError = match timeout(limit, self.fetch(client, &pointer)).await {
-                Ok(Ok(payload)) => return Ok(self.whole(delivery, pointer, payload)),
-                Ok(Err(error)) => error,
-                Err(_) => format!("not there within {limit:?}").into(),
-            };
-            let Pointer { bucket, key } = pointer;
-            tracing::error!(id = %delivery.message.id(), %bucket, %key, %error, "payload not fetched: the message comes again");
-            Err(delivery)
-        }))
-        .await;
-        let (mut whole, mut missing) = (Vec::with_capacity(fetched.len()), Vec::new());
-        for delivery in fetched {
-            match delivery {
-                Ok(delivery) => whole.push(delivery),
-                Err(delivery) => missing.push(delivery),
+            over.notify_one();
+            fetched
+        };
+        let (fetched, ours) = if shared.config.heartbeat {
+            tokio::join!(fetch, keep(settler, ours, &over))
+        } else {
+            (fetch.await, ours)
+        };
+        let Some(fetched) = fetched else {
+            release(settler, ours.into_iter().map(|held| held.delivery).collect()).await;
+            return Vec::new();
+        };
+        let mut fetched: HashMap<_, _> = handles.into_iter().zip(pointers.into_iter().zip(fetched)).collect();
+        let (mut whole, mut missing) = (Vec::with_capacity(ours.len()), Vec::new());
+        for mut held in ours {
+            match fetched.remove(held.handle()) {
+                Some((Some(pointer), Ok(Some(payload)))) => {
+                    self.put(&mut held.delivery, pointer, payload);
+                    whole.push(held);
+                }
+                Some((Some(Pointer { bucket, key }), Err(error))) => {
+                    let id = held.delivery.message.id();
+                    tracing::error!(%id, %bucket, %key, %error, "payload not fetched: the message comes again");
+                    missing.push(held.delivery);
+                }
+                _ => whole.push(held),
             }
         }
-        (whole, missing)
+        nack(settler, missing).await;
+        whole
+    }
+
+    /// The payload of a message that is a pointer.
+    async fn fetch_within(
+        &self,
+        shared: &Shared,
+        limit: Duration,
+        pointer: Option<&Pointer>,
+    ) -> Result<Option<Bytes>, BoxError> {
+        let Some(pointer) = pointer else { return Ok(None) };
+        let client = shared.client().await?;
+        match timeout(limit, self.fetch(&client, pointer)).await {
+            Ok(fetched) => fetched.map(Some),
+            Err(_) => Err(format!("not there within {limit:?}").into()),
+        }
     }
 
     async fn fetch(&self, client: &Client, pointer: &Pointer) -> Result<Bytes, BoxError> {
@@ -178,7 +229,8 @@ impl Payloads {
         Ok(found.bytes().await?)
     }
 
-    fn whole(&self, mut delivery: Delivery, pointer: Pointer, payload: Bytes) -> Delivery {
+    /// Puts the payload in the place of its pointer.
+    fn put(&self, delivery: &mut Delivery, pointer: Pointer, payload: Bytes) {
         let message = &mut delivery.message;
         message.payload = payload;
         for marker in MARKERS {
@@ -191,7 +243,6 @@ impl Payloads {
         if self.config.delete {
             lock(&self.out).insert(delivery.receipt.token().handle.clone(), pointer);
         }
-        delivery
     }
 
     /// A message is settled; its payload goes with it if it is done.

@@ -228,14 +228,17 @@ impl SqsSettler {
             if answers[index].is_some() {
                 continue;
             }
-            if state
-                .blocked
-                .get(&token.fence)
-                .is_some_and(|(head, _)| *head != token.handle)
-            {
-                let error = Error::unavailable("the message ahead of it in its group is not deleted yet");
-                answers[index] = Some(Err(SettleError::Failed(error)));
-            } else if token.fence == 0 || groups.insert(token.fence) {
+            match state.blocked.get(&token.fence).map(|(head, _)| *head == token.handle) {
+                // The driver tells it again.
+                Some(true) => self.shared.meters.delete_retried.add(1),
+                Some(false) => {
+                    let error = Error::unavailable("the message ahead of it in its group is not deleted yet");
+                    answers[index] = Some(Err(SettleError::Failed(error)));
+                    continue;
+                }
+                None => {}
+            }
+            if token.fence == 0 || groups.insert(token.fence) {
                 round.push(index);
             }
         }

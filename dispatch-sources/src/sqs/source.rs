@@ -19,6 +19,7 @@ use tokio::{
 use super::{
     SqsSourceConfig,
     config::LONGEST,
+    hold::Held,
     pace::Pace,
     poll::{Poll, poll},
     settler::{SqsSettler, release},
@@ -46,8 +47,8 @@ pub struct SqsSource {
     firm: usize,
     /// The most that was ever asked for at once: the window, as far as it is known here.
     widest: usize,
-    /// Received and not yet asked for, and since when.
-    ready: VecDeque<Delivery>,
+    /// Received and not yet asked for.
+    ready: VecDeque<Held>,
     /// Nothing is asked before this.
     rest_until: Option<Instant>,
     closed: bool,
@@ -122,12 +123,11 @@ impl SqsSource {
 
     /// What is ready and still ours for most of its visibility.
     fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
-        let (shared, fresh) = (&self.shared, self.shared.config.visibility_timeout.0 / 4);
-        // One kept too long goes back by being dropped. From the receive on: it may have come back long before anybody asked.
-        self.ready
-            .retain(|delivery| shared.held_for(delivery.receipt.token()) <= fresh);
+        let fresh = self.shared.config.visibility_timeout.0 / 4;
+        // One kept too long goes back by being dropped.
+        self.ready.retain(|held| held.since.elapsed() <= fresh);
         let count = max.min(self.ready.len());
-        self.ready.drain(..count).collect()
+        self.ready.drain(..count).map(|held| held.delivery).collect()
     }
 
     /// Starts receives for what is asked and not on its way.
@@ -278,7 +278,7 @@ impl Source for SqsSource {
         while let Some(polled) = self.polls.try_join_next() {
             self.came_late(polled);
         }
-        let ready = self.ready.drain(..).collect();
+        let ready = self.ready.drain(..).map(|held| held.delivery).collect();
         release(&self.settler, ready).await;
         Ok(())
     }

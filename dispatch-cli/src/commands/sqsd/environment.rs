@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::failure::{Failure, Result};
+use crate::{
+    env_file,
+    failure::{Failure, Result},
+};
 
 /// All variables, and which of them the file gave.
 #[derive(Debug, Default)]
@@ -18,7 +21,10 @@ pub(super) struct Environment {
 pub(super) fn read(file: Option<&Path>) -> Result<Environment> {
     let process =
         std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    let file = file.map(|path| read_file(&find(path))).transpose()?.unwrap_or_default();
+    let file = file
+        .map(|path| env_file::read(&find(path)))
+        .transpose()?
+        .unwrap_or_default();
     Ok(Environment::of(file, process))
 }
 
@@ -32,29 +38,6 @@ fn find(path: &Path) -> PathBuf {
         below
     } else {
         path.to_owned()
-    }
-}
-
-/// Reads a file's lines, or says all that is wrong with them; never what they say, which may be a secret.
-fn read_file(path: &Path) -> Result<Vec<(String, String)>> {
-    let failed = |what: String| Failure::config(format!("the environment file {}: {what}", path.display()));
-    let lines = dotenvy::from_path_iter(path).map_err(|error| failed(format!("cannot be read: {error}")))?;
-    let (mut read, mut problems) = (Vec::<(String, String)>::new(), Vec::new());
-    for line in lines {
-        match line {
-            Ok(pair) => read.push(pair),
-            Err(dotenvy::Error::Io(error)) => return Err(failed(format!("cannot be read: {error}"))),
-            Err(_) => problems.push(match read.last() {
-                Some((name, _)) => format!("after {name}, a line is not NAME=VALUE"),
-                None => "its first line is not NAME=VALUE".to_owned(),
-            }),
-        }
-    }
-    if problems.is_empty() {
-        Ok(read)
-    } else {
-        problems.dedup();
-        Err(failed(format!("{}; quote values with spaces", problems.join("; "))))
     }
 }
 
@@ -118,54 +101,6 @@ impl Environment {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(".env");
-        std::fs::write(&path, text).unwrap();
-        (directory, path)
-    }
-
-    #[test]
-    fn a_file_has_comments_quotes_and_exports() {
-        let (_directory, path) = written(
-            "# words\nexport A=1\nB='x y'\nC=\"q\" # more\nD=${A}2\n\nE=https://queue.amazonaws.com/80398EXAMPLE/MyQueue\n",
-        );
-
-        let read = read_file(&path).unwrap();
-
-        let pairs: Vec<_> = read
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let url = "https://queue.amazonaws.com/80398EXAMPLE/MyQueue";
-        assert_eq!(pairs, [("A", "1"), ("B", "x y"), ("C", "q"), ("D", "12"), ("E", url)]);
-    }
-
-    #[test]
-    fn a_malformed_file_is_told_of_without_its_secrets() {
-        let (_directory, path) = written("A=1\nthe canary sings\nB=2\nC=canary sings\n");
-
-        let failure = read_file(&path).unwrap_err();
-
-        assert!(
-            failure.text.contains("after A, a line") && failure.text.contains("after B, a line"),
-            "{}",
-            failure.text
-        );
-        assert!(!failure.text.contains("canary"), "{}", failure.text);
-    }
-
-    #[test]
-    fn a_file_that_is_not_there_is_a_failure() {
-        let failure = read_file(Path::new("no/such/.env")).unwrap_err();
-
-        assert!(
-            failure.text.contains("no/such/.env: cannot be read"),
-            "{}",
-            failure.text
-        );
-    }
 
     #[test]
     fn the_process_goes_before_the_file() {

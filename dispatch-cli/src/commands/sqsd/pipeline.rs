@@ -18,8 +18,6 @@ pub(super) fn text(settings: &Settings) -> String {
     page.pair("timeout", &settings.timeout.map_or_else(|| "off".to_owned(), period));
     page.line("# One POST a delivery: when to try again, and when to give up, is for the queue to say.");
     page.pair("retry", "off");
-    page.line("# No rate is meant: so that a worker's Retry-After holds back all that comes after it.");
-    page.pair("rate_limit", "100000/s");
     sink(&mut page, settings);
     dedupe(&mut page, settings);
     store(&mut page, settings);

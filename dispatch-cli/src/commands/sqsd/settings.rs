@@ -349,18 +349,9 @@ fn hmac(reader: &mut Reader<'_>) -> Option<String> {
 /// What the environment says, else what the queue's URL says, else where sqsd comes from.
 fn region(reader: &Reader<'_>, queue: Option<&Queue>) -> String {
     let of_url = || match queue {
-        Some(Queue::Url(url)) => {
-            let host = url.split("://").nth(1)?.split(['/', ':']).next()?;
-            if host == "queue.amazonaws.com" {
-                // How the first region's queues were written before regions had names.
-                return Some("us-east-1".to_owned());
-            }
-            let mut labels = host.split('.');
-            match (labels.next()?, labels.next()?) {
-                ("sqs", region) | (region, "queue") if host.contains(".amazonaws.com") => Some(region.to_owned()),
-                _ => None,
-            }
-        }
+        #[cfg(feature = "sqs")]
+        Some(Queue::Url(url)) => dispatch_sqs_client::region_of(url),
+        // What is made of it could not be run without the source.
         _ => None,
     };
     reader

@@ -13,6 +13,7 @@ use serde::Deserialize;
 use super::{environment::Environment, pipeline, settings::Settings};
 
 /// What the README of sqsd shows.
+#[cfg(feature = "sqs")]
 const SEED: &str = include_str!("../../../tests/cli/sqsd.env");
 const BOTH: &[(&str, &str)] = &[
     ("QUEUE_URL", "http://127.0.0.1:9324/000000000000/jobs"),
@@ -47,6 +48,7 @@ fn shown(value: &toml::Value, path: &str) -> String {
 }
 
 #[test]
+#[cfg(feature = "sqs")]
 fn the_documented_defaults_hold() {
     let written = SEED.lines().filter(|line| !line.starts_with('#'));
     let variables: Vec<_> = written.filter_map(|line| line.split_once('=')).collect();
@@ -147,6 +149,21 @@ fn each_variable_has_its_place() {
             "us-west-2",
         ),
         (
+            &[("QUEUE_URL", "https://sqs-fips.us-east-1.amazonaws.com/1/q")],
+            "source.region",
+            "us-east-1",
+        ),
+        (
+            &[("QUEUE_URL", "https://vpce-1-2.sqs.eu-west-3.vpce.amazonaws.com/1/q")],
+            "source.region",
+            "eu-west-3",
+        ),
+        (
+            &[("QUEUE_URL", "https://sqs.us-east-2.api.aws/1/q")],
+            "source.region",
+            "us-east-2",
+        ),
+        (
             &[("SQS_ENDPOINT_URL", "http://127.0.0.1:9324")],
             "source.endpoint_url",
             "http://127.0.0.1:9324",
@@ -205,6 +222,34 @@ fn each_variable_has_its_place() {
             "sink.url",
             "http://127.0.0.1/old",
         ),
+        (
+            &[("QUEUE_URL", ""), ("SQSD_QUEUE_URL", "http://127.0.0.1/1/like")],
+            "source.queue_url",
+            "http://127.0.0.1/1/like",
+        ),
+        (
+            &[("QUEUE_URL", ""), ("SQSD_QUEUE_NAME", "like")],
+            "source.queue_name",
+            "like",
+        ),
+        (
+            &[("INVOKER_URL", ""), ("SQSD_HTTP_URL", "http://127.0.0.1/like")],
+            "sink.url",
+            "http://127.0.0.1/like",
+        ),
+        (&[("WORKER_INVOKE_TYPE", "HTTP")], "sink.type", "http"),
+        (
+            &[("MONITORING_HOST", "localhost")],
+            "monitoring.listen",
+            "127.0.0.1:6969",
+        ),
+        (
+            &[("SQSD_STORE", "postgresql://u:canary@db/x")],
+            "store.type",
+            "postgres",
+        ),
+        (&[("SQSD_STORE", "memory")], "store.type", "memory"),
+        (&[("SQSD_VISIBILITY_TIMEOUT", "2m")], "source.visibility_timeout", "2m"),
         (&[("WORKER_MAX_PROCESS_COUNT", "7")], "layers.concurrency", "7"),
         (&[("SQS_CONCURRENCY", "3")], "source.pollers", "3"),
         (&[("SQS_WAIT_TIME_SECONDS", "15")], "source.wait_time", "15s"),
@@ -238,6 +283,9 @@ fn each_variable_has_its_place() {
             "a$${HOME}\"b",
         ),
     ] {
+        if cfg!(not(feature = "sqs")) && path == "source.region" {
+            continue;
+        }
         let made = made(variables);
 
         let text = match at(&made, path) {
@@ -301,6 +349,8 @@ fn what_changes_nothing_is_told_of() {
         &[
             ("INVOKER_TIMOUT", "5s"),
             ("SQSD_SLEEP_SECONDS", "5"),
+            ("SQSD_SQS_HTTP_TIMEOUT", "15"),
+            ("HEALTHCHECK_MAX_ELAPSED_SECONDS", "10"),
             ("SQSD_RUN_DAEMONIZED", "0"),
             ("FETCHER_WAIT_TIME", "1500ms"),
             ("REDIS_LOCKER_HOST", "redis:6379"),
@@ -315,6 +365,8 @@ fn what_changes_nothing_is_told_of() {
     for part in [
         "INVOKER_TIMOUT means nothing here: did you mean INVOKER_TIMEOUT?",
         "SQSD_SLEEP_SECONDS has no effect",
+        "SQSD_SQS_HTTP_TIMEOUT has no effect",
+        "HEALTHCHECK_MAX_ELAPSED_SECONDS has no effect",
         "SQSD_RUN_DAEMONIZED=0 has no effect",
         "FETCHER_WAIT_TIME: SQS waits whole seconds up to 20: 1s are taken",
         "REDIS_LOCKER_KEYNAME is not set",
@@ -326,7 +378,7 @@ fn what_changes_nothing_is_told_of() {
             "{part}: {notes:#?}"
         );
     }
-    assert_eq!(notes.len(), 6, "{notes:#?}");
+    assert_eq!(notes.len(), 8, "{notes:#?}");
 }
 
 #[test]
@@ -461,6 +513,35 @@ fn what_is_made_is_read_by_the_ordinary_loader_and_built() {
     }
 }
 
+#[test]
+fn a_level_is_read_in_any_case() {
+    for (level, expected) in [
+        ("INFO", "info"),
+        ("Debug", "debug"),
+        ("warning", "warn"),
+        ("ERROR", "error"),
+        ("", "info"),
+    ] {
+        let all = [BOTH, &[("LOG_LEVEL", level)]].concat();
+
+        let settings = Settings::read(&environment(&all)).settings.unwrap();
+
+        assert_eq!(settings.log_level, expected, "{level:?}");
+    }
+}
+
+#[test]
+fn every_variable_has_a_row_here() {
+    // What only Amazon's SDK reads is none of these: it is handed on as it is, whatever its name.
+    let ours = super::variables::KNOWN.iter().filter(|name| !name.starts_with("AWS_"));
+
+    let missing: Vec<_> = ours
+        .filter(|name| !include_str!("tests.rs").contains(&format!("\"{name}\"")))
+        .collect();
+
+    assert_eq!(missing, [] as [&&str; 0]);
+}
+
 /// The page that promises all of this.
 const PAGE: &str = include_str!("../../../../docs/sqsd.md");
 
@@ -475,6 +556,7 @@ fn the_page_names_every_variable() {
 }
 
 #[test]
+#[cfg(feature = "sqs")]
 fn the_defaults_of_elastic_beanstalk_are_read_as_the_page_says() {
     let part = PAGE.split("## Coming from Elastic Beanstalk").nth(1).unwrap();
     let block = part.split("```sh\n").nth(1).unwrap().split("```").next().unwrap();

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::{
+    hold::Hold,
     keyed::{KeyFn, Keyed},
     step::{Step, ready_call},
 };
@@ -46,7 +47,8 @@ struct Shared {
 
 #[derive(Debug)]
 enum Limits {
-    Unlimited,
+    /// Without a rate: all wait while the far side has asked for time.
+    Unlimited(Arc<Hold>),
     Global(Limiter),
     Shared(SharedLimiter),
     Keyed {
@@ -91,10 +93,19 @@ impl RateLimitLayer {
         }
     }
 
-    /// No limit.
+    /// No limit. In a [`Stack`](super::Stack) a throttled attempt holds all of them nevertheless.
     #[must_use]
     pub fn unlimited() -> Self {
-        Self::of(Limits::Unlimited)
+        Self::of(Limits::Unlimited(Arc::default()))
+    }
+
+    /// Who is to be told of throttled attempts, and how long they may hold others at most. None where there is a rate, whose bucket
+    /// sees them itself.
+    pub(super) fn hold(&self) -> Option<(Arc<Hold>, Duration)> {
+        match &*self.limits {
+            Limits::Unlimited(hold) => Some((Arc::clone(hold), self.longest_hold)),
+            Limits::Global(_) | Limits::Shared(_) | Limits::Keyed { .. } => None,
+        }
     }
 
     /// As [`new`](Self::new) for each key; idle keys are forgotten.
@@ -152,10 +163,10 @@ enum Passing {
 }
 
 impl Passing {
-    /// None where there is no limit.
+    /// None where nothing is in the way, nor will be told of the attempt's end.
     fn of(shared: &Own<Shared>, message: &Message) -> Option<Self> {
         match &*shared.limits {
-            Limits::Unlimited => None,
+            Limits::Unlimited(hold) => hold.is_on().then(|| Self::Global(shared.clone())),
             Limits::Global(_) | Limits::Shared(_) => Some(Self::Global(shared.clone())),
             Limits::Keyed { limiters, pace, paces } => {
                 let key = limiters.key(message);
@@ -173,7 +184,8 @@ impl Passing {
             Self::Global(shared) => match &*shared.limits {
                 Limits::Global(limiter) => Some(Bucket::Own(limiter)),
                 Limits::Shared(limiter) => Some(Bucket::Shared(limiter)),
-                Limits::Unlimited | Limits::Keyed { .. } => None,
+                Limits::Unlimited(hold) => Some(Bucket::Hold(hold)),
+                Limits::Keyed { .. } => None,
             },
         }
     }
@@ -191,6 +203,8 @@ impl Passing {
 enum Bucket<'a> {
     Own(&'a Limiter),
     Shared(&'a SharedLimiter),
+    /// No bucket: it may be shut all the same.
+    Hold(&'a Hold),
 }
 
 impl Bucket<'_> {
@@ -198,6 +212,7 @@ impl Bucket<'_> {
         match self {
             Self::Own(limiter) => limiter.try_take(),
             Self::Shared(limiter) => limiter.try_take(),
+            Self::Hold(hold) => !hold.is_on(),
         }
     }
 
@@ -206,6 +221,7 @@ impl Bucket<'_> {
             Self::Own(limiter) => limiter.take().await,
             // Boxed, so that a wait for an own one is no larger for it.
             Self::Shared(limiter) => Box::pin(limiter.take()).await,
+            Self::Hold(hold) => hold.over().await,
         }
     }
 
@@ -213,6 +229,8 @@ impl Bucket<'_> {
         match self {
             Self::Own(limiter) => limiter.hold(until),
             Self::Shared(limiter) => limiter.hold(until),
+            // Told of every attempt where it is measured.
+            Self::Hold(_) => {}
         }
     }
 }

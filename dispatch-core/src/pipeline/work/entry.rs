@@ -1,7 +1,7 @@
 //! One delivery on its way, and what is counted of all.
 
 use smol_str::SmolStr;
-use std::{num::NonZeroU8, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 use tokio::time::Instant;
 
 use crate::{
@@ -50,8 +50,8 @@ pub(super) struct Entry {
     pub(super) started: bool,
     /// How long after its receipt that was, in milliseconds.
     pub(super) waited: u32,
-    /// When the head of an ordered lane is tried again, while it waits for that.
-    pub(super) rests_until: Option<Box<Instant>>,
+    /// What it waits for, if it does.
+    pub(super) pause: Option<Box<Pause>>,
     pub(super) lost: bool,
     /// Whether it came from the Store, where it stood in its lane.
     pub(super) parked: bool,
@@ -63,47 +63,39 @@ pub(super) struct Entry {
     pub(super) settling: Option<(Settled, u8)>,
 }
 
+/// A wait that few entries have.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pause {
+    /// The head of an ordered lane rests here, and is tried again then.
+    Until(Instant),
+    /// It was given back with this delay.
+    Nacked(Duration),
+}
+
 /// An outcome, which the source is told again if it could not be told.
 #[derive(Clone, Copy)]
 pub(super) enum Settled {
     Ack,
     DeadLetter,
     Parked,
-    /// After so many seconds, or as many as fit; none is the source's own time.
-    Nack(Option<NonZeroU8>),
+    /// With the delay of its [`Pause`]; without one in the source's own time.
+    Nack,
     Release,
 }
 
 impl Settled {
-    pub(super) fn of(disposition: &Disposition) -> Self {
+    pub(super) const fn of(disposition: &Disposition) -> Self {
         match disposition {
             Disposition::Ack(_) => Self::Ack,
             Disposition::DeadLetter(_) => Self::DeadLetter,
             Disposition::Parked => Self::Parked,
-            Disposition::Nack { delay, .. } => {
-                let seconds = delay.map(|delay| u8::try_from(delay.as_millis().div_ceil(1000)).unwrap_or(u8::MAX));
-                Self::Nack(seconds.and_then(NonZeroU8::new))
-            }
+            Disposition::Nack { .. } => Self::Nack,
             Disposition::Release => Self::Release,
         }
     }
 
     pub(super) const fn goes_back(self) -> bool {
-        matches!(self, Self::Nack(_) | Self::Release)
-    }
-
-    /// Without what came with it: the answer or the history went with the first telling.
-    pub(super) fn again(self) -> Disposition {
-        match self {
-            Self::Ack => Disposition::Ack(Reply::default()),
-            Self::DeadLetter => Disposition::DeadLetter(Vec::new()),
-            Self::Parked => Disposition::Parked,
-            Self::Nack(seconds) => Disposition::Nack {
-                delay: seconds.map(|seconds| Duration::from_secs(seconds.get().into())),
-                attempts: Vec::new(),
-            },
-            Self::Release => Disposition::Release,
-        }
+        matches!(self, Self::Nack | Self::Release)
     }
 }
 
@@ -111,6 +103,40 @@ impl Entry {
     /// The source's place among the desks and labels.
     pub(super) const fn source(&self) -> usize {
         self.source as usize
+    }
+
+    /// Notes how it is settled.
+    pub(super) fn settle(&mut self, disposition: &Disposition) {
+        self.settling = Some((Settled::of(disposition), 0));
+        if let Disposition::Nack { delay: Some(delay), .. } = disposition {
+            self.pause = Some(Box::new(Pause::Nacked(*delay)));
+        }
+    }
+
+    /// How it was settled, to be told again; without what came with it: the answer or the history went with the first
+    /// telling.
+    pub(super) fn settled(&self) -> Option<Disposition> {
+        Some(match self.settling?.0 {
+            Settled::Ack => Disposition::Ack(Reply::default()),
+            Settled::DeadLetter => Disposition::DeadLetter(Vec::new()),
+            Settled::Parked => Disposition::Parked,
+            Settled::Nack => Disposition::Nack {
+                delay: self.pause.as_deref().and_then(|pause| match pause {
+                    Pause::Nacked(delay) => Some(*delay),
+                    Pause::Until(_) => None,
+                }),
+                attempts: Vec::new(),
+            },
+            Settled::Release => Disposition::Release,
+        })
+    }
+
+    /// Until when it rests here, if it does.
+    pub(super) fn rests_until(&self) -> Option<Instant> {
+        self.pause.as_deref().and_then(|pause| match pause {
+            Pause::Until(until) => Some(*until),
+            Pause::Nacked(_) => None,
+        })
     }
 
     pub(super) fn leased_at(&self) -> Instant {
@@ -177,7 +203,7 @@ mod tests {
             prior: u16::try_from(earlier).unwrap(),
             started: true,
             waited: 0,
-            rests_until: None,
+            pause: None,
             lost: false,
             parked: false,
             keeping: false,

@@ -17,6 +17,7 @@ use std::{
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use rand::RngExt as _;
 use smol_str::SmolStr;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tower::Service;
@@ -42,7 +43,7 @@ use crate::{
 /// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
 /// ours. Then the message comes again.
 const SETTLE_TRIES: u8 = 5;
-/// The longest wait before such a try, in doublings of 100 ms.
+/// The longest wait before such a try, in doublings of 100 ms; chance takes up to half of it.
 const SETTLE_DOUBLINGS: u8 = 7;
 
 /// So many lists of woken messages in one turn; then the runtime has its own.
@@ -255,7 +256,7 @@ where
                 prior,
                 started: false,
                 waited: 0,
-                rests_until: None,
+                pause: None,
                 lost: false,
                 parked,
                 keeping: false,
@@ -341,7 +342,7 @@ where
         entry.started = true;
         entry.waited =
             u32::try_from(clock::recent().saturating_duration_since(entry.received).as_millis()).unwrap_or(u32::MAX);
-        entry.rests_until = None;
+        entry.pause = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
             return self.release(slot);
@@ -413,7 +414,7 @@ where
             Returned::Extended { entries, results, at } => self.extended(entries, results, at),
             Returned::Rested { slot, serial } => {
                 // A rest that a drain has ended, or a cancel, starts nothing any more.
-                let rests = |entry: &mut Entry| entry.serial == serial && entry.open && entry.rests_until.is_some();
+                let rests = |entry: &mut Entry| entry.serial == serial && entry.open && entry.rests_until().is_some();
                 if self.slots.entry(slot).is_some_and(rests) {
                     self.start(slot, cx);
                 }
@@ -423,8 +424,8 @@ where
             Returned::SettleAgain { slot, serial } => {
                 if let Some(entry) = self.slots.entry(slot).filter(|entry| entry.serial == serial) {
                     let (token, source) = (entry.token.clone(), entry.source());
-                    if let Some((how, _)) = entry.settling {
-                        self.desks[source].put(slot, token, how.again());
+                    if let Some(disposition) = entry.settled() {
+                        self.desks[source].put(slot, token, disposition);
                     }
                 }
             }
@@ -456,6 +457,9 @@ where
                 {
                     *tries = tries.saturating_add(1);
                     let wait = Duration::from_millis(100) * (1 << (*tries).min(SETTLE_DOUBLINGS));
+                    // What failed together need not come back together.
+                    let wait = wait.mul_f64(rand::rng().random_range(0.5..1.0));
+                    stats.settle_retried.fetch_add(1, Relaxed);
                     let serial = entry.serial;
                     tracing::warn!(%source, id = %entry.message.id(), error = error.report(), ?wait, "settlement failed, trying again");
                     self.calls.push(Box::pin(async move {

@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
-use super::{Returned, Work, entry::Settled};
+use super::{Returned, Work, entry::Pause};
 use crate::{
     Attempt, Disposition, Error, Message, Order, Reply, clock,
     layer::{BreakerHandle, BreakerState},
@@ -137,7 +137,7 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.remember(attempts);
         entry.keeping = false;
-        entry.rests_until = Some(Box::new(Instant::now() + delay));
+        entry.pause = Some(Box::new(Pause::Until(Instant::now() + delay)));
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
@@ -153,11 +153,11 @@ where
         let resting: Vec<_> = self
             .slots
             .entries()
-            .filter_map(|(slot, entry)| Some((slot, **entry.rests_until.as_ref().filter(|_| entry.open)?)))
+            .filter_map(|(slot, entry)| Some((slot, entry.rests_until().filter(|_| entry.open)?)))
             .collect();
         for (slot, until) in resting {
             let Some(entry) = self.slots.entry(slot) else { continue };
-            entry.rests_until = None;
+            entry.pause = None;
             let delay = until.saturating_duration_since(now);
             let source = &self.desks[entry.source()].capabilities;
             if source.wants_reply
@@ -220,7 +220,7 @@ where
         if !std::mem::replace(&mut entry.open, false) {
             return;
         }
-        entry.settling = Some((Settled::of(&disposition), 0));
+        entry.settle(&disposition);
         // Only who had its turn may end it: what goes back untried leaves its lane to the one at work.
         if let (true, Some(lane)) = (entry.started, &entry.lane) {
             self.backlog.done(lane);

@@ -127,6 +127,31 @@ async fn none_is_deleted_before_the_one_ahead_of_it() {
     assert_eq!(fake.deleted("q.fifo"), 2);
 }
 
+#[tokio::test]
+async fn a_delete_that_is_told_again_is_counted() {
+    let fake = fake();
+    let server = fake.serve().await;
+    (0..3).for_each(|n| put(&fake, "a", n));
+    fake.fail("DeleteMessageBatch", 2, Fault::entries([0]));
+    let meter = Meter::default().of("source");
+    let mut config = config(&fake, "q.fifo");
+    config.endpoint_url = Some(server.url());
+    config.wait_time = period(1);
+    let source = SqsSource::metered(config, &meter).unwrap();
+    let pipeline = pipeline(source, &MemorySink::new()).build().unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    until("all are deleted", || read(&meter, "dispatch_sqs_deleted_total") == 3).await;
+
+    assert_eq!(read(&meter, "dispatch_sqs_delete_retried_total"), 2);
+    assert_eq!(fake.deleted("q.fifo"), 3);
+    // Those behind the one that failed were held up with it, here.
+    assert!(handle.stats().settle_retried.load(std::sync::atomic::Ordering::Relaxed) >= 2);
+    handle.drain();
+    run.await.unwrap().unwrap();
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_group_on_a_standard_queue_orders_nothing() {
     let fake = super::fake();

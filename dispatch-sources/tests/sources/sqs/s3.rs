@@ -116,3 +116,76 @@ async fn a_message_whose_payload_is_missing_or_too_large_comes_again() {
         );
     }
 }
+
+/// An S3 that answers once `may` holds: no server can be told to be slow.
+async fn slow_s3(may: impl Fn() -> bool + Clone + Send + Sync + 'static) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let may = may.clone();
+            tokio::spawn(async move {
+                let mut asked = Vec::new();
+                while !asked.ends_with(b"\r\n\r\n") && stream.read_buf(&mut asked).await? > 0 {}
+                until("S3 may answer", may).await;
+                let head = "HTTP/1.1 200 OK\r\netag: \"x\"\r\nlast-modified: Sun, 06 Nov 1994 08:49:37 GMT\r\n";
+                let rest = "content-length: 5\r\n\r\nlarge";
+                stream.write_all([head, rest].concat().as_bytes()).await
+            });
+        }
+    });
+    url
+}
+
+fn from_s3(fake: &Fake, endpoint: String, visibility: u64) -> SqsSource {
+    source(fake, |config| {
+        let mut s3 = S3PayloadConfig::default();
+        s3.endpoint_url = Some(endpoint);
+        config.s3_payload = Some(s3);
+        config.visibility_timeout = period(visibility);
+    })
+}
+
+#[tokio::test]
+async fn a_message_is_ours_while_its_payload_is_slow_to_come() {
+    // Three halves of the shortest visibility; and a receive that asked for a moment only.
+    for (visibility, extensions) in [(2, 3), (3_600, 1)] {
+        let fake = fake();
+        let watched = fake.clone();
+        let endpoint = slow_s3(move || watched.requests("ChangeMessageVisibilityBatch") >= extensions).await;
+        fake.send_message("q", pointer("bucket", "key"));
+        let mut source = from_s3(&fake, endpoint, visibility);
+
+        let delivery = tokio::time::timeout(60 * SECOND, receive(&mut source)).await.unwrap();
+
+        assert_eq!(
+            (delivery.message.payload.as_ref(), delivery.message.attempt),
+            (&b"large"[..], 1)
+        );
+        assert_eq!((fake.in_flight("q"), fake.visible("q")), (1, 0));
+        delivery.settle(Disposition::DeadLetter(Vec::new())).await.unwrap();
+        assert_eq!(fake.deleted("q"), 1, "{visibility} s");
+    }
+}
+
+#[tokio::test]
+async fn a_close_does_not_wait_for_a_payload() {
+    let fake = fake();
+    let endpoint = slow_s3(|| false).await;
+    fake.send_message("q", pointer("bucket", "key"));
+    let mut source = from_s3(&fake, endpoint, 3_600);
+    tokio::select! {
+        delivery = receive(&mut source) => panic!("{:?}", delivery.message),
+        () = until("it is being fetched", || fake.requests("ChangeMessageVisibilityBatch") > 0) => {}
+        () = tokio::time::sleep(60 * SECOND) => panic!("it was not made ours"),
+    }
+
+    tokio::time::timeout(60 * SECOND, source.close())
+        .await
+        .unwrap()
+        .unwrap();
+
+    assert_eq!((fake.in_flight("q"), fake.visible("q")), (0, 1), "given back");
+}
