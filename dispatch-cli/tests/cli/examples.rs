@@ -44,8 +44,10 @@ async fn status(admin: &str) -> Value {
 
 /// How many messages wait in a queue of an SQLite file.
 async fn waiting(file: PathBuf, queue: &str) -> u64 {
-    let mut config = dispatch_store::SqliteConfig::default();
-    config.path = file;
+    let config = dispatch_store::SqliteConfig {
+        path: file,
+        ..Default::default()
+    };
     let store = config.build(&StoreContext { base_dir: ".".into() }).unwrap();
     store.probe().await.unwrap();
     store.queue().depth(queue).await.unwrap().ready
