@@ -13,9 +13,11 @@
 //! `every = "15m"` is :00, :15, :30 and :45. Cron patterns follow the clock of `timezone`: a time that the clock skips
 //! fires right after the gap, one that it repeats fires once.
 //!
-//! | `misfire` | slots that passed while nobody ran, or longer than 60 s before anybody could act |
+//! A slot is in time for 60 s, and fires until then.
+//!
+//! | `misfire` | slots that are later than that: nobody ran, or nobody could act |
 //! |---|---|
-//! | `once` (default) | the latest one fires, the others do not |
+//! | `once` (default) | the latest one fires, unless one that is in time does |
 //! | `skip` | none fires |
 //! | `all` | all fire in order, the latest 1000 at most |
 //!

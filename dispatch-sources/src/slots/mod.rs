@@ -12,7 +12,7 @@ pub(crate) use ticker::{Clock, SLOT, Ticker};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Misfire {
-    /// The latest fires.
+    /// The latest fires, unless a slot that is in time does.
     #[default]
     Once,
     /// None fires.

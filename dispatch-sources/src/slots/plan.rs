@@ -1,6 +1,7 @@
 //! When the slots are. Pure: the time is always given.
 
 use std::{
+    collections::VecDeque,
     hash::{DefaultHasher, Hash as _, Hasher as _},
     str::FromStr as _,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,7 +15,7 @@ use super::Misfire;
 
 /// How late a slot may fire and still count as in time.
 const GRACE: Duration = Duration::from_secs(60);
-/// How many missed slots `misfire = "all"` fires at most.
+/// How many slots are fired at once at most, the latest ones.
 const CATCH_UP: usize = 1000;
 
 /// An interval, or a pattern on some place's clock.
@@ -70,29 +71,30 @@ impl Plan {
         }
     }
 
-    /// Which of the slots after `handled` are to fire now, oldest first, and up to where all are handled then.
+    /// Which of the slots after `handled` are to fire now, oldest first, and up to where all are handled then. Those that are
+    /// late by no more than [`GRACE`] all fire: whoever was to fire them may just have died.
     pub(crate) fn due(&self, handled: SystemTime, now: SystemTime, misfire: Misfire) -> (Vec<SystemTime>, SystemTime) {
         let Some(latest) = self.until(now).filter(|latest| *latest > handled) else {
             return (Vec::new(), handled);
         };
-        let late = now.duration_since(latest).unwrap_or_default();
-        let slots = match misfire {
-            Misfire::Skip if late > GRACE => Vec::new(),
-            Misfire::Skip | Misfire::Once => vec![latest],
-            Misfire::All => {
-                let mut slots = std::collections::VecDeque::new();
-                let mut last = handled;
-                while let Some(next) = self.after(last).filter(|next| *next <= latest) {
-                    if slots.len() == CATCH_UP {
-                        slots.pop_front();
-                    }
-                    slots.push_back(next);
-                    last = next;
-                }
-                slots.into()
-            }
+        // A slot just so late is in time.
+        let too_late = now.checked_sub(GRACE + Duration::from_nanos(1)).unwrap_or(UNIX_EPOCH);
+        let mut last = match misfire {
+            Misfire::Skip | Misfire::Once => handled.max(too_late),
+            Misfire::All => handled,
         };
-        (slots, latest)
+        let mut slots = VecDeque::new();
+        while let Some(next) = self.after(last).filter(|next| *next <= latest) {
+            if slots.len() == CATCH_UP {
+                slots.pop_front();
+            }
+            slots.push_back(next);
+            last = next;
+        }
+        if slots.is_empty() && misfire == Misfire::Once {
+            slots.push_back(latest);
+        }
+        (slots.into(), latest)
     }
 }
 
@@ -235,6 +237,23 @@ mod tests {
                 (fired.iter().map(|slot| (*slot).to_owned()).collect(), handled_after),
                 "{misfire:?} {now}"
             );
+        }
+    }
+
+    #[test]
+    fn all_that_are_in_time_fire_whatever_the_policy() {
+        let plan = Plan::every(Duration::from_secs(20));
+        for (now, fired) in [
+            ("00:00:40Z", &["00:00:20Z", "00:00:40Z"][..]),
+            ("00:01:40Z", &["00:00:40Z", "00:01:00Z", "00:01:20Z", "00:01:40Z"]),
+            ("00:01:41Z", &["00:01:00Z", "00:01:20Z", "00:01:40Z"]),
+        ] {
+            for misfire in [Misfire::Once, Misfire::Skip] {
+                let (due, _) = plan.due(at("2026-01-01T00:00:00Z"), at(&format!("2026-01-01T{now}")), misfire);
+
+                let due: Vec<_> = due.into_iter().map(|slot| name(slot)[11..].to_owned()).collect();
+                assert_eq!(due, fired, "{misfire:?} {now}");
+            }
         }
     }
 

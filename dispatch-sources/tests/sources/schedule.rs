@@ -102,6 +102,29 @@ async fn three_processes_fire_each_slot_once() {
     assert!(slots == expected || slots == expected[..19], "{slots:?}");
 }
 
+/// It had reserved the slot, and those after it had to wait until that ran out.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_dies_as_it_fires_costs_no_slot() {
+    let store = memory();
+    let second = Duration::from_secs(1);
+    let mut sources: Vec<_> = (0..2)
+        .map(|_| every(&store, 1, 0, |config| config.overlap = Overlap::Allow))
+        .collect();
+    let reservation = "schedule:p:source@2026-01-01T00:00:03Z";
+    store
+        .reservations()
+        .reserve(reservation, "dead", 7 * second)
+        .await
+        .unwrap();
+
+    let runs = futures::future::join_all(sources.iter_mut().map(|source| run(source, 15 * second))).await;
+
+    let mut slots: Vec<_> = runs.concat();
+    slots.sort();
+    let expected: Vec<_> = (1..=15).map(|second| format!("00:00:{second:02}Z")).collect();
+    assert!(slots == expected || slots == expected[..14], "{slots:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn missed_slots_follow_the_policy_after_a_restart() {
     for (misfire, expected) in [
