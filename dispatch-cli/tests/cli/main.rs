@@ -10,6 +10,9 @@ mod dispatcherd;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_checklist;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_faults;
 mod docs;
 mod examples;
 mod exits;
