@@ -13,6 +13,9 @@ mod dispatcherd_checklist;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_faults;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_rust;
 mod docs;
 mod examples;
 mod exits;

@@ -264,7 +264,7 @@ pub fn is_empty(arguments: &str) -> bool {
 }
 
 /// As Python sees it: `null`, `false`, 0 and what is empty are not true.
-fn truthy(raw: &str) -> bool {
+pub(super) fn truthy(raw: &str) -> bool {
     !matches!(raw, "null" | "false" | "0" | "0.0" | "\"\"" | "[]" | "{}")
 }
 

@@ -4,12 +4,13 @@ use std::{
 };
 
 use dispatch_core::{
-    Class, Error, Message, Pipeline, Reply, Sink,
+    Class, Commands, Error, Message, Pipeline, Reply, Sink,
     tasks::OnDuplicate,
     testing::{MemorySink, MemorySource},
 };
 use dispatch_sinks::tasks::{Attempt, Cancellation, Options, Publisher, State, Task, TaskId, Tasks};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Resize {
@@ -239,29 +240,29 @@ async fn what_is_published_is_what_a_handler_and_python_understand() {
     publisher.delay(&Sweep).await.unwrap();
 
     let messages = sink.messages();
-    let json = |n: usize| serde_json::from_slice::<serde_json::Value>(&messages[n].payload).unwrap();
+    let body = |n: usize| serde_json::from_slice::<serde_json::Value>(&messages[n].payload).unwrap();
     assert_eq!(
         (messages[0].id(), messages[0].headers().get("queue")),
         (&id, Some("images"))
     );
-    assert_eq!(json(0)["kwargs"], serde_json::json!({ "image": 7, "name": "é" }));
+    assert_eq!(body(0)["kwargs"], json!({ "image": 7, "name": "é" }));
     assert_eq!(
-        (&json(0)["task"], &json(0)["timeout"]),
+        (&body(0)["task"], &body(0)["timeout"]),
         (&"app.resize".into(), &5.0.into())
     );
-    assert!(json(0)["time_pub"].is_number() && json(0).get("delay").is_none());
+    assert!(body(0)["time_pub"].is_number() && body(0).get("delay").is_none());
     assert_eq!(
         (mine.as_str(), messages[1].headers().get("queue")),
         ("mine", Some("other"))
     );
     assert_eq!(
-        (&json(1)["delay"], &json(1)["on_duplicate"]),
+        (&body(1)["delay"], &body(1)["on_duplicate"]),
         (&1.5.into(), &"queue_one".into())
     );
     assert_eq!(
         (
-            json(2).get("args"),
-            json(2).get("kwargs"),
+            body(2).get("args"),
+            body(2).get("kwargs"),
             messages[2].headers().get("queue")
         ),
         (None, None, None)
@@ -271,4 +272,107 @@ async fn what_is_published_is_what_a_handler_and_python_understand() {
         tasks(&seen).send(message).await.unwrap();
     }
     assert_eq!(seen.lock().unwrap().len(), 2);
+}
+
+async fn ask(commands: &Commands, command: &str, data: &str) -> serde_json::Value {
+    let answers = commands.ask(command, data).await;
+    assert_eq!(answers.len(), 1, "{command}");
+    serde_json::from_str(&answers[0]).unwrap()
+}
+
+#[tokio::test]
+async fn whoever_asks_sees_handlers_at_work_as_workers_and_can_cancel_them() {
+    let commands = Commands::default();
+    let (token, given) = tokio::sync::oneshot::channel();
+    let token = Arc::new(Mutex::new(Some(token)));
+    let endless = move |_: Endless, Cancellation(cancelled): Cancellation| {
+        let token = token.lock().unwrap().take();
+        async move {
+            token.map(|token| token.send(cancelled));
+            std::future::pending::<Result<(), Error>>().await
+        }
+    };
+    let tasks = Arc::new(Tasks::new().handle(endless).handle(sweep).answering(&commands));
+    let begin = |id: &'static str, payload: &'static str| {
+        let tasks = Arc::clone(&tasks);
+        let sending = async move { tasks.send(Message::with_id(id, payload)).await };
+        tokio::spawn(sending)
+    };
+    assert_eq!(ask(&commands, "running", "{}").await, json!({}));
+
+    let one = begin(
+        "one",
+        r#"{"task": "app.endless", "uuid": "first", "kwargs": {"x": [1.0]}}"#,
+    );
+    let cancelled = given.await.unwrap();
+    let other = begin("other", r#"{"task": "app.endless"}"#);
+    while ask(&commands, "running", "{}").await.get("worker-1").is_none() {
+        tokio::task::yield_now().await;
+    }
+    send(&tasks, r#"{"task": "app.sweep"}"#).await.unwrap();
+
+    let running = ask(&commands, "running", "{}").await;
+    assert_eq!(running["worker-0"]["kwargs"], json!({ "x": [1.0] }));
+    assert_eq!(
+        (&running["worker-0"]["uuid"], &running["worker-1"]["uuid"]),
+        (&"first".into(), &"other".into())
+    );
+    let workers = ask(&commands, "workers", "{}").await;
+    assert_eq!(workers.as_object().unwrap().len(), 3, "as many as were at work at once");
+    for (member, expected) in [
+        ("worker_id", json!(0)),
+        ("pid", json!(std::process::id())),
+        ("status", json!("ready")),
+        ("finished_count", json!(0)),
+        ("current_task", json!("app.endless")),
+        ("current_task_uuid", json!("first")),
+        ("active_cancel", json!(false)),
+    ] {
+        assert_eq!(workers["worker-0"][member], expected, "{member}");
+    }
+    assert_eq!(workers["worker-2"]["finished_count"], 1);
+    assert!(workers["worker-2"]["current_task"].is_null() && workers["worker-2"]["age"].is_number());
+    let pool = ask(&commands, "pool", "{}").await;
+    assert_eq!(
+        (
+            &pool["worker_ct"],
+            &pool["active_task_ct"],
+            &pool["finished_count"],
+            &pool["canceled_count"]
+        ),
+        (&3.into(), &2.into(), &1.into(), &0.into())
+    );
+
+    for other_ones in [
+        r#"{"uuid": "nobody"}"#,
+        r#"{"task": "app.sweep"}"#,
+        r#"{"kwargs": {"x": [2]}}"#,
+    ] {
+        assert_eq!(ask(&commands, "cancel", other_ones).await, json!({}), "{other_ones}");
+    }
+    let gone = ask(&commands, "cancel", r#"{"task": "app.endless", "kwargs": {"x": [1]}}"#).await;
+
+    assert_eq!(
+        gone.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["worker-0"],
+        "{gone}"
+    );
+    let error = one.await.unwrap().unwrap_err();
+    assert_eq!(
+        (error.class(), error.code().map(|code| &**code)),
+        (Class::Permanent, Some("cancelled"))
+    );
+    cancelled.cancelled().await;
+    // Dropped by whoever had it done: nobody asked for that.
+    other.abort();
+    assert!(other.await.unwrap_err().is_cancelled());
+    let pool = ask(&commands, "pool", "{}").await;
+    assert_eq!(
+        (
+            &pool["active_task_ct"],
+            &pool["finished_count"],
+            &pool["canceled_count"]
+        ),
+        (&0.into(), &1.into(), &2.into())
+    );
 }

@@ -46,6 +46,13 @@ impl PgNotifySource {
         config.service(&context).map(Self::new)
     }
 
+    /// Where it asks for what it does not know itself: what is at work, and by whom. Whoever answers there (the sink `tasks`
+    /// of a program, say) is asked by the control clients of this source.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.service.commands
+    }
+
     pub(super) fn new(service: Service) -> Self {
         Self {
             health: service.health.subscribe(),
