@@ -1,15 +1,26 @@
 //! Tasks in Rust under the control clients of dispatcherd.
 
-use dispatch_core::{Error, Pipeline, config::Secret};
-use dispatch_sinks::tasks::{Task, Tasks};
+use std::sync::Arc;
+
+use dispatch_core::{
+    Error, Pipeline,
+    config::{Secret, StoreConfig as _, StoreContext},
+    tasks::OnDuplicate,
+};
+use dispatch_sinks::{
+    queue::{QueueSink, QueueSinkConfig},
+    tasks::{Options, Publisher, Task, Tasks},
+};
 use dispatch_sources::{
     dispatcherd::Settings,
     pg_notify::{PgNotifySource, PgNotifySourceConfig},
 };
+use dispatch_store::PostgresConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     dispatcherd::Project,
+    postgres::Schema,
     support::{command, done},
 };
 
@@ -94,4 +105,81 @@ async fn rust_tasks_are_steered_by_both_clients_as_worker_processes_are() {
     assert_eq!(ours(&["running"]), serde_json::json!({ "node_id": "rust" }));
     handle.drain();
     running.await.unwrap().unwrap();
+}
+
+#[derive(Serialize, Deserialize)]
+struct Add(f64, Option<String>);
+
+impl Task for Add {
+    const NAME: &'static str = "my_tasks.add";
+}
+
+/// Whoever publishes first: the other's is its like.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_python_and_rust_publish_into_a_queue_are_each_others_like() {
+    let Some(project) = Project::new("what_python_and_rust_publish_into_a_queue_are_each_others_like", "") else {
+        return;
+    };
+    let url = std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap();
+    let schema = Schema::new(&url).await;
+    let file = project.path().join("dispatcher.yml");
+    let durable = format!("  dispatch_py.broker:\n    schema: {}\n", schema.name);
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace("  pg_notify:\n", &durable)).unwrap();
+    let config: PostgresConfig = toml::from_str(&format!("url = \"{url}\"\nschema = \"{}\"", schema.name)).unwrap();
+    let context = StoreContext {
+        base_dir: project.path().into(),
+    };
+    let store = config.build(&context).unwrap();
+    store.probe().await.unwrap();
+    let settings = Settings::from_file(&file).unwrap();
+    let queue = settings.pg_notify().unwrap().publish_channel().unwrap().to_owned();
+    let sink = QueueSink::new(QueueSinkConfig::new(queue.as_str()), Arc::clone(&store)).unwrap();
+    let publisher = Publisher::over(sink);
+    let waiting = async || {
+        let depth = store.queue().depth(&queue).await.unwrap();
+        (depth.ready, depth.delayed)
+    };
+    let mut expected = 0;
+    for (number, (policy, word)) in [
+        (OnDuplicate::QueueOne, "queue_one"),
+        (OnDuplicate::Discard, "discard"),
+        (OnDuplicate::Serial, "serial"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for python_first in [true, false] {
+            // Not written alike: Python's text has an int and escapes.
+            let text = format!("é \u{1f980} {word} {python_first}");
+            let python = || {
+                project.publish(&format!(
+                    "import json\nfrom dispatcherd.factories import get_publisher_from_settings\n\
+                     message = {{'task': 'my_tasks.add', 'args': [{number}, {text:?}], 'on_duplicate': '{word}'}}\n\
+                     get_publisher_from_settings().publish_message(channel=CHANNEL, message=json.dumps(message))"
+                ));
+            };
+            let task = Add(number as f64, Some(text.clone()));
+            let options = Options::default().on_duplicate(policy);
+            if python_first {
+                python();
+            }
+            publisher.apply_async(&task, options).await.unwrap();
+            if !python_first {
+                python();
+            }
+
+            expected += if policy == OnDuplicate::Serial { 2 } else { 1 };
+            assert_eq!(waiting().await, (expected, 0), "{word}, Python first: {python_first}");
+        }
+    }
+    let mut keys = store.queue().keys(&queue).await.unwrap();
+    keys.sort_by_key(|(_, count)| *count);
+    let counts: Vec<_> = keys.iter().map(|(_, count)| *count).collect();
+    assert_eq!(counts, [1, 1, 1, 1, 2, 2]);
+    let later = Options::default().delay(std::time::Duration::from_secs(3_600));
+    publisher.apply_async(&Add(1.5, None), later).await.unwrap();
+    assert_eq!(waiting().await, (expected, 1));
+    store.close().await.unwrap();
+    schema.drop().await;
 }

@@ -18,6 +18,6 @@ mod message;
 
 pub use filter::Filter;
 pub use message::{
-    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members, is_empty,
-    more_members, with_members,
+    ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
+    is_empty, likeness, more_members, with_members,
 };

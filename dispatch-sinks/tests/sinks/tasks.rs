@@ -4,13 +4,16 @@ use std::{
 };
 
 use dispatch_core::{
-    Class, Commands, Error, Message, Pipeline, Reply, Sink,
+    Class, Commands, Error, MemoryStore, Message, Pipeline, Reply, Sink, Store,
+    store::QueueSource,
     tasks::OnDuplicate,
     testing::{MemorySink, MemorySource},
 };
+use dispatch_sinks::queue::{QueueSink, QueueSinkConfig};
 use dispatch_sinks::tasks::{Attempt, Cancellation, Options, Publisher, State, Task, TaskId, Tasks};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::Semaphore;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Resize {
@@ -375,4 +378,95 @@ async fn whoever_asks_sees_handlers_at_work_as_workers_and_can_cancel_them() {
         ),
         (&0.into(), &1.into(), &2.into())
     );
+}
+
+#[tokio::test]
+async fn over_a_queue_tasks_wait_and_run_as_they_ask() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let sink = QueueSink::new(QueueSinkConfig::new("q"), Arc::clone(&store)).unwrap();
+    let publisher = Publisher::over(sink);
+    let (go, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (gate, seen) = (Arc::clone(&go), Arc::clone(&begun));
+    let resize = move |task: Resize, TaskId(id): TaskId| {
+        let gate = Arc::clone(&gate);
+        seen.lock().unwrap().push(format!("{} {id}", task.name));
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok::<_, Error>(())
+        }
+    };
+    let image = |name: &str| Resize {
+        image: 7,
+        name: name.to_owned(),
+    };
+    let count = |wanted: &str| {
+        let begun = begun.lock().unwrap();
+        begun.iter().filter(|begun| begun.starts_with(wanted)).count()
+    };
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "never: {what}: {:?}", begun.lock().unwrap());
+    };
+    let source = QueueSource::new(Arc::clone(&store), "q").ordered(true);
+    let service = Pipeline::builder("p")
+        .source(source)
+        .sink(Tasks::new().handle(resize))
+        .build()
+        .unwrap();
+    let handle = service.handle();
+    let running = tokio::spawn(service.run_until(std::future::pending()));
+
+    for policy in [OnDuplicate::Serial, OnDuplicate::QueueOne, OnDuplicate::Discard] {
+        let name = format!("{policy:?}");
+        let publish = async |uuid: String| {
+            let options = Options::default().on_duplicate(policy).uuid(uuid);
+            publisher.apply_async(&image(&name), options).await.unwrap()
+        };
+        publish(format!("{name}-0")).await;
+        until("the first begins", &|| count(&name) == 1).await;
+        for number in 1..4 {
+            publish(format!("{name}-{number}")).await;
+        }
+        let runs = match policy {
+            OnDuplicate::Serial => 4,
+            OnDuplicate::QueueOne => 2,
+            _ => 1,
+        };
+        // Something else meanwhile runs beside it: there is room, and those do not take it.
+        publisher.delay(&image(&format!("beside {name}"))).await.unwrap();
+        until("what is not its like", &|| count(&format!("beside {name}")) == 1).await;
+        assert_eq!(count(&name), 1, "{name}: one at a time");
+        go.add_permits(2);
+        for number in 1..runs {
+            until("the next", &|| count(&name) == number + 1).await;
+            assert_eq!(store.queue().keys("q").await.unwrap().len(), 1, "{name}");
+            go.add_permits(1);
+        }
+        let empty = async || {
+            let depth = store.queue().depth("q").await.unwrap();
+            depth.ready + depth.delayed + depth.leased == 0
+        };
+        let emptied = tokio::time::timeout(Duration::from_secs(30), async {
+            while !empty().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        emptied.await.unwrap();
+        assert_eq!(count(&name), runs, "{name}");
+    }
+    let later = Options::default().delay(Duration::from_secs(3_600));
+    publisher.apply_async(&image("later"), later).await.unwrap();
+    assert_eq!(store.queue().depth("q").await.unwrap().delayed, 1);
+    let soon = Options::default().delay(Duration::from_millis(50));
+    publisher.apply_async(&image("soon"), soon).await.unwrap();
+    go.add_permits(1);
+    until("the delayed one", &|| count("soon") == 1).await;
+    assert_eq!(count("later"), 0);
+    handle.drain();
+    running.await.unwrap().unwrap();
+    assert_eq!(store.queue().depth("q").await.unwrap().delayed, 1, "kept");
 }
