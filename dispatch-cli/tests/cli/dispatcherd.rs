@@ -107,11 +107,16 @@ brokers:
     }
 
     pub(crate) async fn start(&self, arguments: &[&str]) -> Running {
+        self.start_and_hear(arguments, "\"listening\"").await
+    }
+
+    /// Until it says so.
+    pub(crate) async fn start_and_hear(&self, arguments: &[&str], word: &str) -> Running {
         let python = self.python.display().to_string();
         let mut all = vec!["dispatcherd", "--log-level", "INFO", "--python", &python];
         all.extend(arguments);
         let running = Running::spawn(self.surroundings(&mut command(self.path(), &all)));
-        running.says("\"listening\"").await;
+        running.says(word).await;
         running
     }
 

@@ -16,6 +16,9 @@ mod dispatcherd_faults;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_rust;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_socket;
 mod docs;
 mod examples;
 mod exits;

@@ -29,6 +29,8 @@ pub struct Settings {
     pub control: bool,
     /// `service`.
     pub service: Service,
+    /// `publish`.
+    pub publish: Publish,
     /// `worker`.
     pub worker: Worker,
     /// What is at the top and means nothing here.
@@ -169,11 +171,14 @@ pub struct Worker {
 }
 
 /// `publish`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Publish {
-    default_broker: Option<String>,
-    default_control_broker: Option<String>,
+#[non_exhaustive]
+pub struct Publish {
+    /// Which broker publishers take.
+    pub default_broker: Option<String>,
+    /// Which broker commands are sent by; that of publishers unless given.
+    pub default_control_broker: Option<String>,
 }
 
 /// `producers`.
@@ -262,7 +267,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         PgBroker::check(broker)?;
     }
     let producers = section::<Producers>("producers", take("producers"))?.unwrap_or_default();
-    let _checked = section::<Publish>("publish", take("publish"))?;
+    let publish = section("publish", take("publish"))?.unwrap_or_default();
     let service = section("service", take("service"))?.unwrap_or_default();
     let worker = section("worker", take("worker"))?.unwrap_or_default();
     let schedule = producers.scheduled.unwrap_or_default().task_schedule;
@@ -282,6 +287,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         on_start: producers.on_start.unwrap_or_default().task_list,
         control: producers.control.is_some(),
         service,
+        publish,
         worker,
         unknown: top.into_iter().map(|(name, _)| name).collect(),
         whole,

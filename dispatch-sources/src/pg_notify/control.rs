@@ -178,20 +178,22 @@ fn producers(service: &Service) -> String {
     let average = checks.total.as_secs_f64() / (checks.successes.max(1)) as f64;
     let plain = |produced: u64| json!({ "produced_count": produced, "uptime_seconds": uptime });
     let mut all = serde_json::Map::new();
-    all.insert(
-        "pg_notify-producer".to_owned(),
-        json!({
-            "produced_count": counts.broker.load(Relaxed),
-            "uptime_seconds": uptime,
-            "recycle_count": counts.recycled.load(Relaxed),
-            "broker_self_check": {
-                "enabled": service.checks.is_some(),
-                "success_count": checks.successes,
-                "average_time_seconds": average,
-                "max_time_seconds": checks.longest.as_secs_f64(),
-            },
-        }),
-    );
+    if service.server.is_some() {
+        all.insert(
+            "pg_notify-producer".to_owned(),
+            json!({
+                "produced_count": counts.broker.load(Relaxed),
+                "uptime_seconds": uptime,
+                "recycle_count": counts.recycled.load(Relaxed),
+                "broker_self_check": {
+                    "enabled": service.checks.is_some(),
+                    "success_count": checks.successes,
+                    "average_time_seconds": average,
+                    "max_time_seconds": checks.longest.as_secs_f64(),
+                },
+            }),
+        );
+    }
     if config.control.socket.is_some() {
         let mut socket = plain(counts.socket.load(Relaxed));
         socket["recycle_count"] = 0.into();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dispatch_core::Error;
-use dispatch_pg_client::{Connection, PgError, quoted};
+use dispatch_pg_client::{Connection, PgError, Server, quoted};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_postgres::{AsyncMessage, Client, Notification};
 
@@ -21,10 +21,10 @@ use super::{
 const BATCH: usize = 1_000;
 
 /// Listens for ever.
-pub(super) async fn run(service: Arc<Service>) {
+pub(super) async fn run(service: Arc<Service>, server: Server) {
     let (mut failures, mut deaf_since) = (0, None);
     loop {
-        let error = match listen(&service, &mut failures, &mut deaf_since).await {
+        let error = match listen(&service, &server, &mut failures, &mut deaf_since).await {
             Ok(never) => match never {},
             Err(error) => Error::from(error),
         };
@@ -43,14 +43,15 @@ pub(super) async fn run(service: Arc<Service>) {
 /// Connects and takes in what comes, until the connection is lost.
 async fn listen(
     service: &Arc<Service>,
+    server: &Server,
     failures: &mut u32,
     deaf_since: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, PgError> {
-    let (client, mut connection) = service.server.connect().await?;
+    let (client, mut connection) = server.connect().await?;
     let own = format!("self_check_{}", uuid::Uuid::new_v4().simple());
     let channels = service.config.channels.iter().map(String::as_str).chain([own.as_str()]);
     let statements: String = channels.map(|channel| format!("LISTEN {};", quoted(channel))).collect();
-    let mut ear = Ear::new(service, own);
+    let mut ear = Ear::new(service, server.place(), own);
     let listened = {
         // Nothing comes unless the connection is driven.
         let listening = client.batch_execute(&statements);
@@ -58,7 +59,7 @@ async fn listen(
         loop {
             tokio::select! {
                 biased;
-                done = &mut listening => break done.map_err(|source| failed(service, "listen", source)),
+                done = &mut listening => break done.map_err(|source| failed(server.place(), "listen", source)),
                 more = ear.listen(&mut connection) => if let Err(error) = more { break Err(error) },
             }
         }
@@ -70,7 +71,7 @@ async fn listen(
         tracing::warn!(gap = ?since.elapsed(), "listening again: what was sent meanwhile did not come");
         service.health.send_replace(None);
     } else {
-        tracing::info!(channels = ?service.config.channels, place = %service.server.place(), "listening");
+        tracing::info!(channels = ?service.config.channels, place = %server.place(), "listening");
     }
     *failures = 0;
 
@@ -85,13 +86,13 @@ async fn listen(
                 heard?;
                 let late = |age| service.checks.is_some_and(|checks| age >= checks.max_age);
                 if ear.answered.take().is_some_and(late) {
-                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
+                    return Err(PgError::Deaf { place: server.place().to_owned() });
                 }
             }
             () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
                 // Still unanswered after a whole idle time: nothing comes through any more.
                 if ear.asked.is_some() {
-                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
+                    return Err(PgError::Deaf { place: server.place().to_owned() });
                 }
                 quiet_since = Instant::now();
                 ear.ask(&client, &mut connection).await?;
@@ -103,6 +104,8 @@ async fn listen(
 /// What one connection is listened to with.
 struct Ear<'s> {
     service: &'s Arc<Service>,
+    /// Which server it is.
+    place: &'s str,
     heard: Heard,
     /// The channel of our questions to ourselves.
     own: String,
@@ -113,9 +116,10 @@ struct Ear<'s> {
 }
 
 impl<'s> Ear<'s> {
-    fn new(service: &'s Arc<Service>, own: String) -> Self {
+    fn new(service: &'s Arc<Service>, place: &'s str, own: String) -> Self {
         Self {
             service,
+            place,
             heard: Heard::of(Origin::Own),
             own,
             asked: None,
@@ -146,9 +150,9 @@ impl<'s> Ear<'s> {
                     Poll::Ready(Some(Ok(_))) => {}
                     // What came before the end still counts.
                     Poll::Ready(_) | Poll::Pending if count > 0 => return Poll::Ready(Ok(())),
-                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(self.service, "listen", source))),
+                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(self.place, "listen", source))),
                     Poll::Ready(None) => {
-                        let place = self.service.server.place().to_owned();
+                        let place = self.place.to_owned();
                         return Poll::Ready(Err(PgError::Closed { place }));
                     }
                     Poll::Pending => return Poll::Pending,
@@ -201,7 +205,7 @@ impl<'s> Ear<'s> {
             tokio::select! {
                 biased;
                 sent = &mut sending => {
-                    return sent.map(drop).map_err(|source| failed(self.service, "send a self-check", source));
+                    return sent.map(drop).map_err(|source| failed(self.place, "send a self-check", source));
                 }
                 heard = self.listen(connection) => {
                     self.admit().await;
@@ -214,10 +218,10 @@ impl<'s> Ear<'s> {
     }
 }
 
-fn failed(service: &Service, what: &'static str, source: tokio_postgres::Error) -> PgError {
+fn failed(place: &str, what: &'static str, source: tokio_postgres::Error) -> PgError {
     PgError::Work {
         what,
-        place: service.server.place().to_owned(),
+        place: place.to_owned(),
         source,
     }
 }

@@ -26,7 +26,8 @@ use super::{
 /// One service: what dispatcherd calls so.
 pub(super) struct Service {
     pub(super) config: PgNotifySourceConfig,
-    pub(super) server: Server,
+    /// None: the socket alone brings messages.
+    pub(super) server: Option<Server>,
     pub(super) hall: Arc<Hall>,
     pub(super) commands: Commands,
     pub(super) checks: Option<Checks>,
@@ -34,7 +35,8 @@ pub(super) struct Service {
     pub(super) node_id: String,
     /// None: the connection is well.
     pub(super) health: watch::Sender<Option<String>>,
-    pub(super) replies: Replies,
+    /// As many as there are servers.
+    pub(super) replies: Option<Replies>,
     pub(super) counts: Counts,
     assembly: Mutex<Assembly>,
     pub(super) started: Instant,
@@ -78,8 +80,8 @@ pub(super) struct CheckCounts {
 pub(super) enum Origin {
     /// A channel of the server.
     Channel(Arc<str>),
-    /// A client of the socket, by its number, and what it is written to.
-    Client(u64, tokio::sync::mpsc::UnboundedSender<String>),
+    /// A client of the socket, by its number, and where its commands are answered in their order.
+    Client(u64, tokio::sync::mpsc::UnboundedSender<ControlMessage>),
     /// The service itself.
     Own,
 }
@@ -98,7 +100,7 @@ impl Origin {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service")
-            .field("place", &self.server.place())
+            .field("place", &self.server.as_ref().map(Server::place))
             .field("channels", &self.config.channels)
             .finish_non_exhaustive()
     }
@@ -107,7 +109,7 @@ impl std::fmt::Debug for Service {
 impl Service {
     pub(super) fn new(
         config: PgNotifySourceConfig,
-        server: Server,
+        server: Option<Server>,
         hall: Arc<Hall>,
         context: &BuildContext,
         checks: Option<Checks>,
@@ -115,7 +117,7 @@ impl Service {
     ) -> Self {
         let meter = &context.meter;
         Self {
-            replies: Replies::new(server.clone()),
+            replies: server.clone().map(Replies::new),
             node_id: config
                 .control
                 .node_id
@@ -185,12 +187,18 @@ impl Service {
         }
     }
 
-    /// Answers in a task of its own: no task waits for a command, and no command for a task.
+    /// Answers beside everything else: no task waits for a command, and no command for a task. Those of one client of the
+    /// socket are answered in their order, since nothing but their order says which answer is whose.
     pub(super) fn steer(self: &Arc<Self>, origin: Origin, command: ControlMessage) {
         self.counts.received.fetch_add(1, Relaxed);
         self.counts.control.fetch_add(1, Relaxed);
         if matches!(origin, Origin::Channel(_)) && !self.config.control.pg_notify {
             return tracing::warn!(command = %command.command, "command refused: control.pg_notify is off");
+        }
+        if let (Origin::Client(_, client), None) = (&origin, command.delay) {
+            // A client that has gone needs no answer.
+            let _gone = client.send(command);
+            return;
         }
         let service = Arc::clone(self);
         tokio::spawn(async move {
@@ -198,13 +206,9 @@ impl Service {
                 tokio::time::sleep(delay).await;
             }
             let answer = control::answer(&service, &command).await;
-            let Some(reply_to) = command.reply_to.filter(|_| command.delay.is_none()) else {
-                return;
-            };
-            match origin {
-                Origin::Channel(_) => service.replies.send(&reply_to, &answer).await,
-                Origin::Client(_, client) => super::socket::answer(&client, &answer),
-                Origin::Own => {}
+            let reply_to = command.reply_to.filter(|_| command.delay.is_none());
+            if let (Some(reply_to), Some(replies)) = (reply_to, &service.replies) {
+                replies.send(&reply_to, &answer).await;
             }
         });
     }

@@ -361,12 +361,12 @@ async fn a_killed_connection_is_made_anew_at_once() {
     };
     let mut config = server.config();
     let name = format!("victim {}", dispatch_core::random_id());
-    config.dsn = Secret::new(format!(
+    config.dsn = Some(Secret::new(format!(
         "{}{}application_name={}",
         server.dsn,
         if server.dsn.contains('?') { '&' } else { '?' },
         name.replace(' ', "%20")
-    ));
+    )));
     let mut running = listening(&server, config).await;
     let mut gaps = Vec::new();
 
@@ -546,6 +546,12 @@ fn what_cannot_be_meant_is_said_at_once() {
     for (change, part) in [
         (json!({ "dsn": "nonsense c4n4ry" }), "no DSN"),
         (json!({ "channels": [] }), "nothing to listen to"),
+        (json!({ "dsn": null }), "where to listen is not said"),
+        (
+            json!({ "dsn": null, "control": { "socket": "a" } }),
+            "where to listen is not said",
+        ),
+        (json!({ "dsn": null, "channels": [] }), "where to listen is not said"),
         (json!({ "channels": [""] }), "0 bytes"),
         (json!({ "channels": [long] }), "64 bytes"),
         (json!({ "self_check_max_age": "31s" }), "does not fit `idle_check`"),
@@ -567,4 +573,108 @@ fn what_cannot_be_meant_is_said_at_once() {
             "{change}: {error}"
         );
     }
+}
+
+/// A connection to a socket: what is written, and the answers, put together.
+struct Wire {
+    lines: tokio::io::Lines<tokio::io::BufReader<tokio::net::unix::OwnedReadHalf>>,
+    writing: tokio::net::unix::OwnedWriteHalf,
+}
+
+impl Wire {
+    async fn to(path: &Path) -> Self {
+        let connected = timeout(Duration::from_secs(20), async {
+            loop {
+                match tokio::net::UnixStream::connect(path).await {
+                    Ok(stream) => return stream.into_split(),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let (reading, writing) = connected.await.expect("a socket within 20 s");
+        let lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(reading));
+        Self { lines, writing }
+    }
+
+    async fn write(&mut self, messages: &[&str]) {
+        let lines: String = messages
+            .iter()
+            .flat_map(|message| dispatch_sources::pg_notify::pieces(message))
+            .collect();
+        tokio::io::AsyncWriteExt::write_all(&mut self.writing, lines.as_bytes())
+            .await
+            .unwrap();
+    }
+
+    async fn answer(&mut self) -> Value {
+        let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
+        loop {
+            let line = timeout(Duration::from_secs(20), self.lines.next_line()).await;
+            let line = line.expect("an answer within 20 s").unwrap().expect("an answer");
+            match dispatch_core::tasks::Incoming::read(&line, dispatch_core::tasks::BarePayload::Reject) {
+                dispatch_core::tasks::Incoming::Chunk(chunk) => {
+                    if let Some(whole) = assembly.take(chunk) {
+                        return serde_json::from_str(&whole).unwrap();
+                    }
+                }
+                _ => return serde_json::from_str(&line).unwrap(),
+            }
+        }
+    }
+}
+
+/// No server is there, nor asked for.
+#[tokio::test]
+async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    let config = json!({ "control": { "socket": path, "node_id": "node" }, "on_start": [{ "task": "a.start" }] });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let context = context(directory.path(), memory());
+    // As a pool of workers that is slow to say what it knows.
+    let (go, waits) = tokio::sync::watch::channel(false);
+    context.commands.on("workers", move |_| {
+        let mut waits = waits.clone();
+        async move {
+            waits.wait_for(|go| *go).await.unwrap();
+            r#"{"worker-0": {}}"#.to_owned()
+        }
+    });
+    let mut source = config.build(&context).unwrap();
+    source.probe().await.unwrap();
+    let own = next(&mut *source).await;
+    assert_eq!(own.message.id(), "on-start-0");
+    ack(own).await;
+    let (mut one, mut other) = (Wire::to(&path).await, Wire::to(&path).await);
+
+    one.write(&[
+        r#"{"control": "workers", "reply_to": "me"}"#,
+        r#"{"control": "alive", "reply_to": "me", "delay": 0.001}"#,
+        r#"{"control": "set_log_level"}"#,
+        r#"{"control": "nothing", "reply_to": "me"}"#,
+        &json!({ "task": "a.b", "uuid": "large", "args": ["x".repeat(5_000)] }).to_string(),
+        r#"{"control": "producers", "reply_to": "me"}"#,
+    ])
+    .await;
+    // Neither tasks nor other clients wait for that answer.
+    let large = next(&mut *source).await;
+    assert_eq!(large.message.id(), "large");
+    other.write(&[r#"{"control": "running", "reply_to": "x"}"#]).await;
+    let running = other.answer().await;
+    assert_eq!(
+        running["worker-0"]["args"][0].as_str().map(str::len),
+        Some(5_000),
+        "{running}"
+    );
+    go.send(true).unwrap();
+
+    assert_eq!(one.answer().await["worker-0"], json!({}));
+    assert_eq!(one.answer().await["error"], "No control method nothing");
+    let producers = one.answer().await;
+    assert!(producers.get("pg_notify-producer").is_none(), "{producers}");
+    assert!(
+        producers["socket-producer"]["produced_count"].as_u64() >= Some(7),
+        "{producers}"
+    );
+    source.close().await.unwrap();
 }
