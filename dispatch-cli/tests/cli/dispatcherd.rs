@@ -358,6 +358,25 @@ async fn the_originals_names_file_and_metrics_are_ours() {
         assert!(text.contains(series), "{series}: {text}");
     }
     assert_eq!(crate::support::get(&format!("http://127.0.0.1:{port}/")).await.0, 404);
+    let mut stranger = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    std::io::Write::write_all(&mut stranger, b"\x01 no HTTP\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    drop(std::io::Read::read_to_end(&mut stranger, &mut answer));
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    let counted = async || {
+        let arguments = ["ctl", "--json", "--config", "elsewhere.yml", "metrics"];
+        let asked = done(project.surroundings(&mut command(project.path(), &arguments)));
+        asked.json()[0]["status"]["http_server"].clone()
+    };
+    until("its own counts", async || {
+        counted().await
+            == serde_json::json!({
+                "connections_total": 4, "metrics_requests_served": 1, "bad_requests": 1, "internal_errors": 0,
+                "not_found_responses": 1, "client_disconnects": 1, "request_timeouts": 0, "is_running": true,
+            })
+    })
+    .await;
     service.signal(Signal::INT);
     assert_eq!(service.ends().await, 0);
 }

@@ -206,7 +206,7 @@ fn producers(service: &Service) -> String {
         all.insert("on-start-producer".to_owned(), plain(counts.on_start.load(Relaxed)));
     }
     if allowed(service, "run") {
-        all.insert("control-producer".to_owned(), plain(0));
+        all.insert("control-producer".to_owned(), plain(counts.run.load(Relaxed)));
     }
     Value::Object(all).to_string()
 }
@@ -319,6 +319,7 @@ async fn run(service: &Arc<Service>, data: &str) -> String {
     match Incoming::read(data, BarePayload::Reject) {
         Incoming::Task(task) => {
             service.submit(task).await;
+            service.counts.run.fetch_add(1, Relaxed);
             object([("ack".to_owned(), data.to_owned())])
         }
         Incoming::Rejected(why) => error(&format!("No task to run: {why}")),

@@ -62,6 +62,8 @@ pub(super) struct Counts {
     pub(super) socket: AtomicU64,
     pub(super) scheduled: AtomicU64,
     pub(super) on_start: AtomicU64,
+    /// Tasks that a command started.
+    pub(super) run: AtomicU64,
     /// Connections made anew.
     pub(super) recycled: AtomicU64,
     pub(super) checks: Mutex<CheckCounts>,

@@ -343,7 +343,7 @@ async fn a_task_may_start_another_where_that_is_allowed() {
         return;
     };
     let mut config = server.config();
-    config.control.allow = Some(vec!["run".to_owned()]);
+    config.control.allow = Some(vec!["run".to_owned(), "producers".to_owned()]);
     let mut running = listening(&server, config).await;
 
     let ack = server.ask("run", json!({ "task": "a.follower", "uuid": "f" })).await;
@@ -351,6 +351,8 @@ async fn a_task_may_start_another_where_that_is_allowed() {
     assert_eq!(ack["ack"]["task"], "a.follower");
     assert_eq!(next(&mut *running.source).await.message.id(), "f");
     assert_eq!(server.ask("alive", json!({})).await["error"], "No control method alive");
+    let producers = server.ask("producers", json!({})).await;
+    assert_eq!(producers["control-producer"]["produced_count"], 1);
 }
 
 /// The figure is three numbers, but for NOTIFY, where what is sent meanwhile is lost: so the time is what counts.
