@@ -9,13 +9,16 @@ use std::{
 
 use dispatch_core::Error;
 use dispatch_pg_client::{Connection, PgError, Server, quoted};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::{AsyncMessage, Client, Notification};
 
 use super::{
     heard::Heard,
     service::{Origin, Service},
 };
+
+/// How long a new connection may take to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
@@ -52,14 +55,20 @@ async fn listen(
     let channels = service.config.channels.iter().map(String::as_str).chain([own.as_str()]);
     let statements: String = channels.map(|channel| format!("LISTEN {};", quoted(channel))).collect();
     let mut ear = Ear::new(service, server.place(), own);
+    let deaf = || PgError::Deaf {
+        place: server.place().to_owned(),
+    };
     let listened = {
         // Nothing comes unless the connection is driven.
-        let listening = client.batch_execute(&statements);
+        let listening = timeout(PATIENCE, client.batch_execute(&statements));
         tokio::pin!(listening);
         loop {
             tokio::select! {
                 biased;
-                done = &mut listening => break done.map_err(|source| failed(server.place(), "listen", source)),
+                done = &mut listening => break match done {
+                    Ok(done) => done.map_err(|source| failed(server.place(), "listen", source)),
+                    Err(_) => Err(deaf()),
+                },
                 more = ear.listen(&mut connection) => if let Err(error) = more { break Err(error) },
             }
         }
@@ -67,15 +76,19 @@ async fn listen(
     ear.admit().await;
     listened?;
     if let Some(since) = deaf_since.take() {
+        let gap = since.elapsed();
         service.gaps.add(1);
-        tracing::warn!(gap = ?since.elapsed(), "listening again: what was sent meanwhile did not come");
+        service
+            .gap_length
+            .add(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+        tracing::warn!(?gap, "listening again: what was sent meanwhile did not come");
         service.health.send_replace(None);
     } else {
         tracing::info!(channels = ?service.config.channels, place = %server.place(), "listening");
     }
     *failures = 0;
 
-    let mut quiet_since = Instant::now();
+    let (mut quiet_since, mut heard_at) = (Instant::now(), Instant::now());
     loop {
         let due = service.checks.map(|checks| quiet_since + checks.idle);
         tokio::select! {
@@ -86,16 +99,26 @@ async fn listen(
                 heard?;
                 let late = |age| service.checks.is_some_and(|checks| age >= checks.max_age);
                 if ear.answered.take().is_some_and(late) {
-                    return Err(PgError::Deaf { place: server.place().to_owned() });
+                    *deaf_since = Some(heard_at);
+                    return Err(deaf());
                 }
+                heard_at = quiet_since;
             }
             () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
-                // Still unanswered after a whole idle time: nothing comes through any more.
-                if ear.asked.is_some() {
-                    return Err(PgError::Deaf { place: server.place().to_owned() });
-                }
+                // Still unanswered after a whole idle time, or not even sent: nothing comes through any more.
+                let idle = service.checks.map_or(Duration::ZERO, |checks| checks.idle);
                 quiet_since = Instant::now();
-                ear.ask(&client, &mut connection).await?;
+                let sent = match ear.asked {
+                    Some(_) => None,
+                    None => timeout(idle, ear.ask(&client, &mut connection)).await.ok(),
+                };
+                // What came while it was sent.
+                ear.admit().await;
+                let Some(sent) = sent else {
+                    *deaf_since = Some(heard_at);
+                    return Err(deaf());
+                };
+                sent?;
             }
         }
     }

@@ -42,6 +42,7 @@ pub(super) struct Service {
     pub(super) started: Instant,
     pub(super) rejected: Counter,
     pub(super) gaps: Counter,
+    pub(super) gap_length: Counter,
 }
 
 /// How a silent connection is asked whether it still hears.
@@ -133,6 +134,10 @@ impl Service {
             gaps: meter.counter(
                 "dispatch_pg_notify_gaps_total",
                 "times in which nothing was heard, for want of a connection",
+            ),
+            gap_length: meter.counter(
+                "dispatch_pg_notify_gap_milliseconds_total",
+                "how long those times were together, in milliseconds",
             ),
             health: watch::Sender::new(None),
             counts: Counts::default(),

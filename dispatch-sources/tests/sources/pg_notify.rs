@@ -1,5 +1,6 @@
 use std::{collections::HashMap, time::Duration};
 
+use dispatch_core::testing::Logs;
 use dispatch_core::{
     Commands, MemoryStore,
     config::{Secret, SourceConfig},
@@ -54,6 +55,11 @@ impl Server {
 
     /// Asks the service as `dispatcherctl` does: listens to a channel of its own, then asks.
     async fn ask(&self, control: &str, data: Value) -> Value {
+        self.ask_once(control, data).await.expect("an answer within 1 s")
+    }
+
+    /// None: nobody answers within the second that the client waits.
+    async fn ask_once(&self, control: &str, data: Value) -> Option<Value> {
         let reply_to = format!(
             "reply_to_{}",
             dispatch_core::random_id().replace('-', "_").to_lowercase()
@@ -72,18 +78,15 @@ impl Server {
             .await;
         let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
         loop {
-            let text = timeout(Duration::from_secs(1), answer.recv())
-                .await
-                .expect("an answer within 1 s")
-                .unwrap();
+            let text = timeout(Duration::from_secs(1), answer.recv()).await.ok()?.unwrap();
             assert!(text.len() <= 7_999, "{}", text.len());
             match dispatch_core::tasks::Incoming::read(&text, dispatch_core::tasks::BarePayload::Reject) {
                 dispatch_core::tasks::Incoming::Chunk(chunk) => {
                     if let Some(whole) = assembly.take(chunk) {
-                        return serde_json::from_str(&whole).unwrap();
+                        return Some(serde_json::from_str(&whole).unwrap());
                     }
                 }
-                _ => return serde_json::from_str(&text).unwrap(),
+                _ => return Some(serde_json::from_str(&text).unwrap()),
             }
         }
     }
@@ -92,6 +95,18 @@ impl Server {
 struct Running {
     source: Box<dyn Source>,
     commands: Commands,
+    meter: dispatch_core::telemetry::Meter,
+}
+
+impl Running {
+    fn counted(&self, name: &str) -> u64 {
+        let readings = self.meter.read();
+        let found = readings.iter().find(|reading| reading.name == name);
+        match found.unwrap_or_else(|| panic!("{name}: {readings:?}")).measured {
+            dispatch_core::telemetry::Measured::Counter(count) => count,
+            ref other => panic!("{name}: {other:?}"),
+        }
+    }
 }
 
 /// A source that listens already: what is published from now on comes.
@@ -120,7 +135,11 @@ async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
             ack(delivery).await;
         }
     }
-    Running { source, commands }
+    Running {
+        source,
+        commands,
+        meter: context.meter,
+    }
 }
 
 async fn next(source: &mut dyn Source) -> Delivery {
@@ -428,6 +447,107 @@ async fn a_silent_connection_is_asked_and_a_deaf_one_given_up() {
     assert!(found["max_time_seconds"].as_f64() < Some(0.2), "{found}");
     let nothing = timeout(Duration::from_millis(50), running.source.receive(1)).await;
     assert!(nothing.is_err(), "no check becomes a task: {nothing:?}");
+}
+
+/// Stands before the server, and can make the connections of now deaf: they stay, and nothing comes back through them.
+struct Proxy {
+    dsn: String,
+    deaf: tokio::sync::watch::Sender<u64>,
+}
+
+impl Proxy {
+    async fn before(server: &Server) -> Self {
+        let config: tokio_postgres::Config = server.dsn.parse().unwrap();
+        let [tokio_postgres::config::Host::Tcp(host)] = config.get_hosts() else {
+            panic!("a host")
+        };
+        let to = (host.clone(), config.get_ports()[0]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (deaf, heard) = tokio::sync::watch::channel(0_u64);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (to, mut heard) = (to.clone(), heard.clone());
+                tokio::spawn(async move {
+                    let own = *heard.borrow_and_update();
+                    let server = tokio::net::TcpStream::connect((to.0.as_str(), to.1)).await.unwrap();
+                    let ((mut client_reads, mut client_writes), (mut server_reads, mut server_writes)) =
+                        (client.into_split(), server.into_split());
+                    let there = tokio::io::copy(&mut client_reads, &mut server_writes);
+                    let back = async {
+                        let deaf = async { drop(heard.wait_for(|now| *now > own).await) };
+                        tokio::select! {
+                            _ = tokio::io::copy(&mut server_reads, &mut client_writes) => return,
+                            () = deaf => {}
+                        }
+                        tokio::io::copy(&mut server_reads, &mut tokio::io::sink())
+                            .await
+                            .unwrap();
+                    };
+                    tokio::select! {
+                        _ = there => {}
+                        () = back => {}
+                    }
+                });
+            }
+        });
+        let user = config.get_user().unwrap_or("postgres");
+        let password = config
+            .get_password()
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        let (password, name) = (password.unwrap_or_default(), config.get_dbname().unwrap_or(user));
+        Self {
+            dsn: format!("host=127.0.0.1 port={port} user='{user}' password='{password}' dbname='{name}'"),
+            deaf,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deaf_connection_is_given_up_and_another_hears() {
+    let Some(server) = Server::find("a_deaf_connection_is_given_up_and_another_hears").await else {
+        return;
+    };
+    let proxy = Proxy::before(&server).await;
+    let mut config = server.config();
+    config.dsn = Some(Secret::new(proxy.dsn.as_str()));
+    config.idle_check = dispatch_sources::pg_notify::Bound(Some(Duration::from_millis(200)));
+    config.self_check_max_age = dispatch_core::config::Period(Duration::from_millis(200));
+    let (logs, _guard) = Logs::gather();
+    let mut running = listening(&server, config).await;
+    assert_eq!(server.ask("alive", json!({})).await["node_id"], "node");
+
+    for round in 1..=2 {
+        proxy.deaf.send_modify(|now| *now += 1);
+        let own = format!("after {round}");
+        let began = Instant::now();
+        let mut heard = false;
+        while !heard {
+            server.publish(&format!(r#"{{"task": "a.b", "uuid": "{own}"}}"#)).await;
+            match timeout(Duration::from_millis(20), running.source.receive(10)).await {
+                Ok(Ok(Received::Batch(batch))) => {
+                    for delivery in batch {
+                        heard |= delivery.message.id() == &own;
+                        ack(delivery).await;
+                    }
+                }
+                Ok(Ok(Received::Health(_))) | Err(_) => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "deaf for good");
+        }
+        // More, on a machine so slow that an answer comes late.
+        assert!(running.counted("dispatch_pg_notify_gaps_total") >= round, "gaps");
+        let length = running.counted("dispatch_pg_notify_gap_milliseconds_total");
+        // From what was heard last: silence, and then a question without an answer.
+        assert!(length >= 400 * round, "{length} ms");
+    }
+    assert!(logs.count("WARN", "listening again: what was sent meanwhile did not come gap=") >= 2);
+    // Answers have a connection of their own, which is as deaf.
+    let answered = timeout(Duration::from_secs(20), async {
+        while server.ask_once("alive", json!({})).await.is_none() {}
+    });
+    answered.await.expect("answers come again");
 }
 
 #[tokio::test]
