@@ -15,7 +15,13 @@ use crate::{
 const TASKS: &str = r#"
 import os, signal, sys, time
 from dispatcherd.publish import task
+from dispatcherd.worker.task import TaskWorker
 from my_tasks import CHANNEL, note
+
+class Noting(TaskWorker):
+    def pre_task(self, message):
+        if message["task"].endswith("kills_its_worker"):
+            note("attempt %s of %s" % (message.get("attempt"), message["uuid"]))
 
 @task(queue=CHANNEL)
 def work(number):
@@ -290,6 +296,9 @@ async fn durable_tasks_that_nobody_can_do_become_dead_letters() {
         "--set",
         "layers.retry.backoff=50ms",
     ];
+    let file = durable.project.path().join("dispatcher.yml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text + "worker: {worker_cls: hard_tasks.Noting}\n").unwrap();
     let service = durable.start("node-a", &retry).await;
     durable.publish(
         "from dispatcherd.publish import submit_task\n\
@@ -352,5 +361,8 @@ async fn durable_tasks_that_nobody_can_do_become_dead_letters() {
         2,
         "as often as it was tried"
     );
+    let notes = durable.project.notes();
+    let attempts: Vec<_> = notes.iter().filter(|note| note.starts_with("attempt")).collect();
+    assert_eq!(attempts, ["attempt None of kills", "attempt 2 of kills"]);
     durable.end(vec![service]).await;
 }
