@@ -381,6 +381,125 @@ async fn the_originals_names_file_and_metrics_are_ours() {
     assert_eq!(service.ends().await, 0);
 }
 
+/// The demo as a pipeline file, as it stands in `examples/`, with the module that it names.
+#[tokio::test]
+async fn the_example_runs_the_demos_tasks() {
+    let Some(project) = Project::new("the_example_runs_the_demos_tasks", "") else {
+        return;
+    };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/dispatcherd.toml");
+    // A copy: its store lies beside it.
+    std::fs::copy(example, project.path().join("dispatcherd.toml")).unwrap();
+    let module =
+        format!("{TASKS}\nCHANNEL = \"test_channel\"\n").replace("os.environ[\"CHANNEL\"]", "\"test_channel\"");
+    std::fs::write(project.path().join("test_methods.py"), module).unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut run = command(project.path(), &["run", "dispatcherd.toml"]);
+    project
+        .surroundings(&mut run)
+        .env("DATABASE_URL", std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap())
+        .env("PATH", format!("{}:{path}", project.python.parent().unwrap().display()));
+    let mut service = Running::spawn(&mut run);
+    service.says("\"listening\"").await;
+
+    // Once at the start, then by its schedule.
+    until("runs by itself", async || project.notes().len() >= 2).await;
+    let before = project.notes().len();
+    let publish = "from dispatcherd.config import setup\nsetup(file_path='dispatcher.yml')\nfrom test_methods import print_hello\n\
+        print_hello.delay(); print_hello.apply_async(args=[], kwargs={})";
+    let published = done(project.surroundings(Command::new(&project.python).args(["-c", publish])));
+    assert_eq!(published.code, 0, "{published:?}");
+
+    until("what was published", async || project.notes().len() >= before + 2).await;
+    assert!(project.notes().iter().all(|note| note == "hello world!!"));
+    let alive = ["ctl", "--json", "alive", "--channel", "test_channel"];
+    let alive = done(project.surroundings(&mut command(project.path(), &alive)));
+    assert_eq!(alive.json()[0]["node_id"], "demo", "{alive:?}");
+    service.signal(Signal::TERM);
+    assert_eq!(service.ends().await, 0, "{:#?}", service.log());
+}
+
+/// The original's demo, and what projects have beside it.
+const DEMO: &str = r#"---
+version: 2
+service:
+  pool_kwargs: {min_workers: 1, max_workers: 4, worker_max_lifetime_seconds: null}
+  main_kwargs: {node_id: demo-server-a}
+  process_manager_cls: ForkServerManager
+  process_manager_kwargs: {preload_modules: [test_methods]}
+  metrics_kwargs: {port: 8070}
+brokers:
+  pg_notify:
+    config: {conninfo: "dbname=dispatch_db user=dispatch password=dispatching host=localhost port=55777"}
+    sync_connection_factory: dispatcherd.brokers.pg_notify.connection_saver
+    channels: [test_channel, test_channel2, test_channel3]
+    default_publish_channel: test_channel
+    max_connection_idle_seconds: null
+producers:
+  ScheduledProducer:
+    task_schedule:
+      "lambda: __import__('time').sleep(1)": {schedule: 3}
+      "test_methods.print_hello": {schedule: 2.5, args: [1, null]}
+  OnStartProducer:
+    task_list:
+      "test_methods.print_hello": {}
+  ControlProducer: null
+publish: {default_control_broker: pg_notify, default_broker: pg_notify}
+worker: {worker_cls: my_app.AppWorker, worker_kwargs: {idle_timeout: 120}}
+extra: {anything: 1}
+"#;
+
+#[test]
+fn the_schema_takes_the_demo_and_refuses_what_the_preset_refuses() {
+    let dir = dir(&[]);
+    let schema = done(&mut command(dir.path(), &["schema", "dispatcherd"]));
+    assert_eq!(schema.code, 0, "{schema:?}");
+    let validator = jsonschema::validator_for(&schema.json()).unwrap();
+
+    for (from, to, is_right) in [
+        ("", "", true),
+        ("ForkServerManager", "SpawnServerManager", true),
+        ("  pg_notify:", "  dispatch_py.broker:\n    schema: jobs", true),
+        (
+            "  pg_notify:",
+            "  my.own.broker: {any: thing}\n  socket: {socket_path: a.sock}\n  pg_notify:",
+            true,
+        ),
+        (
+            "OnStartProducer:\n    task_list:\n      \"test_methods.print_hello\": {}",
+            "OnStartProducer: null",
+            true,
+        ),
+        ("version: 2", "version: 3", false),
+        ("version: 2\n", "", false),
+        ("  pg_notify:", "  pg_notifi:", false),
+        ("channels:", "chanels:", false),
+        ("max_workers: 4", "max_worker: 4", false),
+        ("max_workers: 4", "max_workers: many", false),
+        ("ForkServerManager", "ForkManager", false),
+        ("ControlProducer", "ControllProducer", false),
+        ("worker_cls:", "worker_class:", false),
+        ("default_control_broker:", "control_broker:", false),
+        ("  pg_notify:", "  socket: {path: a.sock}\n  pg_notify:", false),
+        (
+            "  pg_notify:",
+            "  dispatch_py.broker: {shema: jobs}\n  pg_notify:",
+            false,
+        ),
+    ] {
+        assert!(DEMO.contains(from), "{from}");
+        let text = DEMO.replacen(from, to, 1);
+        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        std::fs::write(dir.path().join("dispatcher.yml"), &text).unwrap();
+
+        let printed = done(&mut command(dir.path(), &["dispatcherd", "--print-config"]));
+
+        assert_eq!(printed.code == 0, is_right, "{from} to {to}: {printed:?}");
+        let mistakes: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert_eq!(mistakes.is_empty(), is_right, "{from} to {to}: {mistakes:?}");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_used_is_told_and_no_secret_with_it() {
     let file = "version: 2\nbrokers: {pg_notify: {config: {conninfo: \"password=c4n4ry\"}, chanels: [a]}}\n";

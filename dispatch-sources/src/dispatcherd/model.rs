@@ -210,6 +210,7 @@ struct TaskList {
 #[expect(dead_code, reason = "only its schema is wanted")]
 struct Whole {
     /// 2
+    #[schemars(extend("const" = 2))]
     version: u8,
     brokers: Option<Brokers>,
     producers: Option<Producers>,
@@ -218,11 +219,25 @@ struct Whole {
     worker: Option<Worker>,
 }
 
+/// What has a dot in its name is a module that publishers import.
 #[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, extend("patternProperties" = { "\\.": {} }))]
 #[expect(dead_code, reason = "only its schema is wanted")]
 struct Brokers {
     pg_notify: Option<PgBroker>,
     socket: Option<SocketBroker>,
+    #[schemars(rename = "dispatch_py.broker", schema_with = "durable_broker", default)]
+    durable: Option<PgBroker>,
+}
+
+/// As `pg_notify`, with one key more.
+fn durable_broker(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = PgBroker::json_schema(generator);
+    if let Some(Value::Object(properties)) = schema.ensure_object().get_mut("properties") {
+        let one = serde_json::json!({ "type": ["string", "null"], "description": "where its tables lie" });
+        properties.insert("schema".to_owned(), one);
+    }
+    schema
 }
 
 impl Settings {

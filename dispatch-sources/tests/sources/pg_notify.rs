@@ -800,3 +800,33 @@ async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
     );
     source.close().await.unwrap();
 }
+
+/// When each of three runs came, the first two of which were due while everything stood still.
+async fn late_runs(drift: bool) -> Vec<u128> {
+    let directory = tempfile::tempdir().unwrap();
+    let config = json!({
+        "control": { "socket": directory.path().join("a.sock") },
+        "schedule": { "a.tick": { "every": "1s", "drift": drift } },
+    });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let mut source = config.build(&context(directory.path(), memory())).unwrap();
+    let began = Instant::now();
+    let nothing = timeout(Duration::from_millis(100), source.receive(1)).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    tokio::time::advance(Duration::from_millis(2_400)).await;
+    let mut came = Vec::new();
+    for number in 0..3 {
+        let one = next(&mut *source).await;
+        assert_eq!(one.message.id().as_str(), format!("sch-{number}"));
+        came.push(began.elapsed().as_millis());
+        ack(one).await;
+    }
+    came
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_run_shifts_those_after_it_only_where_that_is_wanted() {
+    // One late run makes up for all that were missed; then the grid again, or a period from there.
+    assert_eq!(late_runs(false).await, [2_500, 3_000, 4_000]);
+    assert_eq!(late_runs(true).await, [2_500, 3_500, 4_500]);
+}
