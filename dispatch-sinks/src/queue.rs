@@ -14,7 +14,12 @@
 //! delay = "10m"                  # not before; at once by default
 //! dedupe = "header:order-id"     # a field of the message: id, key, header:NAME, meta:NAME, payload:/json/pointer
 //! key = "payload:/customer"      # the key to keep order under; the message's own by default
+//! # tasks = true                 # named tasks: what each asks for itself goes before the keys above
 //! ```
+//!
+//! A task that a [`Publisher`](crate::tasks::Publisher) starts waits and is told from its like as it asks itself, by `delay` and
+//! `on_duplicate`; with `tasks` so is each message, which must then be a task. In the store's terms that is what
+//! `dispatch_enqueue` makes of the same task: what is published from Python and from here has one meaning.
 //!
 //! ```
 //! use dispatch_sinks::queue::QueueSinkConfig;
@@ -34,9 +39,11 @@ use dispatch_core::{
     Error, Message, Reply, Selector, Sink, Store,
     config::{BuildContext, ConfigError, Period, SinkConfig},
     store::{Enqueued, Item},
+    tasks::{ASKS, BarePayload, Incoming, OnDuplicate, likeness},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 /// Which queue to fill, and how.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
@@ -57,6 +64,10 @@ pub struct QueueSinkConfig {
     /// The field to keep order under; by default the message's own key.
     #[serde(default)]
     pub key: Option<Selector>,
+    /// Whether each message is a named task, whose own `delay` and `on_duplicate` are heeded. Not behind a source
+    /// `pg_notify`, which has heeded them. Default: no.
+    #[serde(default)]
+    pub tasks: bool,
 }
 
 impl QueueSinkConfig {
@@ -97,7 +108,7 @@ impl QueueSink {
         Ok(Self { config, store })
     }
 
-    fn item(&self, message: &Message) -> Item {
+    fn item(&self, message: &Message) -> Result<Item, Error> {
         let mut item = Item::of(message);
         item.priority = self.config.priority;
         item.run_at = self
@@ -108,13 +119,43 @@ impl QueueSink {
         if let Some(field) = &self.config.key {
             item.key = field.select(message);
         }
-        item
+        if self.config.tasks || message.metadata().get(ASKS).is_some() {
+            item.metadata.remove(ASKS);
+            ask(&mut item)?;
+        }
+        Ok(item)
     }
 
     async fn enqueue(&self, items: Vec<Item>) -> Result<Vec<Reply>, Error> {
         let answers = self.store.queue().enqueue(&self.config.queue, items).await?;
         Ok(answers.into_iter().map(reply).collect())
     }
+}
+
+/// What the task in an item asks for, in the terms of the store.
+fn ask(item: &mut Item) -> Result<(), Error> {
+    let refused = |why: String| Error::permanent(format!("the message is no task: {why}")).with_code("no_task");
+    let payload = item.payload.clone();
+    let text = str::from_utf8(&payload).map_err(|error| refused(error.to_string()))?;
+    let task = match Incoming::read(text, BarePayload::Reject) {
+        Incoming::Task(task) => task,
+        Incoming::Rejected(why) => return Err(refused(why.0)),
+        Incoming::Control(_) | Incoming::Chunk(_) | Incoming::SelfCheck(_) => {
+            return Err(refused("it is for a listener itself".to_owned()));
+        }
+    };
+    if let Some(delay) = task.delay {
+        item.run_at = SystemTime::now().checked_add(delay);
+    }
+    if task.on_duplicate != OnDuplicate::Parallel {
+        let like = likeness(text).map_err(|error| refused(error.to_string()))?;
+        let digest = ring::digest::digest(&ring::digest::SHA256, like.as_bytes());
+        let identity: SmolStr = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        item.dedupe = (task.on_duplicate == OnDuplicate::QueueOne).then(|| identity.clone());
+        item.alone = task.on_duplicate == OnDuplicate::Discard;
+        item.key = Some(identity);
+    }
+    Ok(())
 }
 
 fn reply(answer: Enqueued) -> Reply {
@@ -128,27 +169,35 @@ fn reply(answer: Enqueued) -> Reply {
 #[async_trait]
 impl Sink for QueueSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let replies = self.enqueue(vec![self.item(&message)]).await?;
+        let replies = self.enqueue(vec![self.item(&message)?]).await?;
         Ok(replies.into_iter().next().unwrap_or_default())
     }
 
     async fn send_batch(&self, messages: Vec<Message>) -> Vec<Result<Reply, Error>> {
-        let items = messages.iter().map(|message| self.item(message)).collect();
-        match self.enqueue(items).await {
-            Ok(replies) => replies.into_iter().map(Ok).collect(),
+        let mut items = Vec::with_capacity(messages.len());
+        // None: it is among the items.
+        let refused: Vec<Option<Error>> = messages
+            .iter()
+            .map(|message| self.item(message).map(|item| items.push(item)).err())
+            .collect();
+        let stored = match items.is_empty() {
+            true => Ok(Vec::new()),
+            false => self.enqueue(items).await,
+        };
+        let mut stored = stored.map(Vec::into_iter);
+        let answer = |refused| match (refused, &mut stored) {
+            (Some(error), _) => Err(error),
+            (None, Ok(replies)) => Ok(replies.next().unwrap_or_default()),
             // One transaction: what failed for one failed for all.
-            Err(error) => {
-                let (class, code, text) = (error.class(), error.code().cloned(), error.report());
-                let failed = |_| {
-                    let error = Error::new(class, text.clone());
-                    Err(match &code {
-                        Some(code) => error.with_code(code.clone()),
-                        None => error,
-                    })
-                };
-                messages.iter().map(failed).collect()
+            (None, Err(error)) => {
+                let again = Error::new(error.class(), error.report());
+                Err(match error.code() {
+                    Some(code) => again.with_code(code.clone()),
+                    None => again,
+                })
             }
-        }
+        };
+        refused.into_iter().map(answer).collect()
     }
 
     async fn probe(&self) -> Result<(), Error> {
@@ -222,5 +271,62 @@ mod tests {
         let after = claim(&store).await.len();
 
         assert_eq!((before, after), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_task_waits_and_is_told_from_its_like_as_it_asks() {
+        let task = |members: &str| Message::new(format!(r#"{{"task": "a.b", "args": [1]{members}}}"#));
+        for (policy, kept) in [("parallel", 3), ("serial", 3), ("queue_one", 1), ("discard", 1)] {
+            let (sink, store) = sink("queue = \"q\"\ntasks = true\nkey = \"id\"");
+            for uuid in 0..3 {
+                let message = task(&format!(r#", "uuid": "{uuid}", "on_duplicate": "{policy}""#));
+                sink.send(message).await.unwrap();
+            }
+
+            let items = claim(&store).await;
+
+            assert_eq!(items.len(), kept, "{policy}");
+            // The identity as Python has it.
+            let identity = "795fb81df766d570b2e7b6f534eabb7db8a57d2366b8365cd30aa50fa9fcef02";
+            let of_task = items.iter().all(|item| item.key.as_deref() == Some(identity));
+            assert_eq!(of_task, policy != "parallel", "{policy}: {items:?}");
+            sink.send(task(&format!(r#", "on_duplicate": "{policy}""#)))
+                .await
+                .unwrap();
+            let more = if policy == "discard" { 0 } else { 1 };
+            assert_eq!(claim(&store).await.len(), more, "{policy}, while its like is at work");
+        }
+        let (sink, _) = sink("queue = \"q\"\ntasks = true");
+        let answers = sink
+            .send_batch(vec![
+                Message::new("no task"),
+                task(""),
+                task(r#", "delay": "soon""#),
+                Message::new(r#"{"control": "alive"}"#),
+                task(""),
+            ])
+            .await;
+        let codes: Vec<_> = answers
+            .iter()
+            .map(|answer| answer.as_ref().err().and_then(|error| error.code()).map(|code| &**code))
+            .collect();
+        assert_eq!(codes, [Some("no_task"), None, Some("no_task"), Some("no_task"), None]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_that_a_task_asks_for_goes_before_the_sinks_and_is_asked_for_once() {
+        let (first, store) = sink("queue = \"q\"\ndelay = \"10m\"");
+        let asks = Message::new(r#"{"task": "a.b", "delay": 60}"#).meta(ASKS, "1");
+        first.send(asks).await.unwrap();
+        first
+            .send(Message::new(r#"{"task": "a.b", "delay": 60}"#))
+            .await
+            .unwrap();
+
+        tokio::time::advance(Duration::from_secs(61)).await;
+        let items = claim(&store).await;
+
+        assert_eq!(items.len(), 1, "what nobody asks is as the sink has it");
+        assert_eq!(items[0].metadata.get(ASKS), None);
     }
 }

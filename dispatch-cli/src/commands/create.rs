@@ -42,7 +42,12 @@ const EXAMPLES: [(&str, &str); 11] = [
 ];
 
 /// Fields that a component cannot do without though each could be replaced by another.
-const ONE_OF: [(&str, &str); 2] = [("schedule", "every"), ("sqs", "queue_url")];
+const ONE_OF: [(&str, &str); 4] = [
+    ("pg_notify", "channels"),
+    ("pg_notify", "dsn"),
+    ("schedule", "every"),
+    ("sqs", "queue_url"),
+];
 
 /// Layers as they are usually wanted, where they have no default.
 const LAYERS: [(&str, &str); 8] = [

@@ -107,11 +107,16 @@ brokers:
     }
 
     pub(crate) async fn start(&self, arguments: &[&str]) -> Running {
+        self.start_and_hear(arguments, "\"listening\"").await
+    }
+
+    /// Until it says so.
+    pub(crate) async fn start_and_hear(&self, arguments: &[&str], word: &str) -> Running {
         let python = self.python.display().to_string();
         let mut all = vec!["dispatcherd", "--log-level", "INFO", "--python", &python];
         all.extend(arguments);
         let running = Running::spawn(self.surroundings(&mut command(self.path(), &all)));
-        running.says("\"listening\"").await;
+        running.says(word).await;
         running
     }
 
@@ -353,8 +358,146 @@ async fn the_originals_names_file_and_metrics_are_ours() {
         assert!(text.contains(series), "{series}: {text}");
     }
     assert_eq!(crate::support::get(&format!("http://127.0.0.1:{port}/")).await.0, 404);
+    let mut stranger = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    std::io::Write::write_all(&mut stranger, b"\x01 no HTTP\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    drop(std::io::Read::read_to_end(&mut stranger, &mut answer));
+    assert!(answer.starts_with(b"HTTP/1.1 400"), "{answer:?}");
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    let counted = async || {
+        let arguments = ["ctl", "--json", "--config", "elsewhere.yml", "metrics"];
+        let asked = done(project.surroundings(&mut command(project.path(), &arguments)));
+        asked.json()[0]["status"]["http_server"].clone()
+    };
+    until("its own counts", async || {
+        counted().await
+            == serde_json::json!({
+                "connections_total": 4, "metrics_requests_served": 1, "bad_requests": 1, "internal_errors": 0,
+                "not_found_responses": 1, "client_disconnects": 1, "request_timeouts": 0, "is_running": true,
+            })
+    })
+    .await;
     service.signal(Signal::INT);
     assert_eq!(service.ends().await, 0);
+}
+
+/// The demo as a pipeline file, as it stands in `examples/`, with the module that it names.
+#[tokio::test]
+async fn the_example_runs_the_demos_tasks() {
+    let Some(project) = Project::new("the_example_runs_the_demos_tasks", "") else {
+        return;
+    };
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/dispatcherd.toml");
+    // A copy: its store lies beside it.
+    std::fs::copy(example, project.path().join("dispatcherd.toml")).unwrap();
+    let module =
+        format!("{TASKS}\nCHANNEL = \"test_channel\"\n").replace("os.environ[\"CHANNEL\"]", "\"test_channel\"");
+    std::fs::write(project.path().join("test_methods.py"), module).unwrap();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut run = command(project.path(), &["run", "dispatcherd.toml"]);
+    project
+        .surroundings(&mut run)
+        .env("DATABASE_URL", std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap())
+        .env("PATH", format!("{}:{path}", project.python.parent().unwrap().display()));
+    let mut service = Running::spawn(&mut run);
+    service.says("\"listening\"").await;
+
+    // Once at the start, then by its schedule.
+    until("runs by itself", async || project.notes().len() >= 2).await;
+    let before = project.notes().len();
+    let publish = "from dispatcherd.config import setup\nsetup(file_path='dispatcher.yml')\nfrom test_methods import print_hello\n\
+        print_hello.delay(); print_hello.apply_async(args=[], kwargs={})";
+    let published = done(project.surroundings(Command::new(&project.python).args(["-c", publish])));
+    assert_eq!(published.code, 0, "{published:?}");
+
+    until("what was published", async || project.notes().len() >= before + 2).await;
+    assert!(project.notes().iter().all(|note| note == "hello world!!"));
+    let alive = ["ctl", "--json", "alive", "--channel", "test_channel"];
+    let alive = done(project.surroundings(&mut command(project.path(), &alive)));
+    assert_eq!(alive.json()[0]["node_id"], "demo", "{alive:?}");
+    service.signal(Signal::TERM);
+    assert_eq!(service.ends().await, 0, "{:#?}", service.log());
+}
+
+/// The original's demo, and what projects have beside it.
+const DEMO: &str = r#"---
+version: 2
+service:
+  pool_kwargs: {min_workers: 1, max_workers: 4, worker_max_lifetime_seconds: null}
+  main_kwargs: {node_id: demo-server-a}
+  process_manager_cls: ForkServerManager
+  process_manager_kwargs: {preload_modules: [test_methods]}
+  metrics_kwargs: {port: 8070}
+brokers:
+  pg_notify:
+    config: {conninfo: "dbname=dispatch_db user=dispatch password=dispatching host=localhost port=55777"}
+    sync_connection_factory: dispatcherd.brokers.pg_notify.connection_saver
+    channels: [test_channel, test_channel2, test_channel3]
+    default_publish_channel: test_channel
+    max_connection_idle_seconds: null
+producers:
+  ScheduledProducer:
+    task_schedule:
+      "lambda: __import__('time').sleep(1)": {schedule: 3}
+      "test_methods.print_hello": {schedule: 2.5, args: [1, null]}
+  OnStartProducer:
+    task_list:
+      "test_methods.print_hello": {}
+  ControlProducer: null
+publish: {default_control_broker: pg_notify, default_broker: pg_notify}
+worker: {worker_cls: my_app.AppWorker, worker_kwargs: {idle_timeout: 120}}
+extra: {anything: 1}
+"#;
+
+#[test]
+fn the_schema_takes_the_demo_and_refuses_what_the_preset_refuses() {
+    let dir = dir(&[]);
+    let schema = done(&mut command(dir.path(), &["schema", "dispatcherd"]));
+    assert_eq!(schema.code, 0, "{schema:?}");
+    let validator = jsonschema::validator_for(&schema.json()).unwrap();
+
+    for (from, to, is_right) in [
+        ("", "", true),
+        ("ForkServerManager", "SpawnServerManager", true),
+        ("  pg_notify:", "  dispatch_py.broker:\n    schema: jobs", true),
+        (
+            "  pg_notify:",
+            "  my.own.broker: {any: thing}\n  socket: {socket_path: a.sock}\n  pg_notify:",
+            true,
+        ),
+        (
+            "OnStartProducer:\n    task_list:\n      \"test_methods.print_hello\": {}",
+            "OnStartProducer: null",
+            true,
+        ),
+        ("version: 2", "version: 3", false),
+        ("version: 2\n", "", false),
+        ("  pg_notify:", "  pg_notifi:", false),
+        ("channels:", "chanels:", false),
+        ("max_workers: 4", "max_worker: 4", false),
+        ("max_workers: 4", "max_workers: many", false),
+        ("ForkServerManager", "ForkManager", false),
+        ("ControlProducer", "ControllProducer", false),
+        ("worker_cls:", "worker_class:", false),
+        ("default_control_broker:", "control_broker:", false),
+        ("  pg_notify:", "  socket: {path: a.sock}\n  pg_notify:", false),
+        (
+            "  pg_notify:",
+            "  dispatch_py.broker: {shema: jobs}\n  pg_notify:",
+            false,
+        ),
+    ] {
+        assert!(DEMO.contains(from), "{from}");
+        let text = DEMO.replacen(from, to, 1);
+        let value: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
+        std::fs::write(dir.path().join("dispatcher.yml"), &text).unwrap();
+
+        let printed = done(&mut command(dir.path(), &["dispatcherd", "--print-config"]));
+
+        assert_eq!(printed.code == 0, is_right, "{from} to {to}: {printed:?}");
+        let mistakes: Vec<_> = validator.iter_errors(&value).map(|error| error.to_string()).collect();
+        assert_eq!(mistakes.is_empty(), is_right, "{from} to {to}: {mistakes:?}");
+    }
 }
 
 #[test]

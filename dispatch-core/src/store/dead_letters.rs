@@ -94,6 +94,7 @@ impl DeadLetter {
             priority: 0,
             run_at: None,
             dedupe: None,
+            alone: false,
             created_at: self.created_at,
             deadline: None,
             attempts: 0,

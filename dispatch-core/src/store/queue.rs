@@ -12,7 +12,8 @@ use crate::{Attempt, Error, Headers, Message};
 /// for a message to be recovered.
 #[async_trait]
 pub trait Queue: Send + Sync {
-    /// Stores the items, all or none, and says for each whether it is new or its dedupe key was already waiting.
+    /// Stores the items, all or none, and says for each whether it is new or a duplicate: its dedupe key was already
+    /// waiting, or it was to be [`alone`](Item::alone) and is not.
     ///
     /// # Errors
     /// `Unavailable` or `Retry`; nothing was stored then.
@@ -81,6 +82,9 @@ pub struct Item {
     pub run_at: Option<SystemTime>,
     /// At most one unleased item with the same dedupe key waits in a queue.
     pub dedupe: Option<SmolStr>,
+    /// Not stored while another item under its key is in the queue, waiting or leased. Asked on the way in, and kept
+    /// nowhere; without a key it means nothing.
+    pub alone: bool,
     /// When the message was first handed in.
     pub created_at: SystemTime,
     /// When all its attempts must have ended.
@@ -104,6 +108,7 @@ impl Item {
             priority: 0,
             run_at: None,
             dedupe: None,
+            alone: false,
             created_at: message.created_at(),
             deadline: None,
             attempts: 0,
@@ -139,7 +144,7 @@ impl Item {
 pub enum Enqueued {
     /// Stored.
     New,
-    /// Not stored: an item with its dedupe key waits already.
+    /// Not stored: an item with its dedupe key waits already, or it was to be the only one under its key and is not.
     Duplicate,
 }
 

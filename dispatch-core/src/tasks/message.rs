@@ -257,6 +257,28 @@ fn wrong(name: &str, wanted: &str, raw: &str) -> Rejected {
     Rejected(format!("`{name}` is {shown} and not {wanted}"))
 }
 
+/// Metadata of a message whose task asks for a `delay` or has an `on_duplicate` that nobody has heeded yet, as publishers
+/// send it; whoever heeds them takes it off.
+pub const ASKS: &str = "dispatch-asks";
+
+/// What makes two tasks each other's like, as `dispatch_py.broker` has it for `dispatch_enqueue`: the object of those of
+/// `task`, `args` and `kwargs` that are there, [as Python writes it](json::as_python_writes); its SHA-256 in hexadecimal
+/// is the identity. `message` is the text of a task.
+///
+/// # Errors
+/// The text is no JSON.
+pub fn likeness(message: &str) -> Result<String, json::Malformed> {
+    let members = json::members(message)?.unwrap_or_default();
+    let mut parts = String::from("{");
+    for name in ["args", "kwargs", "task"] {
+        if let Some((_, raw)) = members.iter().rev().find(|(key, _)| key == name) {
+            parts.push_str(if parts.len() > 1 { "," } else { "" });
+            parts.push_str(&format!("\"{name}\":{raw}"));
+        }
+    }
+    json::as_python_writes(&(parts + "}"))
+}
+
 /// Whether arguments are none: `null`, or nothing in them.
 #[must_use]
 pub fn is_empty(arguments: &str) -> bool {
@@ -264,7 +286,7 @@ pub fn is_empty(arguments: &str) -> bool {
 }
 
 /// As Python sees it: `null`, `false`, 0 and what is empty are not true.
-fn truthy(raw: &str) -> bool {
+pub(super) fn truthy(raw: &str) -> bool {
     !matches!(raw, "null" | "false" | "0" | "0.0" | "\"\"" | "[]" | "{}")
 }
 

@@ -12,10 +12,12 @@
 //! ```
 
 pub mod chunks;
+mod filter;
 pub mod json;
 mod message;
 
+pub use filter::Filter;
 pub use message::{
-    BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members, is_empty,
-    more_members, with_members,
+    ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
+    is_empty, likeness, more_members, with_members,
 };

@@ -2,7 +2,7 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
-use dispatch_core::tasks::json;
+use dispatch_core::tasks::Filter;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
@@ -35,35 +35,8 @@ pub(super) fn register(pool: &Arc<Pool>) {
     }
 }
 
-/// Which tasks a command is about: every member that is given must be equal; none means all.
-struct Filter<'d>(Vec<(&'static str, &'d str)>);
-
-impl<'d> Filter<'d> {
-    fn read(data: &'d str) -> Self {
-        let members = json::members(data).ok().flatten().unwrap_or_default();
-        let given = |name: &'static str| {
-            let raw = members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw)?;
-            (!matches!(raw, "null" | "\"\"" | "[]" | "{}" | "false" | "0")).then_some((name, raw))
-        };
-        Self(
-            ["task", "args", "kwargs", "uuid"]
-                .into_iter()
-                .filter_map(given)
-                .collect(),
-        )
-    }
-
-    fn picks(&self, job: &Job) -> bool {
-        if self.0.is_empty() {
-            return true;
-        }
-        let text = job.text();
-        let members = json::members(&text).ok().flatten().unwrap_or_default();
-        self.0.iter().all(|(name, wanted)| {
-            let own = members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw);
-            own.is_some_and(|own| own == *wanted || json::canonical(own).ok() == json::canonical(wanted).ok())
-        })
-    }
+fn picks(filter: &Filter<'_>, job: &Job) -> bool {
+    filter.picks(&job.task, &job.uuid, || job.text().into())
 }
 
 /// Tasks by worker, and those that no worker has begun.
@@ -98,7 +71,7 @@ fn running(pool: &Pool, data: &str) -> String {
             .tasks
             .iter()
             .enumerate()
-            .filter(|(_, (_, job))| filter.picks(job))
+            .filter(|(_, (_, job))| picks(&filter, job))
         {
             match place {
                 0 => listed.at_work.push((worker.id, job.text())),
@@ -106,7 +79,7 @@ fn running(pool: &Pool, data: &str) -> String {
             }
         }
     }
-    let waiting = state.waiting.iter().filter(|(_, job)| filter.picks(job));
+    let waiting = state.waiting.iter().filter(|(_, job)| picks(&filter, job));
     listed.queued.extend(waiting.map(|(number, job)| (*number, job.text())));
     drop(state);
     listed.text()
@@ -118,7 +91,7 @@ fn cancel(pool: &Pool, data: &str) -> String {
     let (mut listed, mut effects) = (Listed::default(), Effects::default());
     {
         let mut state = pool.lock();
-        let waiting = state.waiting.iter().filter(|(_, job)| filter.picks(job));
+        let waiting = state.waiting.iter().filter(|(_, job)| picks(&filter, job));
         let waiting: Vec<_> = waiting.map(|(number, _)| *number).collect();
         for number in waiting {
             let Some(job) = state.drop_waiting(number) else {
@@ -137,7 +110,7 @@ fn cancel(pool: &Pool, data: &str) -> String {
             // Those behind first: none of them may begin in the place of one that is cancelled.
             for place in (0..worker.tasks.len()).rev() {
                 let (number, job) = &worker.tasks[place];
-                if !filter.picks(job) {
+                if !picks(&filter, job) {
                     continue;
                 }
                 match place {

@@ -60,7 +60,8 @@ impl Job {
 
     /// Adds its frame.
     pub(super) fn write(&self, out: &mut Vec<u8>) {
-        wire::write_task(out, &self.message.payload, self.adds_uuid.then_some(self.uuid.as_str()));
+        let uuid = self.adds_uuid.then_some(self.uuid.as_str());
+        wire::write_task(out, &self.message.payload, uuid, self.message.attempt);
     }
 
     /// Adds a note about it.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use dispatch_core::{
     Message,
-    tasks::{BarePayload, Incoming, TaskMessage, json},
+    tasks::{BarePayload, Incoming, TaskMessage, add_members, json, more_members},
 };
 
 use super::ProcessSinkError;
@@ -24,14 +24,19 @@ pub(super) fn task(message: &Message) -> Result<TaskMessage<'_>, ProcessSinkErro
     }
 }
 
-/// Adds a task's frame. `uuid`: to be added to the object, which has none.
-pub(super) fn write_task(out: &mut Vec<u8>, payload: &[u8], uuid: Option<&str>) {
+/// Adds a task's frame. `uuid`: to be added to the object, which has none. So is the attempt, if it is not the first: to
+/// dispatcherd's own workers it is one more member that they carry along.
+pub(super) fn write_task(out: &mut Vec<u8>, payload: &[u8], uuid: Option<&str>, attempt: u32) {
     let payload = payload.trim_ascii();
     let from = out.len();
     out.reserve(payload.len() + 64);
-    match uuid.zip(uuid.and_then(|_| std::str::from_utf8(payload).ok())) {
-        Some((uuid, text)) => out.extend(dispatch_core::tasks::with_members(text, &[("uuid", uuid)]).into_bytes()),
-        None => out.extend_from_slice(payload),
+    let mut more = uuid.map_or_else(String::new, |uuid| more_members(&[("uuid", uuid)]));
+    if attempt > 1 {
+        more.push_str(&format!(", \"attempt\": {attempt}"));
+    }
+    match std::str::from_utf8(payload) {
+        Ok(text) if !more.is_empty() => add_members(text, &more, |part| out.extend_from_slice(part.as_bytes())),
+        _ => out.extend_from_slice(payload),
     }
     end_frame(out, from);
 }
@@ -153,9 +158,30 @@ mod tests {
     use super::*;
 
     fn frame(payload: &str, uuid: Option<&str>) -> String {
+        frame_of(payload, uuid, 1)
+    }
+
+    fn frame_of(payload: &str, uuid: Option<&str>, attempt: u32) -> String {
         let mut out = b"before\n".to_vec();
-        write_task(&mut out, payload.as_bytes(), uuid);
+        write_task(&mut out, payload.as_bytes(), uuid, attempt);
         String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn an_attempt_that_is_not_the_first_says_so() {
+        for (payload, uuid, attempt, expected) in [
+            ("{\"task\": \"a\"}", None, 1, "{\"task\": \"a\"}"),
+            ("{\"task\": \"a\"}", None, 2, "{\"task\": \"a\", \"attempt\": 2}"),
+            (
+                "{\"task\": \"a\"}\n",
+                Some("u"),
+                12,
+                "{\"task\": \"a\", \"uuid\": \"u\", \"attempt\": 12}",
+            ),
+        ] {
+            let framed = frame_of(payload, uuid, attempt);
+            assert_eq!(framed, format!("before\n{expected}\n"), "{payload}");
+        }
     }
 
     #[test]

@@ -35,6 +35,7 @@
 //! What a handler returns decides what becomes of the task: `Ok`, or an [`Error`](dispatch_core::Error) of one of the four
 //! classes. A message that names no task, an unknown one, or arguments that do not fit, is `Permanent`.
 
+mod control;
 mod extract;
 mod handler;
 mod publisher;

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dispatch_core::{Error, Message, Sink, random_id, tasks::OnDuplicate};
+use dispatch_core::{
+    Error, Message, Sink, random_id,
+    tasks::{ASKS, OnDuplicate},
+};
 use smol_str::SmolStr;
 
 use super::{Task, wire};
@@ -114,7 +117,7 @@ impl Publisher {
         self.apply_async(task, Options::default()).await
     }
 
-    /// Starts `task` with `options` over those of its type; its id.
+    /// Starts `task` with `options` over those of its type; its id, also where a queue drops it as a duplicate.
     ///
     /// # Errors
     /// As [`delay`](Self::delay).
@@ -125,6 +128,13 @@ impl Publisher {
         let mut message = Message::with_id(uuid.clone(), text).meta("task", T::NAME);
         if let Some(queue) = options.queue.as_deref().or(T::QUEUE) {
             message = message.header("queue", queue);
+        }
+        if options.delay.is_some()
+            || options
+                .on_duplicate
+                .is_some_and(|policy| policy != OnDuplicate::Parallel)
+        {
+            message = message.meta(ASKS, "1");
         }
         self.0.send(message).await?;
         Ok(uuid)

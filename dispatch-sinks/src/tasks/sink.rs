@@ -2,12 +2,13 @@
 
 use std::{any::TypeId, collections::HashMap, fmt, hash::BuildHasherDefault, sync::Arc, time::Duration};
 
-use dispatch_core::{Class, Classify, Error, Message, Reply, Sink};
+use dispatch_core::{Class, Classify, Commands, Error, Message, Reply, Sink};
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::{
     Handler, Task,
+    control::Places,
     extract::{Context, Quick, States},
     wire::Incoming,
 };
@@ -21,6 +22,8 @@ type Call = Box<dyn Fn(&Incoming<'_>, &dyn Fn() -> Context) -> Result<BoxFuture<
 pub struct Tasks {
     calls: HashMap<&'static [u8], Call, BuildHasherDefault<Quick>>,
     states: Arc<States>,
+    /// What is at work, where somebody may ask.
+    places: Option<Arc<Places>>,
 }
 
 /// Why a message reached no handler.
@@ -50,12 +53,15 @@ pub enum TasksError {
         /// How long it might.
         after: Duration,
     },
+    /// It was cancelled by a command, and dropped.
+    #[error("the task `{0}` was cancelled by a command")]
+    Cancelled(String),
 }
 
 impl Classify for TasksError {
     fn class(&self) -> Class {
         match self {
-            Self::NoTask(_) | Self::Unknown(_) | Self::Arguments { .. } => Class::Permanent,
+            Self::NoTask(_) | Self::Unknown(_) | Self::Arguments { .. } | Self::Cancelled(_) => Class::Permanent,
             Self::TimedOut { .. } => Class::Retry,
         }
     }
@@ -66,6 +72,7 @@ impl Classify for TasksError {
             Self::Unknown(_) => "unknown_task".into(),
             Self::Arguments { .. } => "arguments".into(),
             Self::TimedOut { .. } => "timeout".into(),
+            Self::Cancelled(_) => "cancelled".into(),
         })
     }
 }
@@ -94,6 +101,18 @@ impl Tasks {
         Arc::make_mut(&mut self.states).insert(TypeId::of::<S>(), Arc::new(state));
         self
     }
+
+    /// Answers `running`, `cancel`, `workers` and what `main` says of the pool, in the shapes that dispatcherd's clients
+    /// know: each task at work is a worker of its own. `commands` are the source's that takes commands in
+    /// (`PgNotifySource::commands`), or a component's [`BuildContext`](dispatch_core::config::BuildContext)'s.
+    ///
+    /// A task that is cancelled is dropped, which cancels its [`Cancellation`](super::Cancellation), and fails as
+    /// `Permanent` with the code `cancelled`.
+    #[must_use]
+    pub fn answering(mut self, commands: &Commands) -> Self {
+        self.places.get_or_insert_default().answer(commands);
+        self
+    }
 }
 
 impl fmt::Debug for Tasks {
@@ -111,14 +130,29 @@ impl Tasks {
             let name = String::from_utf8_lossy(&incoming.task).into_owned();
             return Err(TasksError::Unknown(name).into());
         };
-        let running = call(&incoming, &|| Context::new(message.clone(), Arc::clone(&self.states)))?;
-        let Some(after) = incoming.timeout else {
+        let mut running = call(&incoming, &|| Context::new(message.clone(), Arc::clone(&self.states)))?;
+        let task = || String::from_utf8_lossy(&incoming.task).into_owned();
+        if let Some(after) = incoming.timeout {
+            let task = task();
+            running = Box::pin(async move {
+                let ended = timeout(after, running).await;
+                ended.unwrap_or_else(|_| Err(TasksError::TimedOut { task, after }.into()))
+            });
+        }
+        let Some(places) = &self.places else {
             return Ok(running);
         };
-        let task = String::from_utf8_lossy(&incoming.task).into_owned();
+        let task = task();
+        let held = places.begin(task.as_str().into(), message);
         Ok(Box::pin(async move {
-            let ended = timeout(after, running).await;
-            ended.unwrap_or_else(|_| Err(TasksError::TimedOut { task, after }.into()))
+            tokio::select! {
+                biased;
+                () = held.cancelled() => Err(TasksError::Cancelled(task).into()),
+                answer = running => {
+                    held.finish();
+                    answer
+                }
+            }
         }))
     }
 }

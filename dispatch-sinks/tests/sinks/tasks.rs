@@ -4,12 +4,16 @@ use std::{
 };
 
 use dispatch_core::{
-    Class, Error, Message, Pipeline, Reply, Sink,
+    Class, Commands, Error, MemoryStore, Message, Pipeline, Reply, Sink, Store,
+    store::QueueSource,
     tasks::OnDuplicate,
     testing::{MemorySink, MemorySource},
 };
+use dispatch_sinks::queue::{QueueSink, QueueSinkConfig};
 use dispatch_sinks::tasks::{Attempt, Cancellation, Options, Publisher, State, Task, TaskId, Tasks};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::sync::Semaphore;
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Resize {
@@ -239,29 +243,29 @@ async fn what_is_published_is_what_a_handler_and_python_understand() {
     publisher.delay(&Sweep).await.unwrap();
 
     let messages = sink.messages();
-    let json = |n: usize| serde_json::from_slice::<serde_json::Value>(&messages[n].payload).unwrap();
+    let body = |n: usize| serde_json::from_slice::<serde_json::Value>(&messages[n].payload).unwrap();
     assert_eq!(
         (messages[0].id(), messages[0].headers().get("queue")),
         (&id, Some("images"))
     );
-    assert_eq!(json(0)["kwargs"], serde_json::json!({ "image": 7, "name": "é" }));
+    assert_eq!(body(0)["kwargs"], json!({ "image": 7, "name": "é" }));
     assert_eq!(
-        (&json(0)["task"], &json(0)["timeout"]),
+        (&body(0)["task"], &body(0)["timeout"]),
         (&"app.resize".into(), &5.0.into())
     );
-    assert!(json(0)["time_pub"].is_number() && json(0).get("delay").is_none());
+    assert!(body(0)["time_pub"].is_number() && body(0).get("delay").is_none());
     assert_eq!(
         (mine.as_str(), messages[1].headers().get("queue")),
         ("mine", Some("other"))
     );
     assert_eq!(
-        (&json(1)["delay"], &json(1)["on_duplicate"]),
+        (&body(1)["delay"], &body(1)["on_duplicate"]),
         (&1.5.into(), &"queue_one".into())
     );
     assert_eq!(
         (
-            json(2).get("args"),
-            json(2).get("kwargs"),
+            body(2).get("args"),
+            body(2).get("kwargs"),
             messages[2].headers().get("queue")
         ),
         (None, None, None)
@@ -271,4 +275,198 @@ async fn what_is_published_is_what_a_handler_and_python_understand() {
         tasks(&seen).send(message).await.unwrap();
     }
     assert_eq!(seen.lock().unwrap().len(), 2);
+}
+
+async fn ask(commands: &Commands, command: &str, data: &str) -> serde_json::Value {
+    let answers = commands.ask(command, data).await;
+    assert_eq!(answers.len(), 1, "{command}");
+    serde_json::from_str(&answers[0]).unwrap()
+}
+
+#[tokio::test]
+async fn whoever_asks_sees_handlers_at_work_as_workers_and_can_cancel_them() {
+    let commands = Commands::default();
+    let (token, given) = tokio::sync::oneshot::channel();
+    let token = Arc::new(Mutex::new(Some(token)));
+    let endless = move |_: Endless, Cancellation(cancelled): Cancellation| {
+        let token = token.lock().unwrap().take();
+        async move {
+            token.map(|token| token.send(cancelled));
+            std::future::pending::<Result<(), Error>>().await
+        }
+    };
+    let tasks = Arc::new(Tasks::new().handle(endless).handle(sweep).answering(&commands));
+    let begin = |id: &'static str, payload: &'static str| {
+        let tasks = Arc::clone(&tasks);
+        let sending = async move { tasks.send(Message::with_id(id, payload)).await };
+        tokio::spawn(sending)
+    };
+    assert_eq!(ask(&commands, "running", "{}").await, json!({}));
+
+    let one = begin(
+        "one",
+        r#"{"task": "app.endless", "uuid": "first", "kwargs": {"x": [1.0]}}"#,
+    );
+    let cancelled = given.await.unwrap();
+    let other = begin("other", r#"{"task": "app.endless"}"#);
+    while ask(&commands, "running", "{}").await.get("worker-1").is_none() {
+        tokio::task::yield_now().await;
+    }
+    send(&tasks, r#"{"task": "app.sweep"}"#).await.unwrap();
+
+    let running = ask(&commands, "running", "{}").await;
+    assert_eq!(running["worker-0"]["kwargs"], json!({ "x": [1.0] }));
+    assert_eq!(
+        (&running["worker-0"]["uuid"], &running["worker-1"]["uuid"]),
+        (&"first".into(), &"other".into())
+    );
+    let workers = ask(&commands, "workers", "{}").await;
+    assert_eq!(workers.as_object().unwrap().len(), 3, "as many as were at work at once");
+    for (member, expected) in [
+        ("worker_id", json!(0)),
+        ("pid", json!(std::process::id())),
+        ("status", json!("ready")),
+        ("finished_count", json!(0)),
+        ("current_task", json!("app.endless")),
+        ("current_task_uuid", json!("first")),
+        ("active_cancel", json!(false)),
+    ] {
+        assert_eq!(workers["worker-0"][member], expected, "{member}");
+    }
+    assert_eq!(workers["worker-2"]["finished_count"], 1);
+    assert!(workers["worker-2"]["current_task"].is_null() && workers["worker-2"]["age"].is_number());
+    let pool = ask(&commands, "pool", "{}").await;
+    assert_eq!(
+        (
+            &pool["worker_ct"],
+            &pool["active_task_ct"],
+            &pool["finished_count"],
+            &pool["canceled_count"]
+        ),
+        (&3.into(), &2.into(), &1.into(), &0.into())
+    );
+
+    for other_ones in [
+        r#"{"uuid": "nobody"}"#,
+        r#"{"task": "app.sweep"}"#,
+        r#"{"kwargs": {"x": [2]}}"#,
+    ] {
+        assert_eq!(ask(&commands, "cancel", other_ones).await, json!({}), "{other_ones}");
+    }
+    let gone = ask(&commands, "cancel", r#"{"task": "app.endless", "kwargs": {"x": [1]}}"#).await;
+
+    assert_eq!(
+        gone.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["worker-0"],
+        "{gone}"
+    );
+    let error = one.await.unwrap().unwrap_err();
+    assert_eq!(
+        (error.class(), error.code().map(|code| &**code)),
+        (Class::Permanent, Some("cancelled"))
+    );
+    cancelled.cancelled().await;
+    // Dropped by whoever had it done: nobody asked for that.
+    other.abort();
+    assert!(other.await.unwrap_err().is_cancelled());
+    let pool = ask(&commands, "pool", "{}").await;
+    assert_eq!(
+        (
+            &pool["active_task_ct"],
+            &pool["finished_count"],
+            &pool["canceled_count"]
+        ),
+        (&0.into(), &1.into(), &2.into())
+    );
+}
+
+#[tokio::test]
+async fn over_a_queue_tasks_wait_and_run_as_they_ask() {
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::new());
+    let sink = QueueSink::new(QueueSinkConfig::new("q"), Arc::clone(&store)).unwrap();
+    let publisher = Publisher::over(sink);
+    let (go, begun) = (Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let (gate, seen) = (Arc::clone(&go), Arc::clone(&begun));
+    let resize = move |task: Resize, TaskId(id): TaskId| {
+        let gate = Arc::clone(&gate);
+        seen.lock().unwrap().push(format!("{} {id}", task.name));
+        async move {
+            gate.acquire().await.unwrap().forget();
+            Ok::<_, Error>(())
+        }
+    };
+    let image = |name: &str| Resize {
+        image: 7,
+        name: name.to_owned(),
+    };
+    let count = |wanted: &str| {
+        let begun = begun.lock().unwrap();
+        begun.iter().filter(|begun| begun.starts_with(wanted)).count()
+    };
+    let until = async |what: &str, is_so: &dyn Fn() -> bool| {
+        let waited = tokio::time::timeout(Duration::from_secs(30), async {
+            while !is_so() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "never: {what}: {:?}", begun.lock().unwrap());
+    };
+    let source = QueueSource::new(Arc::clone(&store), "q").ordered(true);
+    let service = Pipeline::builder("p")
+        .source(source)
+        .sink(Tasks::new().handle(resize))
+        .build()
+        .unwrap();
+    let handle = service.handle();
+    let running = tokio::spawn(service.run_until(std::future::pending()));
+
+    for policy in [OnDuplicate::Serial, OnDuplicate::QueueOne, OnDuplicate::Discard] {
+        let name = format!("{policy:?}");
+        let publish = async |uuid: String| {
+            let options = Options::default().on_duplicate(policy).uuid(uuid);
+            publisher.apply_async(&image(&name), options).await.unwrap()
+        };
+        publish(format!("{name}-0")).await;
+        until("the first begins", &|| count(&name) == 1).await;
+        for number in 1..4 {
+            publish(format!("{name}-{number}")).await;
+        }
+        let runs = match policy {
+            OnDuplicate::Serial => 4,
+            OnDuplicate::QueueOne => 2,
+            _ => 1,
+        };
+        // Something else meanwhile runs beside it: there is room, and those do not take it.
+        publisher.delay(&image(&format!("beside {name}"))).await.unwrap();
+        until("what is not its like", &|| count(&format!("beside {name}")) == 1).await;
+        assert_eq!(count(&name), 1, "{name}: one at a time");
+        go.add_permits(2);
+        for number in 1..runs {
+            until("the next", &|| count(&name) == number + 1).await;
+            assert_eq!(store.queue().keys("q").await.unwrap().len(), 1, "{name}");
+            go.add_permits(1);
+        }
+        let empty = async || {
+            let depth = store.queue().depth("q").await.unwrap();
+            depth.ready + depth.delayed + depth.leased == 0
+        };
+        let emptied = tokio::time::timeout(Duration::from_secs(30), async {
+            while !empty().await {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        emptied.await.unwrap();
+        assert_eq!(count(&name), runs, "{name}");
+    }
+    let later = Options::default().delay(Duration::from_secs(3_600));
+    publisher.apply_async(&image("later"), later).await.unwrap();
+    assert_eq!(store.queue().depth("q").await.unwrap().delayed, 1);
+    let soon = Options::default().delay(Duration::from_millis(50));
+    publisher.apply_async(&image("soon"), soon).await.unwrap();
+    go.add_permits(1);
+    until("the delayed one", &|| count("soon") == 1).await;
+    assert_eq!(count("later"), 0);
+    handle.drain();
+    running.await.unwrap().unwrap();
+    assert_eq!(store.queue().depth("q").await.unwrap().delayed, 1, "kept");
 }

@@ -17,7 +17,15 @@
 //! # Ok(()) }
 //! ```
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
 use hyper::{Request, body::Incoming, service::service_fn};
@@ -42,6 +50,31 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// How long no connection is accepted after the system refused one, for want of descriptors or memory.
 const RECOVER: Duration = Duration::from_secs(1);
 
+/// What became of connections, but for the answers that a router gives.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Accepted.
+    pub connections: AtomicU64,
+    /// Ended by what is no HTTP.
+    pub bad_requests: AtomicU64,
+    /// Ended after [`PATIENCE`] without a request's head.
+    pub timeouts: AtomicU64,
+    /// Left by the caller in the middle of a request or its answer, or before the first request.
+    pub disconnects: AtomicU64,
+}
+
+impl Counts {
+    fn note(&self, error: &(dyn std::error::Error + 'static)) {
+        let mut causes = std::iter::successors(Some(error), |error| error.source());
+        let count = match causes.find_map(|error| error.downcast_ref::<hyper::Error>()) {
+            Some(error) if error.is_parse() => &self.bad_requests,
+            Some(error) if error.is_timeout() => &self.timeouts,
+            _ => &self.disconnects,
+        };
+        count.fetch_add(1, Relaxed);
+    }
+}
+
 /// Accepts connections and lets `router` answer, which finds the caller's address as
 /// [`ConnectInfo<SocketAddr>`](ConnectInfo).
 ///
@@ -50,6 +83,19 @@ const RECOVER: Duration = Duration::from_secs(1);
 /// # Cancel safety
 /// Dropping it cuts every connection off.
 pub async fn serve(listener: TcpListener, router: Router, stopped: impl Future<Output = ()> + Send) {
+    serve_counting(listener, router, stopped, Arc::default()).await;
+}
+
+/// As [`serve`], and counts what becomes of connections.
+///
+/// # Cancel safety
+/// Dropping it cuts every connection off.
+pub async fn serve_counting(
+    listener: TcpListener,
+    router: Router,
+    stopped: impl Future<Output = ()> + Send,
+    counts: Arc<Counts>,
+) {
     let (graceful, mut connections) = (GracefulShutdown::new(), JoinSet::new());
     tokio::pin!(stopped);
     loop {
@@ -59,14 +105,21 @@ pub async fn serve(listener: TcpListener, router: Router, stopped: impl Future<O
                 Ok((stream, remote)) => {
                     let watcher = graceful.watcher();
                     let router = router.clone();
+                    let counts = Arc::clone(&counts);
+                    counts.connections.fetch_add(1, Relaxed);
                     connections.spawn(async move {
-                        if let Ok(true) = timeout(PATIENCE, begins(&stream)).await {
-                            let builder = builder();
-                            let service = service_fn(move |request| answer(router.clone(), remote, request));
-                            let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-                            if let Err(error) = watcher.watch(connection.into_owned()).await {
-                                tracing::debug!(%remote, error, "connection ended");
-                            }
+                        let begun = timeout(PATIENCE, begins(&stream)).await;
+                        let Ok(true) = begun else {
+                            let count = if begun.is_ok() { &counts.disconnects } else { &counts.timeouts };
+                            count.fetch_add(1, Relaxed);
+                            return;
+                        };
+                        let builder = builder();
+                        let service = service_fn(move |request| answer(router.clone(), remote, request));
+                        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+                        if let Err(error) = watcher.watch(connection.into_owned()).await {
+                            counts.note(&*error);
+                            tracing::debug!(%remote, error, "connection ended");
                         }
                     });
                 }
@@ -143,12 +196,17 @@ mod tests {
 
     /// A server that answers `/` with the caller's port.
     async fn server() -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
+        counting(Arc::default()).await
+    }
+
+    async fn counting(counts: Arc<Counts>) -> (SocketAddr, oneshot::Sender<()>, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let port = async |ConnectInfo(remote): ConnectInfo<SocketAddr>| remote.port().to_string();
         let router = Router::new().route("/", get(port));
-        let task = tokio::spawn(serve(listener, router, async { drop(stopped.await) }));
+        let stopped = async { drop(stopped.await) };
+        let task = tokio::spawn(serve_counting(listener, router, stopped, counts));
         (address, stop, task)
     }
 
@@ -177,6 +235,43 @@ mod tests {
             "an idle connection is closed"
         );
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_becomes_of_connections_is_counted() {
+        let counts = Arc::<Counts>::default();
+        let (address, stop, task) = counting(Arc::clone(&counts)).await;
+        for start in [
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n",
+            "\u{1}\u{2} no HTTP\r\n\r\n",
+            "GET / HT",
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(start.as_bytes()).await.unwrap();
+            drop(stream.read_to_end(&mut Vec::new()).await);
+        }
+        for start in ["", "GET / HT"] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(start.as_bytes()).await.unwrap();
+        }
+        let seen = || {
+            let Counts {
+                connections,
+                bad_requests,
+                timeouts,
+                disconnects,
+            } = &*counts;
+            [connections, bad_requests, timeouts, disconnects].map(|count| count.load(Relaxed))
+        };
+        let wanted = [5, 1, 1, 2];
+        let began = Instant::now();
+        while seen() != wanted && began.elapsed() < PATIENCE * 10 {
+            sleep(LOOK_AGAIN).await;
+        }
+
+        assert_eq!(seen(), wanted);
+        drop(stop);
+        task.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

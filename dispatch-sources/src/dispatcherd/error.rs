@@ -35,7 +35,7 @@ pub enum SettingsError {
         /// What is wrong, and what would be right.
         message: String,
     },
-    /// There is no `brokers.pg_notify`.
+    /// There is neither a `brokers.pg_notify` nor another that says what is wanted.
     #[error("brokers: there is no `pg_notify`")]
     NoBroker,
 }

@@ -26,7 +26,7 @@ use std::path::Path;
 pub use broker::{PgBroker, SocketBroker};
 use dispatch_core::config::Secret;
 pub use error::SettingsError;
-pub use model::{MainKwargs, MetricsKwargs, PoolKwargs, ProcessManager, Service, Settings, Worker};
+pub use model::{MainKwargs, MetricsKwargs, PoolKwargs, ProcessManager, Publish, Service, Settings, Worker};
 use serde_json::Value;
 
 /// The environment variable that names the file.
@@ -83,6 +83,22 @@ impl Settings {
             .as_ref()
             .or(self.durable.as_ref())
             .ok_or(SettingsError::NoBroker)
+    }
+
+    /// The unix socket, if that is where commands go: `publish.default_control_broker`, else `default_broker`, says so, or
+    /// there is no other broker.
+    #[must_use]
+    pub fn control_socket(&self) -> Option<&SocketBroker> {
+        let publish = &self.publish;
+        let named = publish
+            .default_control_broker
+            .as_deref()
+            .or(publish.default_broker.as_deref());
+        let is_meant = match named {
+            Some(name) => matches!(name, "socket" | "dispatcherd.brokers.socket"),
+            None => self.pg_notify().is_err(),
+        };
+        self.socket.as_ref().filter(|_| is_meant)
     }
 
     /// All of it as JSON, as worker processes want it. It may hold passwords.

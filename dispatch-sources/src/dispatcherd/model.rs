@@ -29,6 +29,8 @@ pub struct Settings {
     pub control: bool,
     /// `service`.
     pub service: Service,
+    /// `publish`.
+    pub publish: Publish,
     /// `worker`.
     pub worker: Worker,
     /// What is at the top and means nothing here.
@@ -169,11 +171,14 @@ pub struct Worker {
 }
 
 /// `publish`.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct Publish {
-    default_broker: Option<String>,
-    default_control_broker: Option<String>,
+#[non_exhaustive]
+pub struct Publish {
+    /// Which broker publishers take.
+    pub default_broker: Option<String>,
+    /// Which broker commands are sent by; that of publishers unless given.
+    pub default_control_broker: Option<String>,
 }
 
 /// `producers`.
@@ -205,6 +210,7 @@ struct TaskList {
 #[expect(dead_code, reason = "only its schema is wanted")]
 struct Whole {
     /// 2
+    #[schemars(extend("const" = 2))]
     version: u8,
     brokers: Option<Brokers>,
     producers: Option<Producers>,
@@ -213,11 +219,25 @@ struct Whole {
     worker: Option<Worker>,
 }
 
+/// What has a dot in its name is a module that publishers import.
 #[derive(JsonSchema)]
+#[schemars(deny_unknown_fields, extend("patternProperties" = { "\\.": {} }))]
 #[expect(dead_code, reason = "only its schema is wanted")]
 struct Brokers {
     pg_notify: Option<PgBroker>,
     socket: Option<SocketBroker>,
+    #[schemars(rename = "dispatch_py.broker", schema_with = "durable_broker", default)]
+    durable: Option<PgBroker>,
+}
+
+/// As `pg_notify`, with one key more.
+fn durable_broker(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+    let mut schema = PgBroker::json_schema(generator);
+    if let Some(Value::Object(properties)) = schema.ensure_object().get_mut("properties") {
+        let one = serde_json::json!({ "type": ["string", "null"], "description": "where its tables lie" });
+        properties.insert("schema".to_owned(), one);
+    }
+    schema
 }
 
 impl Settings {
@@ -262,7 +282,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         PgBroker::check(broker)?;
     }
     let producers = section::<Producers>("producers", take("producers"))?.unwrap_or_default();
-    let _checked = section::<Publish>("publish", take("publish"))?;
+    let publish = section("publish", take("publish"))?.unwrap_or_default();
     let service = section("service", take("service"))?.unwrap_or_default();
     let worker = section("worker", take("worker"))?.unwrap_or_default();
     let schedule = producers.scheduled.unwrap_or_default().task_schedule;
@@ -282,6 +302,7 @@ pub(super) fn read(whole: Value) -> Result<Settings, SettingsError> {
         on_start: producers.on_start.unwrap_or_default().task_list,
         control: producers.control.is_some(),
         service,
+        publish,
         worker,
         unknown: top.into_iter().map(|(name, _)| name).collect(),
         whole,

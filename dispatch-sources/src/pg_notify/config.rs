@@ -23,9 +23,12 @@ use super::{
 #[non_exhaustive]
 pub struct PgNotifySourceConfig {
     /// The server: `postgres://user:password@host:5432/database`, or libpq's `host=… dbname=…`. It must reach the server
-    /// itself or a pooler in session mode. `sslmode=verify-full` checks the server's certificate.
-    pub dsn: Secret,
+    /// itself or a pooler in session mode. `sslmode=verify-full` checks the server's certificate. None only where
+    /// `control.socket` alone brings tasks.
+    #[serde(default)]
+    pub dsn: Option<Secret>,
     /// The channels, each of 1 to 63 bytes, written as they are: any characters, upper case as it stands.
+    #[serde(default)]
     pub channels: Vec<String>,
     /// A connection that has brought nothing for so long is asked whether it still hears; `"off"` for never.
     #[serde(default = "defaults::idle_check")]
@@ -213,7 +216,7 @@ impl PgNotifySourceConfig {
     /// Listens to `channels` at `dsn`, everything else by default.
     pub fn new(dsn: Secret, channels: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
-            dsn,
+            dsn: Some(dsn),
             channels: channels.into_iter().map(Into::into).collect(),
             idle_check: defaults::idle_check(),
             self_check_max_age: defaults::self_check_max_age(),
@@ -251,7 +254,14 @@ impl SourceConfig for PgNotifySourceConfig {
 impl PgNotifySourceConfig {
     /// Checks everything; connects to nothing.
     pub(super) fn service(self, context: &BuildContext) -> Result<Service, ConfigError> {
-        let server = Server::parse(self.dsn.expose()).map_err(|error| ConfigError::at("dsn", error.to_string()))?;
+        let server = self.dsn.as_ref().map(|dsn| Server::parse(dsn.expose()));
+        let server = server
+            .transpose()
+            .map_err(|error| ConfigError::at("dsn", error.to_string()))?;
+        if server.is_none() && (!self.channels.is_empty() || self.control.socket.is_none()) {
+            return Err(ConfigError::at("dsn", "where to listen is not said")
+                .help("dsn = \"postgres://…\"; without one, only control.socket can bring tasks"));
+        }
         if self.channels.is_empty() && self.control.socket.is_none() {
             return Err(ConfigError::at("channels", "there is nothing to listen to").help("channels = [\"tasks\"]"));
         }

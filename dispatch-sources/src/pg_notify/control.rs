@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, json, with_members};
+use dispatch_core::tasks::{BarePayload, ControlMessage, Filter, Incoming, json, with_members};
 use serde_json::{Value, json};
 
 use super::{
@@ -68,46 +68,8 @@ fn error(text: &str) -> String {
     json!({ "error": text }).to_string()
 }
 
-/// Which tasks a command is about: every member that is given must be equal; none means all.
-struct Filter<'d> {
-    task: Option<String>,
-    uuid: Option<String>,
-    args: Option<&'d str>,
-    kwargs: Option<&'d str>,
-}
-
-impl<'d> Filter<'d> {
-    fn read(data: &'d str) -> Self {
-        let members = json::members(data).ok().flatten().unwrap_or_default();
-        let given = |name: &str| {
-            let raw = members.iter().rev().find(|(key, _)| key == name).map(|(_, raw)| *raw);
-            raw.filter(|raw| !matches!(*raw, "null" | "\"\"" | "[]" | "{}" | "false" | "0"))
-        };
-        let text = |name: &str| given(name).map(|raw| json::string(raw).map_or_else(|| raw.to_owned(), Into::into));
-        Self {
-            task: text("task"),
-            uuid: text("uuid"),
-            args: given("args"),
-            kwargs: given("kwargs"),
-        }
-    }
-
-    fn picks(&self, task: &Task) -> bool {
-        let equal = |wanted: Option<&str>, name: &str| {
-            let Some(wanted) = wanted else { return true };
-            let members = json::members(task.text()).ok().flatten().unwrap_or_default();
-            let own = members
-                .iter()
-                .rev()
-                .find(|(key, _)| key == name)
-                .map(|(_, raw)| json::canonical(raw));
-            own == Some(json::canonical(wanted))
-        };
-        self.task.as_ref().is_none_or(|wanted| task.name() == wanted)
-            && self.uuid.as_ref().is_none_or(|wanted| task.uuid() == wanted)
-            && equal(self.args, "args")
-            && equal(self.kwargs, "kwargs")
-    }
+fn picks(filter: &Filter<'_>, task: &Task) -> bool {
+    filter.picks(task.name(), task.uuid(), || task.text().into())
 }
 
 /// What the pool of workers answers: its tasks by worker, and those that wait for one; both as JSON text.
@@ -144,7 +106,7 @@ fn items(object: &str) -> impl Iterator<Item = String> {
 
 async fn running(service: &Service, data: &str) -> String {
     let filter = Filter::read(data);
-    let waiting = service.hall.list(|task| filter.picks(task));
+    let waiting = service.hall.list(|task| picks(&filter, task));
     let at_work = at_work(service, "running", data).await;
     listed(waiting, at_work)
 }
@@ -152,7 +114,7 @@ async fn running(service: &Service, data: &str) -> String {
 async fn cancel(service: &Service, data: &str) -> String {
     let filter = Filter::read(data);
     // Those that wait first: none of them may start in the place of one that is cancelled.
-    let cancelled = service.hall.cancel(|task| filter.picks(task));
+    let cancelled = service.hall.cancel(|task| picks(&filter, task));
     let at_work = at_work(service, "cancel", data).await;
     listed(cancelled, at_work.or_else(|| Some(AtWork::default())))
 }
@@ -216,20 +178,22 @@ fn producers(service: &Service) -> String {
     let average = checks.total.as_secs_f64() / (checks.successes.max(1)) as f64;
     let plain = |produced: u64| json!({ "produced_count": produced, "uptime_seconds": uptime });
     let mut all = serde_json::Map::new();
-    all.insert(
-        "pg_notify-producer".to_owned(),
-        json!({
-            "produced_count": counts.broker.load(Relaxed),
-            "uptime_seconds": uptime,
-            "recycle_count": counts.recycled.load(Relaxed),
-            "broker_self_check": {
-                "enabled": service.checks.is_some(),
-                "success_count": checks.successes,
-                "average_time_seconds": average,
-                "max_time_seconds": checks.longest.as_secs_f64(),
-            },
-        }),
-    );
+    if service.server.is_some() {
+        all.insert(
+            "pg_notify-producer".to_owned(),
+            json!({
+                "produced_count": counts.broker.load(Relaxed),
+                "uptime_seconds": uptime,
+                "recycle_count": counts.recycled.load(Relaxed),
+                "broker_self_check": {
+                    "enabled": service.checks.is_some(),
+                    "success_count": checks.successes,
+                    "average_time_seconds": average,
+                    "max_time_seconds": checks.longest.as_secs_f64(),
+                },
+            }),
+        );
+    }
     if config.control.socket.is_some() {
         let mut socket = plain(counts.socket.load(Relaxed));
         socket["recycle_count"] = 0.into();
@@ -242,7 +206,7 @@ fn producers(service: &Service) -> String {
         all.insert("on-start-producer".to_owned(), plain(counts.on_start.load(Relaxed)));
     }
     if allowed(service, "run") {
-        all.insert("control-producer".to_owned(), plain(0));
+        all.insert("control-producer".to_owned(), plain(counts.run.load(Relaxed)));
     }
     Value::Object(all).to_string()
 }
@@ -355,6 +319,7 @@ async fn run(service: &Arc<Service>, data: &str) -> String {
     match Incoming::read(data, BarePayload::Reject) {
         Incoming::Task(task) => {
             service.submit(task).await;
+            service.counts.run.fetch_add(1, Relaxed);
             object([("ack".to_owned(), data.to_owned())])
         }
         Incoming::Rejected(why) => error(&format!("No task to run: {why}")),

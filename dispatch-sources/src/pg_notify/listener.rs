@@ -8,8 +8,8 @@ use std::{
 };
 
 use dispatch_core::Error;
-use dispatch_pg_client::{Connection, PgError, quoted};
-use tokio::time::{Instant, sleep, sleep_until};
+use dispatch_pg_client::{Connection, PgError, Server, quoted};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_postgres::{AsyncMessage, Client, Notification};
 
 use super::{
@@ -17,14 +17,17 @@ use super::{
     service::{Origin, Service},
 };
 
+/// How long a new connection may take to listen.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
 
 /// Listens for ever.
-pub(super) async fn run(service: Arc<Service>) {
+pub(super) async fn run(service: Arc<Service>, server: Server) {
     let (mut failures, mut deaf_since) = (0, None);
     loop {
-        let error = match listen(&service, &mut failures, &mut deaf_since).await {
+        let error = match listen(&service, &server, &mut failures, &mut deaf_since).await {
             Ok(never) => match never {},
             Err(error) => Error::from(error),
         };
@@ -43,22 +46,29 @@ pub(super) async fn run(service: Arc<Service>) {
 /// Connects and takes in what comes, until the connection is lost.
 async fn listen(
     service: &Arc<Service>,
+    server: &Server,
     failures: &mut u32,
     deaf_since: &mut Option<Instant>,
 ) -> Result<std::convert::Infallible, PgError> {
-    let (client, mut connection) = service.server.connect().await?;
+    let (client, mut connection) = server.connect().await?;
     let own = format!("self_check_{}", uuid::Uuid::new_v4().simple());
     let channels = service.config.channels.iter().map(String::as_str).chain([own.as_str()]);
     let statements: String = channels.map(|channel| format!("LISTEN {};", quoted(channel))).collect();
-    let mut ear = Ear::new(service, own);
+    let mut ear = Ear::new(service, server.place(), own);
+    let deaf = || PgError::Deaf {
+        place: server.place().to_owned(),
+    };
     let listened = {
         // Nothing comes unless the connection is driven.
-        let listening = client.batch_execute(&statements);
+        let listening = timeout(PATIENCE, client.batch_execute(&statements));
         tokio::pin!(listening);
         loop {
             tokio::select! {
                 biased;
-                done = &mut listening => break done.map_err(|source| failed(service, "listen", source)),
+                done = &mut listening => break match done {
+                    Ok(done) => done.map_err(|source| failed(server.place(), "listen", source)),
+                    Err(_) => Err(deaf()),
+                },
                 more = ear.listen(&mut connection) => if let Err(error) = more { break Err(error) },
             }
         }
@@ -66,15 +76,19 @@ async fn listen(
     ear.admit().await;
     listened?;
     if let Some(since) = deaf_since.take() {
+        let gap = since.elapsed();
         service.gaps.add(1);
-        tracing::warn!(gap = ?since.elapsed(), "listening again: what was sent meanwhile did not come");
+        service
+            .gap_length
+            .add(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
+        tracing::warn!(?gap, "listening again: what was sent meanwhile did not come");
         service.health.send_replace(None);
     } else {
-        tracing::info!(channels = ?service.config.channels, place = %service.server.place(), "listening");
+        tracing::info!(channels = ?service.config.channels, place = %server.place(), "listening");
     }
     *failures = 0;
 
-    let mut quiet_since = Instant::now();
+    let (mut quiet_since, mut heard_at) = (Instant::now(), Instant::now());
     loop {
         let due = service.checks.map(|checks| quiet_since + checks.idle);
         tokio::select! {
@@ -85,16 +99,26 @@ async fn listen(
                 heard?;
                 let late = |age| service.checks.is_some_and(|checks| age >= checks.max_age);
                 if ear.answered.take().is_some_and(late) {
-                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
+                    *deaf_since = Some(heard_at);
+                    return Err(deaf());
                 }
+                heard_at = quiet_since;
             }
             () = async { match due { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {
-                // Still unanswered after a whole idle time: nothing comes through any more.
-                if ear.asked.is_some() {
-                    return Err(PgError::Deaf { place: service.server.place().to_owned() });
-                }
+                // Still unanswered after a whole idle time, or not even sent: nothing comes through any more.
+                let idle = service.checks.map_or(Duration::ZERO, |checks| checks.idle);
                 quiet_since = Instant::now();
-                ear.ask(&client, &mut connection).await?;
+                let sent = match ear.asked {
+                    Some(_) => None,
+                    None => timeout(idle, ear.ask(&client, &mut connection)).await.ok(),
+                };
+                // What came while it was sent.
+                ear.admit().await;
+                let Some(sent) = sent else {
+                    *deaf_since = Some(heard_at);
+                    return Err(deaf());
+                };
+                sent?;
             }
         }
     }
@@ -103,6 +127,8 @@ async fn listen(
 /// What one connection is listened to with.
 struct Ear<'s> {
     service: &'s Arc<Service>,
+    /// Which server it is.
+    place: &'s str,
     heard: Heard,
     /// The channel of our questions to ourselves.
     own: String,
@@ -113,9 +139,10 @@ struct Ear<'s> {
 }
 
 impl<'s> Ear<'s> {
-    fn new(service: &'s Arc<Service>, own: String) -> Self {
+    fn new(service: &'s Arc<Service>, place: &'s str, own: String) -> Self {
         Self {
             service,
+            place,
             heard: Heard::of(Origin::Own),
             own,
             asked: None,
@@ -146,9 +173,9 @@ impl<'s> Ear<'s> {
                     Poll::Ready(Some(Ok(_))) => {}
                     // What came before the end still counts.
                     Poll::Ready(_) | Poll::Pending if count > 0 => return Poll::Ready(Ok(())),
-                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(self.service, "listen", source))),
+                    Poll::Ready(Some(Err(source))) => return Poll::Ready(Err(failed(self.place, "listen", source))),
                     Poll::Ready(None) => {
-                        let place = self.service.server.place().to_owned();
+                        let place = self.place.to_owned();
                         return Poll::Ready(Err(PgError::Closed { place }));
                     }
                     Poll::Pending => return Poll::Pending,
@@ -201,7 +228,7 @@ impl<'s> Ear<'s> {
             tokio::select! {
                 biased;
                 sent = &mut sending => {
-                    return sent.map(drop).map_err(|source| failed(self.service, "send a self-check", source));
+                    return sent.map(drop).map_err(|source| failed(self.place, "send a self-check", source));
                 }
                 heard = self.listen(connection) => {
                     self.admit().await;
@@ -214,10 +241,10 @@ impl<'s> Ear<'s> {
     }
 }
 
-fn failed(service: &Service, what: &'static str, source: tokio_postgres::Error) -> PgError {
+fn failed(place: &str, what: &'static str, source: tokio_postgres::Error) -> PgError {
     PgError::Work {
         what,
-        place: service.server.place().to_owned(),
+        place: place.to_owned(),
         source,
     }
 }

@@ -43,4 +43,5 @@ pub use config::{Bound, Control, Members, OnStart, PgNotifySourceConfig, Reconne
 pub use control::COMMANDS;
 pub use dispatch_pg_client::PgError;
 pub use hall::Overflow;
+pub use socket::pieces;
 pub use source::PgNotifySource;

@@ -1,13 +1,18 @@
 //! Answers to commands, on a connection of their own: they never wait behind tasks.
 
+use std::time::Duration;
+
 use dispatch_core::tasks::chunks::split;
-use tokio::sync::Mutex;
+use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::Client;
 
 use dispatch_pg_client::{PgError, Server};
 
 /// PostgreSQL takes at most this many bytes in one notification (NOTIFY, Description: less than 8000).
 pub(super) const LIMIT: usize = 7_999;
+
+/// How long an answer may take to be sent, its connection included. Who asks waits for a second.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connection for answers; made for the first, and again when it is lost.
 pub(super) struct Replies {
@@ -23,9 +28,15 @@ impl Replies {
         }
     }
 
-    /// Sends an answer, in pieces if it is large. One that cannot be sent is logged: who asked has a timeout.
+    /// Sends an answer, in pieces if it is large. One that cannot be sent is logged: who asked has a timeout. A connection
+    /// through which nothing comes back is given up, and does not hold the answers after it up for good.
     pub(super) async fn send(&self, channel: &str, answer: &str) {
-        if let Err(error) = self.try_send(channel, answer).await {
+        let deaf = |_| {
+            let place = self.server.place().to_owned();
+            Err(PgError::Deaf { place })
+        };
+        let sent = timeout(PATIENCE, self.try_send(channel, answer)).await;
+        if let Err(error) = sent.unwrap_or_else(deaf) {
             tracing::warn!(
                 channel,
                 error = dispatch_core::Error::from(error).report(),

@@ -26,7 +26,8 @@ use super::{
 /// One service: what dispatcherd calls so.
 pub(super) struct Service {
     pub(super) config: PgNotifySourceConfig,
-    pub(super) server: Server,
+    /// None: the socket alone brings messages.
+    pub(super) server: Option<Server>,
     pub(super) hall: Arc<Hall>,
     pub(super) commands: Commands,
     pub(super) checks: Option<Checks>,
@@ -34,12 +35,14 @@ pub(super) struct Service {
     pub(super) node_id: String,
     /// None: the connection is well.
     pub(super) health: watch::Sender<Option<String>>,
-    pub(super) replies: Replies,
+    /// As many as there are servers.
+    pub(super) replies: Option<Replies>,
     pub(super) counts: Counts,
     assembly: Mutex<Assembly>,
     pub(super) started: Instant,
     pub(super) rejected: Counter,
     pub(super) gaps: Counter,
+    pub(super) gap_length: Counter,
 }
 
 /// How a silent connection is asked whether it still hears.
@@ -60,6 +63,8 @@ pub(super) struct Counts {
     pub(super) socket: AtomicU64,
     pub(super) scheduled: AtomicU64,
     pub(super) on_start: AtomicU64,
+    /// Tasks that a command started.
+    pub(super) run: AtomicU64,
     /// Connections made anew.
     pub(super) recycled: AtomicU64,
     pub(super) checks: Mutex<CheckCounts>,
@@ -78,8 +83,8 @@ pub(super) struct CheckCounts {
 pub(super) enum Origin {
     /// A channel of the server.
     Channel(Arc<str>),
-    /// A client of the socket, by its number, and what it is written to.
-    Client(u64, tokio::sync::mpsc::UnboundedSender<String>),
+    /// A client of the socket, by its number, and where its commands are answered in their order.
+    Client(u64, tokio::sync::mpsc::UnboundedSender<ControlMessage>),
     /// The service itself.
     Own,
 }
@@ -98,7 +103,7 @@ impl Origin {
 impl std::fmt::Debug for Service {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Service")
-            .field("place", &self.server.place())
+            .field("place", &self.server.as_ref().map(Server::place))
             .field("channels", &self.config.channels)
             .finish_non_exhaustive()
     }
@@ -107,7 +112,7 @@ impl std::fmt::Debug for Service {
 impl Service {
     pub(super) fn new(
         config: PgNotifySourceConfig,
-        server: Server,
+        server: Option<Server>,
         hall: Arc<Hall>,
         context: &BuildContext,
         checks: Option<Checks>,
@@ -115,7 +120,7 @@ impl Service {
     ) -> Self {
         let meter = &context.meter;
         Self {
-            replies: Replies::new(server.clone()),
+            replies: server.clone().map(Replies::new),
             node_id: config
                 .control
                 .node_id
@@ -129,6 +134,10 @@ impl Service {
             gaps: meter.counter(
                 "dispatch_pg_notify_gaps_total",
                 "times in which nothing was heard, for want of a connection",
+            ),
+            gap_length: meter.counter(
+                "dispatch_pg_notify_gap_milliseconds_total",
+                "how long those times were together, in milliseconds",
             ),
             health: watch::Sender::new(None),
             counts: Counts::default(),
@@ -185,12 +194,18 @@ impl Service {
         }
     }
 
-    /// Answers in a task of its own: no task waits for a command, and no command for a task.
+    /// Answers beside everything else: no task waits for a command, and no command for a task. Those of one client of the
+    /// socket are answered in their order, since nothing but their order says which answer is whose.
     pub(super) fn steer(self: &Arc<Self>, origin: Origin, command: ControlMessage) {
         self.counts.received.fetch_add(1, Relaxed);
         self.counts.control.fetch_add(1, Relaxed);
         if matches!(origin, Origin::Channel(_)) && !self.config.control.pg_notify {
             return tracing::warn!(command = %command.command, "command refused: control.pg_notify is off");
+        }
+        if let (Origin::Client(_, client), None) = (&origin, command.delay) {
+            // A client that has gone needs no answer.
+            let _gone = client.send(command);
+            return;
         }
         let service = Arc::clone(self);
         tokio::spawn(async move {
@@ -198,13 +213,9 @@ impl Service {
                 tokio::time::sleep(delay).await;
             }
             let answer = control::answer(&service, &command).await;
-            let Some(reply_to) = command.reply_to.filter(|_| command.delay.is_none()) else {
-                return;
-            };
-            match origin {
-                Origin::Channel(_) => service.replies.send(&reply_to, &answer).await,
-                Origin::Client(_, client) => super::socket::answer(&client, &answer),
-                Origin::Own => {}
+            let reply_to = command.reply_to.filter(|_| command.delay.is_none());
+            if let (Some(reply_to), Some(replies)) = (reply_to, &service.replies) {
+                replies.send(&reply_to, &answer).await;
             }
         });
     }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use dispatch_core::tasks::chunks::split;
+use dispatch_core::tasks::{ControlMessage, chunks::split};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -14,6 +14,7 @@ use tokio::{
 };
 
 use super::{
+    control,
     heard::Heard,
     service::{Origin, Service},
 };
@@ -67,19 +68,26 @@ impl Drop for SocketFile {
 
 async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
     let (reading, mut writing) = stream.into_split();
-    let (answers, mut to_write) = mpsc::unbounded_channel::<String>();
+    let (commands, mut to_answer) = mpsc::unbounded_channel::<ControlMessage>();
     let mut reading = BufReader::new(reading);
     let mut line = Vec::new();
-    let write = async {
-        while let Some(line) = to_write.recv().await {
-            if writing.write_all(line.as_bytes()).await.is_err() {
-                return;
+    let asked = Arc::clone(&service);
+    let write = async move {
+        while let Some(command) = to_answer.recv().await {
+            let answer = control::answer(&asked, &command).await;
+            if command.reply_to.is_none() {
+                continue;
+            }
+            for piece in pieces(&answer) {
+                if writing.write_all(piece.as_bytes()).await.is_err() {
+                    return;
+                }
             }
         }
     };
-    // The sender goes with the reader: once both it and the answers under way are done, the writer ends.
+    // The sender goes with the reader: once that and the answers under way are done, the writer ends.
     let read = async {
-        let mut heard = Heard::of(Origin::Client(number, answers));
+        let mut heard = Heard::of(Origin::Client(number, commands));
         loop {
             line.clear();
             let count = (&mut reading)
@@ -105,11 +113,10 @@ async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
     futures::future::join(read, write).await;
 }
 
-/// Writes an answer to a client, in pieces if it is large.
-pub(super) fn answer(client: &mpsc::UnboundedSender<String>, answer: &str) {
+/// A message as it goes over the socket, either way: in lines, several if it is large.
+#[must_use]
+pub fn pieces(message: &str) -> Vec<String> {
     let id = uuid::Uuid::new_v4().simple().to_string();
-    for piece in split(answer, LIMIT, &id).unwrap_or_default() {
-        // A client that has gone needs no answer.
-        let _gone = client.send(piece + "\n");
-    }
+    let pieces = split(message, LIMIT, &id).unwrap_or_default();
+    pieces.into_iter().map(|piece| piece + "\n").collect()
 }

@@ -46,6 +46,13 @@ impl PgNotifySource {
         config.service(&context).map(Self::new)
     }
 
+    /// Where it asks for what it does not know itself: what is at work, and by whom. Whoever answers there (the sink `tasks`
+    /// of a program, say) is asked by the control clients of this source.
+    #[must_use]
+    pub fn commands(&self) -> &Commands {
+        &self.service.commands
+    }
+
     pub(super) fn new(service: Service) -> Self {
         Self {
             health: service.health.subscribe(),
@@ -56,7 +63,9 @@ impl PgNotifySource {
 
     fn start(&mut self) {
         Service::answer_commands(&self.service);
-        self.running.spawn(listener::run(Arc::clone(&self.service)));
+        if let Some(server) = self.service.server.clone() {
+            self.running.spawn(listener::run(Arc::clone(&self.service), server));
+        }
         producers::start(&self.service, &mut self.running);
         if let Some(path) = self.service.config.control.socket.clone() {
             self.running.spawn(socket::serve(Arc::clone(&self.service), path));
@@ -78,8 +87,8 @@ impl Source for PgNotifySource {
     }
 
     async fn probe(&mut self) -> Result<(), Error> {
-        if self.running.is_empty() {
-            let _connected_and_dropped = self.service.server.connect().await?;
+        if let (true, Some(server)) = (self.running.is_empty(), &self.service.server) {
+            let _connected_and_dropped = server.connect().await?;
         }
         Ok(())
     }

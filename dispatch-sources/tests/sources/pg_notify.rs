@@ -1,5 +1,6 @@
 use std::{collections::HashMap, time::Duration};
 
+use dispatch_core::testing::Logs;
 use dispatch_core::{
     Commands, MemoryStore,
     config::{Secret, SourceConfig},
@@ -54,6 +55,11 @@ impl Server {
 
     /// Asks the service as `dispatcherctl` does: listens to a channel of its own, then asks.
     async fn ask(&self, control: &str, data: Value) -> Value {
+        self.ask_once(control, data).await.expect("an answer within 1 s")
+    }
+
+    /// None: nobody answers within the second that the client waits.
+    async fn ask_once(&self, control: &str, data: Value) -> Option<Value> {
         let reply_to = format!(
             "reply_to_{}",
             dispatch_core::random_id().replace('-', "_").to_lowercase()
@@ -72,18 +78,15 @@ impl Server {
             .await;
         let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
         loop {
-            let text = timeout(Duration::from_secs(1), answer.recv())
-                .await
-                .expect("an answer within 1 s")
-                .unwrap();
+            let text = timeout(Duration::from_secs(1), answer.recv()).await.ok()?.unwrap();
             assert!(text.len() <= 7_999, "{}", text.len());
             match dispatch_core::tasks::Incoming::read(&text, dispatch_core::tasks::BarePayload::Reject) {
                 dispatch_core::tasks::Incoming::Chunk(chunk) => {
                     if let Some(whole) = assembly.take(chunk) {
-                        return serde_json::from_str(&whole).unwrap();
+                        return Some(serde_json::from_str(&whole).unwrap());
                     }
                 }
-                _ => return serde_json::from_str(&text).unwrap(),
+                _ => return Some(serde_json::from_str(&text).unwrap()),
             }
         }
     }
@@ -92,6 +95,18 @@ impl Server {
 struct Running {
     source: Box<dyn Source>,
     commands: Commands,
+    meter: dispatch_core::telemetry::Meter,
+}
+
+impl Running {
+    fn counted(&self, name: &str) -> u64 {
+        let readings = self.meter.read();
+        let found = readings.iter().find(|reading| reading.name == name);
+        match found.unwrap_or_else(|| panic!("{name}: {readings:?}")).measured {
+            dispatch_core::telemetry::Measured::Counter(count) => count,
+            ref other => panic!("{name}: {other:?}"),
+        }
+    }
 }
 
 /// A source that listens already: what is published from now on comes.
@@ -120,7 +135,11 @@ async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
             ack(delivery).await;
         }
     }
-    Running { source, commands }
+    Running {
+        source,
+        commands,
+        meter: context.meter,
+    }
 }
 
 async fn next(source: &mut dyn Source) -> Delivery {
@@ -343,7 +362,7 @@ async fn a_task_may_start_another_where_that_is_allowed() {
         return;
     };
     let mut config = server.config();
-    config.control.allow = Some(vec!["run".to_owned()]);
+    config.control.allow = Some(vec!["run".to_owned(), "producers".to_owned()]);
     let mut running = listening(&server, config).await;
 
     let ack = server.ask("run", json!({ "task": "a.follower", "uuid": "f" })).await;
@@ -351,6 +370,8 @@ async fn a_task_may_start_another_where_that_is_allowed() {
     assert_eq!(ack["ack"]["task"], "a.follower");
     assert_eq!(next(&mut *running.source).await.message.id(), "f");
     assert_eq!(server.ask("alive", json!({})).await["error"], "No control method alive");
+    let producers = server.ask("producers", json!({})).await;
+    assert_eq!(producers["control-producer"]["produced_count"], 1);
 }
 
 /// The figure is three numbers, but for NOTIFY, where what is sent meanwhile is lost: so the time is what counts.
@@ -361,12 +382,12 @@ async fn a_killed_connection_is_made_anew_at_once() {
     };
     let mut config = server.config();
     let name = format!("victim {}", dispatch_core::random_id());
-    config.dsn = Secret::new(format!(
+    config.dsn = Some(Secret::new(format!(
         "{}{}application_name={}",
         server.dsn,
         if server.dsn.contains('?') { '&' } else { '?' },
         name.replace(' ', "%20")
-    ));
+    )));
     let mut running = listening(&server, config).await;
     let mut gaps = Vec::new();
 
@@ -426,6 +447,107 @@ async fn a_silent_connection_is_asked_and_a_deaf_one_given_up() {
     assert!(found["max_time_seconds"].as_f64() < Some(0.2), "{found}");
     let nothing = timeout(Duration::from_millis(50), running.source.receive(1)).await;
     assert!(nothing.is_err(), "no check becomes a task: {nothing:?}");
+}
+
+/// Stands before the server, and can make the connections of now deaf: they stay, and nothing comes back through them.
+struct Proxy {
+    dsn: String,
+    deaf: tokio::sync::watch::Sender<u64>,
+}
+
+impl Proxy {
+    async fn before(server: &Server) -> Self {
+        let config: tokio_postgres::Config = server.dsn.parse().unwrap();
+        let [tokio_postgres::config::Host::Tcp(host)] = config.get_hosts() else {
+            panic!("a host")
+        };
+        let to = (host.clone(), config.get_ports()[0]);
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (deaf, heard) = tokio::sync::watch::channel(0_u64);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (to, mut heard) = (to.clone(), heard.clone());
+                tokio::spawn(async move {
+                    let own = *heard.borrow_and_update();
+                    let server = tokio::net::TcpStream::connect((to.0.as_str(), to.1)).await.unwrap();
+                    let ((mut client_reads, mut client_writes), (mut server_reads, mut server_writes)) =
+                        (client.into_split(), server.into_split());
+                    let there = tokio::io::copy(&mut client_reads, &mut server_writes);
+                    let back = async {
+                        let deaf = async { drop(heard.wait_for(|now| *now > own).await) };
+                        tokio::select! {
+                            _ = tokio::io::copy(&mut server_reads, &mut client_writes) => return,
+                            () = deaf => {}
+                        }
+                        tokio::io::copy(&mut server_reads, &mut tokio::io::sink())
+                            .await
+                            .unwrap();
+                    };
+                    tokio::select! {
+                        _ = there => {}
+                        () = back => {}
+                    }
+                });
+            }
+        });
+        let user = config.get_user().unwrap_or("postgres");
+        let password = config
+            .get_password()
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        let (password, name) = (password.unwrap_or_default(), config.get_dbname().unwrap_or(user));
+        Self {
+            dsn: format!("host=127.0.0.1 port={port} user='{user}' password='{password}' dbname='{name}'"),
+            deaf,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_deaf_connection_is_given_up_and_another_hears() {
+    let Some(server) = Server::find("a_deaf_connection_is_given_up_and_another_hears").await else {
+        return;
+    };
+    let proxy = Proxy::before(&server).await;
+    let mut config = server.config();
+    config.dsn = Some(Secret::new(proxy.dsn.as_str()));
+    config.idle_check = dispatch_sources::pg_notify::Bound(Some(Duration::from_millis(200)));
+    config.self_check_max_age = dispatch_core::config::Period(Duration::from_millis(200));
+    let (logs, _guard) = Logs::gather();
+    let mut running = listening(&server, config).await;
+    assert_eq!(server.ask("alive", json!({})).await["node_id"], "node");
+
+    for round in 1..=2 {
+        proxy.deaf.send_modify(|now| *now += 1);
+        let own = format!("after {round}");
+        let began = Instant::now();
+        let mut heard = false;
+        while !heard {
+            server.publish(&format!(r#"{{"task": "a.b", "uuid": "{own}"}}"#)).await;
+            match timeout(Duration::from_millis(20), running.source.receive(10)).await {
+                Ok(Ok(Received::Batch(batch))) => {
+                    for delivery in batch {
+                        heard |= delivery.message.id() == &own;
+                        ack(delivery).await;
+                    }
+                }
+                Ok(Ok(Received::Health(_))) | Err(_) => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(began.elapsed() < Duration::from_secs(20), "deaf for good");
+        }
+        // More, on a machine so slow that an answer comes late.
+        assert!(running.counted("dispatch_pg_notify_gaps_total") >= round, "gaps");
+        let length = running.counted("dispatch_pg_notify_gap_milliseconds_total");
+        // From what was heard last: silence, and then a question without an answer.
+        assert!(length >= 400 * round, "{length} ms");
+    }
+    assert!(logs.count("WARN", "listening again: what was sent meanwhile did not come gap=") >= 2);
+    // Answers have a connection of their own, which is as deaf.
+    let answered = timeout(Duration::from_secs(20), async {
+        while server.ask_once("alive", json!({})).await.is_none() {}
+    });
+    answered.await.expect("answers come again");
 }
 
 #[tokio::test]
@@ -546,6 +668,12 @@ fn what_cannot_be_meant_is_said_at_once() {
     for (change, part) in [
         (json!({ "dsn": "nonsense c4n4ry" }), "no DSN"),
         (json!({ "channels": [] }), "nothing to listen to"),
+        (json!({ "dsn": null }), "where to listen is not said"),
+        (
+            json!({ "dsn": null, "control": { "socket": "a" } }),
+            "where to listen is not said",
+        ),
+        (json!({ "dsn": null, "channels": [] }), "where to listen is not said"),
         (json!({ "channels": [""] }), "0 bytes"),
         (json!({ "channels": [long] }), "64 bytes"),
         (json!({ "self_check_max_age": "31s" }), "does not fit `idle_check`"),
@@ -567,4 +695,138 @@ fn what_cannot_be_meant_is_said_at_once() {
             "{change}: {error}"
         );
     }
+}
+
+/// A connection to a socket: what is written, and the answers, put together.
+struct Wire {
+    lines: tokio::io::Lines<tokio::io::BufReader<tokio::net::unix::OwnedReadHalf>>,
+    writing: tokio::net::unix::OwnedWriteHalf,
+}
+
+impl Wire {
+    async fn to(path: &Path) -> Self {
+        let connected = timeout(Duration::from_secs(20), async {
+            loop {
+                match tokio::net::UnixStream::connect(path).await {
+                    Ok(stream) => return stream.into_split(),
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let (reading, writing) = connected.await.expect("a socket within 20 s");
+        let lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(reading));
+        Self { lines, writing }
+    }
+
+    async fn write(&mut self, messages: &[&str]) {
+        let lines: String = messages
+            .iter()
+            .flat_map(|message| dispatch_sources::pg_notify::pieces(message))
+            .collect();
+        tokio::io::AsyncWriteExt::write_all(&mut self.writing, lines.as_bytes())
+            .await
+            .unwrap();
+    }
+
+    async fn answer(&mut self) -> Value {
+        let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
+        loop {
+            let line = timeout(Duration::from_secs(20), self.lines.next_line()).await;
+            let line = line.expect("an answer within 20 s").unwrap().expect("an answer");
+            match dispatch_core::tasks::Incoming::read(&line, dispatch_core::tasks::BarePayload::Reject) {
+                dispatch_core::tasks::Incoming::Chunk(chunk) => {
+                    if let Some(whole) = assembly.take(chunk) {
+                        return serde_json::from_str(&whole).unwrap();
+                    }
+                }
+                _ => return serde_json::from_str(&line).unwrap(),
+            }
+        }
+    }
+}
+
+/// No server is there, nor asked for.
+#[tokio::test]
+async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    let config = json!({ "control": { "socket": path, "node_id": "node" }, "on_start": [{ "task": "a.start" }] });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let context = context(directory.path(), memory());
+    // As a pool of workers that is slow to say what it knows.
+    let (go, waits) = tokio::sync::watch::channel(false);
+    context.commands.on("workers", move |_| {
+        let mut waits = waits.clone();
+        async move {
+            waits.wait_for(|go| *go).await.unwrap();
+            r#"{"worker-0": {}}"#.to_owned()
+        }
+    });
+    let mut source = config.build(&context).unwrap();
+    source.probe().await.unwrap();
+    let own = next(&mut *source).await;
+    assert_eq!(own.message.id(), "on-start-0");
+    ack(own).await;
+    let (mut one, mut other) = (Wire::to(&path).await, Wire::to(&path).await);
+
+    one.write(&[
+        r#"{"control": "workers", "reply_to": "me"}"#,
+        r#"{"control": "alive", "reply_to": "me", "delay": 0.001}"#,
+        r#"{"control": "set_log_level"}"#,
+        r#"{"control": "nothing", "reply_to": "me"}"#,
+        &json!({ "task": "a.b", "uuid": "large", "args": ["x".repeat(5_000)] }).to_string(),
+        r#"{"control": "producers", "reply_to": "me"}"#,
+    ])
+    .await;
+    // Neither tasks nor other clients wait for that answer.
+    let large = next(&mut *source).await;
+    assert_eq!(large.message.id(), "large");
+    other.write(&[r#"{"control": "running", "reply_to": "x"}"#]).await;
+    let running = other.answer().await;
+    assert_eq!(
+        running["worker-0"]["args"][0].as_str().map(str::len),
+        Some(5_000),
+        "{running}"
+    );
+    go.send(true).unwrap();
+
+    assert_eq!(one.answer().await["worker-0"], json!({}));
+    assert_eq!(one.answer().await["error"], "No control method nothing");
+    let producers = one.answer().await;
+    assert!(producers.get("pg_notify-producer").is_none(), "{producers}");
+    assert!(
+        producers["socket-producer"]["produced_count"].as_u64() >= Some(7),
+        "{producers}"
+    );
+    source.close().await.unwrap();
+}
+
+/// When each of three runs came, the first two of which were due while everything stood still.
+async fn late_runs(drift: bool) -> Vec<u128> {
+    let directory = tempfile::tempdir().unwrap();
+    let config = json!({
+        "control": { "socket": directory.path().join("a.sock") },
+        "schedule": { "a.tick": { "every": "1s", "drift": drift } },
+    });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let mut source = config.build(&context(directory.path(), memory())).unwrap();
+    let began = Instant::now();
+    let nothing = timeout(Duration::from_millis(100), source.receive(1)).await;
+    assert!(nothing.is_err(), "{nothing:?}");
+    tokio::time::advance(Duration::from_millis(2_400)).await;
+    let mut came = Vec::new();
+    for number in 0..3 {
+        let one = next(&mut *source).await;
+        assert_eq!(one.message.id().as_str(), format!("sch-{number}"));
+        came.push(began.elapsed().as_millis());
+        ack(one).await;
+    }
+    came
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_run_shifts_those_after_it_only_where_that_is_wanted() {
+    // One late run makes up for all that were missed; then the grid again, or a period from there.
+    assert_eq!(late_runs(false).await, [2_500, 3_000, 4_000]);
+    assert_eq!(late_runs(true).await, [2_500, 3_500, 4_500]);
 }

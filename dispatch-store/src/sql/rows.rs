@@ -21,6 +21,7 @@ pub(super) fn read_item(row: &QueryResult, at: usize) -> Result<(i64, Item), DbE
         priority: row.try_get_by_index(at + 6)?,
         run_at: Some(time(row.try_get_by_index(at + 7)?)),
         dedupe: read_text(row, at + 8)?,
+        alone: false,
         created_at: time(row.try_get_by_index(at + 9)?),
         deadline: row.try_get_by_index::<Option<i64>>(at + 10)?.map(time),
         attempts: u32::try_from(row.try_get_by_index::<i32>(at + 11)?).unwrap_or_default(),

@@ -2,7 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dispatch_core::{Store, config::Secret, store::Claimed, testing::store::store_battery};
+use dispatch_core::{
+    Message, Store,
+    config::Secret,
+    store::{Claimed, Enqueued, Item},
+    testing::store::store_battery,
+};
 use futures::future::join_all;
 use sea_orm::{ConnectionTrait, DatabaseConnection, TransactionTrait};
 use tokio::time::{Instant, sleep};
@@ -83,6 +88,36 @@ async fn duplicates_are_dropped_or_wait_as_they_are_told_to() {
     };
     assert!(more("queue_one").await.is_some() && more("queue_one").await.is_none());
     assert!(more("discard").await.is_none());
+    server.end(store).await;
+}
+
+/// Whether SQL or Rust says so, and however many at once.
+#[tokio::test]
+async fn of_many_that_are_to_be_alone_one_is() {
+    let Some(server) = Server::find("of_many_that_are_to_be_alone_one_is").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    for round in 0..5 {
+        let key = format!("key {round}");
+        let by_rust = (0..10).map(|number| {
+            let mut item = Item::of(&Message::new(number.to_string()));
+            (item.key, item.alone) = (Some(key.as_str().into()), true);
+            store.queue().enqueue("q", vec![item])
+        });
+        let arguments = format!("'q', 'x', identity => '{key}', on_duplicate => 'discard'");
+        let by_sql = (0..10).map(|_| enqueue(&server.admin, &server.schema, &arguments));
+
+        let (by_rust, by_sql) = tokio::join!(join_all(by_rust), join_all(by_sql));
+
+        let by_rust = by_rust
+            .into_iter()
+            .filter(|answer| *answer.as_ref().unwrap() == [Enqueued::New]);
+        let kept = by_rust.count() + by_sql.into_iter().flatten().count();
+        assert_eq!(kept, 1, "round {round}");
+    }
+    assert_eq!(all(&store, "q").await.len(), 5);
     server.end(store).await;
 }
 

@@ -5,7 +5,14 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use axum::{Router, extract::State, http::header, response::IntoResponse, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use dispatch_http_server::Counts;
 use dispatch_sources::dispatcherd::MetricsKwargs;
 use serde_json::{Value, json};
 
@@ -17,7 +24,31 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 #[derive(Clone)]
 struct Served {
     board: Board,
-    requests: Arc<AtomicU64>,
+    counts: Arc<Counted>,
+}
+
+/// What the original counts of its own server. No answer of ours can fail inside, so there are no internal errors.
+#[derive(Default)]
+struct Counted {
+    connections: Arc<Counts>,
+    requests: AtomicU64,
+    not_found: AtomicU64,
+}
+
+impl Counted {
+    fn shown(&self) -> Value {
+        let connections = &self.connections;
+        json!({
+            "connections_total": connections.connections.load(Relaxed),
+            "metrics_requests_served": self.requests.load(Relaxed),
+            "bad_requests": connections.bad_requests.load(Relaxed),
+            "internal_errors": 0,
+            "not_found_responses": self.not_found.load(Relaxed),
+            "client_disconnects": connections.disconnects.load(Relaxed),
+            "request_timeouts": connections.timeouts.load(Relaxed),
+            "is_running": true,
+        })
+    }
 }
 
 /// Serves until it is dropped; a port that is taken is logged, and the service goes on, as the original does.
@@ -29,29 +60,31 @@ pub(super) async fn serve(kwargs: Option<MetricsKwargs>, board: Board) {
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%host, port, %error, "metrics not served"),
     };
-    let requests = Arc::new(AtomicU64::new(0));
+    let counts = Arc::new(Counted::default());
     for member in board.members().iter() {
-        let (host, requests) = (host.clone(), Arc::clone(&requests));
+        let (host, counts) = (host.clone(), Arc::clone(&counts));
         member.handle.commands().on("metrics", move |_| {
-            let served = requests.load(Relaxed);
-            let counted = json!({
-                "connections_total": served, "metrics_requests_served": served, "bad_requests": 0, "internal_errors": 0,
-                "not_found_responses": 0, "client_disconnects": 0, "request_timeouts": 0, "is_running": true,
-            });
-            let status = json!({ "host": host, "port": port, "ready": true, "http_server": counted });
+            let status = json!({ "host": host, "port": port, "ready": true, "http_server": counts.shown() });
             let answer = json!({ "enabled": true, "status": status }).to_string();
             async move { answer }
         });
     }
     tracing::info!(%host, port, "metrics are served");
+    let connections = Arc::clone(&counts.connections);
     let router = Router::new()
-        .route("/metrics", get(metrics))
-        .with_state(Served { board, requests });
-    dispatch_http_server::serve(listener, router, std::future::pending()).await;
+        .route("/metrics", get(metrics).fallback(nothing))
+        .fallback(nothing)
+        .with_state(Served { board, counts });
+    dispatch_http_server::serve_counting(listener, router, std::future::pending(), connections).await;
+}
+
+async fn nothing(State(served): State<Served>) -> impl IntoResponse {
+    served.counts.not_found.fetch_add(1, Relaxed);
+    (StatusCode::NOT_FOUND, [(header::CONNECTION, "close")])
 }
 
 async fn metrics(State(served): State<Served>) -> impl IntoResponse {
-    served.requests.fetch_add(1, Relaxed);
+    served.counts.requests.fetch_add(1, Relaxed);
     let mut text = String::new();
     for member in served.board.members().iter() {
         let answers = member.handle.commands().ask("ctl", r#"{"control": "main"}"#).await;

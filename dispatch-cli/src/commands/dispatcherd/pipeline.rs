@@ -33,11 +33,17 @@ const HELD: usize = 8;
 
 pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result<Made, SettingsError> {
     let mut page = Page::default();
-    let broker = settings.pg_notify()?;
+    let broker = match settings.pg_notify() {
+        Ok(broker) => Some(broker),
+        // The socket alone brings what there is.
+        Err(SettingsError::NoBroker) if settings.socket.is_some() => None,
+        Err(error) => return Err(error),
+    };
     page.line("# What `dispatch dispatcherd` makes of its configuration; `dispatch run` takes it as well, with");
-    page.line(&format!(
-        "# {DSN} set to the connection and {SETTINGS} to the settings as JSON."
-    ));
+    page.line(&match broker {
+        Some(_) => format!("# {DSN} set to the connection and {SETTINGS} to the settings as JSON."),
+        None => format!("# {SETTINGS} set to the settings as JSON."),
+    });
     page.pair("name", "dispatcherd");
     if on_stop == OnStop::Cancel {
         page.pair("drain_timeout", "0s");
@@ -47,33 +53,16 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     if let Some(durable) = durable {
         queues(&mut page, settings, durable);
     }
-    let (dsn, others) = (broker.dsn()?, durable.filter(|_| settings.pg_notify.is_some()));
-    let others = others.map(|other| Ok((other, other.dsn()?))).transpose()?;
-    let mut variables = vec![
-        (DSN.to_owned(), dsn.expose().to_owned()),
-        (SETTINGS.to_owned(), settings.as_json().expose().to_owned()),
-    ];
-    let mut channels: Vec<&String> = broker.channels.iter().collect();
-    match others {
-        // One connection is enough for both.
-        Some((other, own)) if own.expose() == dsn.expose() => {
-            channels.extend(
-                other
-                    .channels
-                    .iter()
-                    .filter(|channel| !broker.channels.contains(channel)),
-            );
+    let mut variables = vec![(SETTINGS.to_owned(), settings.as_json().expose().to_owned())];
+    match broker {
+        Some(broker) => listeners(&mut page, settings, broker, notified, &mut variables)?,
+        None => {
+            page.table(notified);
+            page.pair("type", "pg_notify");
+            page.line("# No server: what there is comes by `control.socket`.");
+            chunk_timeout(&mut page, settings);
         }
-        Some((other, own)) => {
-            page.line("\n# Commands of the durable broker, and tasks that somebody sends by notification there.");
-            let name = "source.notified_durable";
-            listener(&mut page, settings, name, DURABLE_DSN, other, &other.channels);
-            control(&mut page, settings, name, None);
-            variables.push((DURABLE_DSN.to_owned(), own.expose().to_owned()));
-        }
-        None => {}
     }
-    listener(&mut page, settings, notified, DSN, broker, &channels);
     if durable.is_none() {
         page.line("# Nothing outlives this process but by the one key that makes tasks durable.");
         page.pair("overflow", "shed");
@@ -119,6 +108,42 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     })
 }
 
+/// The source that listens to the channels of all brokers, or two where their connections differ.
+fn listeners(
+    page: &mut Page,
+    settings: &Settings,
+    broker: &PgBroker,
+    notified: &str,
+    variables: &mut Vec<(String, String)>,
+) -> Result<(), SettingsError> {
+    let dsn = broker.dsn()?;
+    variables.insert(0, (DSN.to_owned(), dsn.expose().to_owned()));
+    let other = settings.durable.as_ref().filter(|_| settings.pg_notify.is_some());
+    let others = other.map(|other| Ok((other, other.dsn()?))).transpose()?;
+    let mut channels: Vec<&String> = broker.channels.iter().collect();
+    match others {
+        // One connection is enough for both.
+        Some((other, own)) if own.expose() == dsn.expose() => {
+            channels.extend(
+                other
+                    .channels
+                    .iter()
+                    .filter(|channel| !broker.channels.contains(channel)),
+            );
+        }
+        Some((other, own)) => {
+            page.line("\n# Commands of the durable broker, and tasks that somebody sends by notification there.");
+            let name = "source.notified_durable";
+            listener(page, settings, name, DURABLE_DSN, other, &other.channels);
+            control(page, settings, name, None);
+            variables.push((DURABLE_DSN.to_owned(), own.expose().to_owned()));
+        }
+        None => {}
+    }
+    listener(page, settings, notified, DSN, broker, &channels);
+    Ok(())
+}
+
 /// A source that listens.
 fn listener(
     page: &mut Page,
@@ -136,6 +161,10 @@ fn listener(
     if let (Some(_), Some(age)) = (broker.idle(), broker.max_age()) {
         page.pair("self_check_max_age", &seconds(age));
     }
+    chunk_timeout(page, settings);
+}
+
+fn chunk_timeout(page: &mut Page, settings: &Settings) {
     let chunks = settings
         .service
         .main_kwargs

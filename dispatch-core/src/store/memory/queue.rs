@@ -63,6 +63,9 @@ impl Line {
         if item.dedupe.as_ref().is_some_and(|key| self.dedupe.contains_key(key)) {
             return Enqueued::Duplicate;
         }
+        if item.alone && item.key.as_ref().is_some_and(|key| self.keys.contains_key(key)) {
+            return Enqueued::Duplicate;
+        }
         self.last_row += 1;
         if let Some(key) = &item.key {
             self.keys.entry(key.clone()).or_default().insert(self.last_row);
@@ -77,6 +80,7 @@ impl Line {
 
     /// Makes an item claimable from `at` on.
     fn wait(&mut self, row: u64, mut item: Item, at: Instant) {
+        item.alone = false;
         // An item that comes back gives its dedupe key up if another has taken it meanwhile.
         if let Some(key) = item.dedupe.take_if(|key| self.dedupe.contains_key(key)) {
             tracing::debug!(%key, "dedupe key taken while the item was leased");

@@ -2,13 +2,14 @@
 //! because values are passed on as the text they came in.
 
 mod canonical;
+mod python;
 mod scan;
 mod string;
 mod words;
 
 use std::borrow::Cow;
 
-pub use self::{canonical::canonical, string::string};
+pub use self::{canonical::canonical, python::as_python_writes, string::string};
 
 use self::scan::Scanner;
 

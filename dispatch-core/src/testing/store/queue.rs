@@ -17,6 +17,7 @@ pub(super) async fn battery(store: &dyn Store) {
     a_delayed_item_of_high_priority_holds_nobody_back(store).await;
     a_dedupe_key_waits_once(store).await;
     a_returning_item_survives_its_dedupe_key(store).await;
+    an_item_that_is_to_be_alone_is_dropped_beside_another(store).await;
     items_under_one_key_go_one_at_a_time(store).await;
     a_delayed_head_holds_its_key_back(store).await;
     a_release_counts_nothing(store).await;
@@ -385,6 +386,74 @@ async fn a_returning_item_survives_its_dedupe_key(store: &dyn Store) {
         back,
         vec!["a".to_owned(), "b".to_owned()],
         "an item that comes back to a taken dedupe key is not lost",
+    );
+}
+
+async fn an_item_that_is_to_be_alone_is_dropped_beside_another(store: &dyn Store) {
+    use Enqueued::{Duplicate, New};
+    let queue = name("alone");
+    let keyed = |payload, key: &'static str| Item {
+        key: Some(key.into()),
+        ..item(payload)
+    };
+    let alone = |payload, key| Item {
+        alone: true,
+        ..keyed(payload, key)
+    };
+    let enqueue = async |items| {
+        let answers = store.queue().enqueue(&queue, items).await;
+        answers.expect("a working store takes items")
+    };
+    let keyless = Item {
+        alone: true,
+        ..item("keyless")
+    };
+    let twice = Item {
+        dedupe: Some("k".into()),
+        ..keyed("dedupe", "d")
+    };
+    same(
+        enqueue(vec![
+            alone("a1", "a"),
+            alone("a2", "a"),
+            keyed("b1", "b"),
+            alone("b2", "b"),
+            keyed("a3", "a"),
+            keyless.clone(),
+            keyless,
+            twice.clone(),
+            twice,
+        ])
+        .await,
+        vec![New, Duplicate, New, Duplicate, New, New, New, New, Duplicate],
+        "an item that is to be alone is dropped beside one of its key that came before it in a batch",
+    );
+    same(
+        enqueue(vec![alone("a4", "a"), alone("c1", "c")]).await,
+        vec![Duplicate, New],
+        "an item that is to be alone is dropped beside one of its key that waits",
+    );
+
+    let claimed = take(store, &queue, 10).await;
+    same(claimed.len(), 7, "what was dropped is not there");
+    same(
+        claimed.iter().all(|claimed| !claimed.item.alone),
+        true,
+        "it is asked on the way in alone",
+    );
+    same(
+        enqueue(vec![alone("c2", "c")]).await,
+        vec![Duplicate],
+        "an item that is to be alone is dropped beside one of its key that is leased",
+    );
+    for claimed in claimed {
+        let done = settle(store, &queue, claimed.lease, Outcome::Done).await;
+        same(done, Ok(()), "a lease holds");
+    }
+    same(
+        enqueue(vec![alone("c3", "c")]).await,
+        vec![New],
+        "an item that is to be alone is stored once its like is done",
     );
 }
 

@@ -432,8 +432,9 @@ def resolve(name):
 class Bound:
     """What a task with `bind` gets as its first argument."""
 
-    def __init__(self, link, uuid):
+    def __init__(self, link, uuid, attempt=1):
         self.uuid, self.worker_id, self._link = uuid, link.worker_id, link
+        self.attempt = attempt  # which attempt this is, from 1; `uuid` is the same in all
 
     def control(self, command, data=None):
         """The parent's answer to a control command, such as `running`, `cancel`, `run`, `workers`, `alive`."""
@@ -561,7 +562,7 @@ class Loop:
             function = function().run
         args = message.get("args", ())
         if bind or message.get("bind"):
-            args = [Bound(self.link, uuid), *args]
+            args = [Bound(self.link, uuid, message.get("attempt", 1)), *args]
         return function(*args, **message.get("kwargs", {}))
 
     def _follow(self, message, key, uuid):

@@ -104,6 +104,17 @@ async fn a_task_knows_its_id() {
 }
 
 #[tokio::test]
+async fn a_task_knows_which_attempt_it_is() {
+    let rig = Rig::new(|_| {});
+    for attempt in [1, 2, 7] {
+        let message = Message::with_id("message", "{\"task\": \"work.attempt\", \"bind\": true}").with_attempt(attempt);
+        let reply = within(rig.sink.send(message)).await.unwrap();
+        assert_eq!(super::value(&reply), json!(["message", attempt]));
+    }
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn only_allowed_names_run() {
     let rig = Rig::new(|config| config.task_allow = vec!["work.e*".into(), "math.*".into()]);
     assert!(rig.run("echo", json!([])).await.is_ok());

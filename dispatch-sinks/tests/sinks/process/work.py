@@ -38,6 +38,10 @@ def uuid(binder):
     return [binder.uuid, binder.worker_id]
 
 
+def attempt(binder):
+    return [binder.uuid, binder.attempt]
+
+
 def ask(binder, command, data=None):
     return binder.control(command, data)
 

@@ -29,12 +29,65 @@ impl Work for Enqueue {
     }
 
     fn needs(&self) -> Needs {
-        Needs::Statement
+        if self.items.iter().any(|item| item.alone) {
+            Needs::Transaction
+        } else {
+            Needs::Statement
+        }
     }
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Vec<Enqueued>, DbErr> {
-        insert(conn, &self.queue, &self.items).await
+        if !self.items.iter().any(|item| item.alone) {
+            return insert(conn, &self.queue, &self.items).await;
+        }
+        let alone = in_company(conn, &self.queue, &self.items).await?;
+        let kept: Vec<Item> = self
+            .items
+            .iter()
+            .zip(&alone)
+            .filter_map(|(item, answer)| (*answer == Enqueued::New).then(|| item.clone()))
+            .collect();
+        if kept.is_empty() {
+            return Ok(alone);
+        }
+        let mut stored = insert(conn, &self.queue, &kept).await?.into_iter();
+        let answer = |alone| match alone {
+            Enqueued::New => stored.next().unwrap_or(Enqueued::New),
+            Enqueued::Duplicate => Enqueued::Duplicate,
+        };
+        Ok(alone.into_iter().map(answer).collect())
     }
+}
+
+/// Which items were to be the only ones under their key and are not, those before them in the batch counted. In a
+/// statement of its own, after the keys are locked: one that waited for the lock would not see what was stored meanwhile.
+async fn in_company(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+    let keys: BTreeSet<&SmolStr> = items.iter().filter_map(|item| item.key.as_ref()).collect();
+    if conn.is_postgres() {
+        let keys = keys.iter().map(|key| Value::from(key.as_str())).collect();
+        let values = vec![queue.into(), Value::Array(ArrayType::String, Some(Box::new(keys)))];
+        let turns = format!("WITH {} SELECT * FROM turns", IN_TURN.replace("{keys}", "$2"));
+        conn.all(&turns, values).await?;
+    }
+    let mut taken = HashSet::new();
+    for key in &keys {
+        let there = "SELECT 1 FROM dispatch_item WHERE queue = $1 AND key = $2 LIMIT 1";
+        if conn
+            .one(there, vec![queue.into(), key.as_str().into()])
+            .await?
+            .is_some()
+        {
+            taken.insert(*key);
+        }
+    }
+    let mut answers = Vec::with_capacity(items.len());
+    for item in items {
+        answers.push(match &item.key {
+            Some(key) if !taken.insert(key) && item.alone => Enqueued::Duplicate,
+            _ => Enqueued::New,
+        });
+    }
+    Ok(answers)
 }
 
 /// Stores items: one statement on PostgreSQL, a few inside the caller's transaction on SQLite.

@@ -80,6 +80,7 @@ fn item(columns: Columns, payload: Bytes) -> Result<Item, DbErr> {
         priority,
         run_at: Some(time(run_at)),
         dedupe,
+        alone: false,
         created_at: time(created_at),
         deadline: deadline.map(time),
         attempts,

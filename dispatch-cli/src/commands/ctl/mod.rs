@@ -1,15 +1,13 @@
 //! `dispatch ctl`: commands to dispatcherd services, ours or the original's.
 
+mod ask;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
-use dispatch_core::{
-    random_id,
-    tasks::{BarePayload, Incoming, chunks::Assembly},
-};
-use dispatch_pg_client::{Server, quoted};
-use serde_json::{Map, Value, json};
-use tokio_postgres::{AsyncMessage, types::Type};
+use dispatch_pg_client::Server;
+use dispatch_sources::dispatcherd::Settings;
+use serde_json::{Map, Value};
 
 use super::dispatcherd::{FILE, settings};
 use crate::{
@@ -18,10 +16,11 @@ use crate::{
     output,
 };
 
-/// Send a command to dispatcherd services over PostgreSQL, and print what they answer
+/// Send a command to dispatcherd services over PostgreSQL or a unix socket, and print what they answer
 ///
 /// Reads the connection and the channel from a dispatcher.yml, as dispatcherctl does, whose commands these are. Each
 /// service that listens to the channel answers; the answers are printed as a list, in YAML, or in JSON with --json.
+/// It asks over the socket where publish.default_control_broker names it, or no other broker is there.
 ///
 /// Exit codes: 0 as many answers as expected, 1 fewer.
 #[derive(Debug, Args)]
@@ -32,6 +31,9 @@ pub(crate) struct Ctl {
     /// The channel; by default the one that publishers use
     #[arg(long, value_name = "CHANNEL", global = true)]
     channel: Option<String>,
+    /// Ask the one service with this unix socket; no file is read
+    #[arg(long, value_name = "PATH", conflicts_with = "channel", global = true)]
+    socket: Option<PathBuf>,
     /// How many services are to answer
     #[arg(long, value_name = "N", default_value_t = 1, global = true)]
     expected_replies: usize,
@@ -125,25 +127,56 @@ impl Command {
     }
 }
 
+/// Where to ask.
+enum Way {
+    /// Who listens to a channel of a server.
+    Channel(Box<Server>, String),
+    /// Who serves a socket.
+    Socket(PathBuf),
+}
+
 impl Ctl {
-    pub(crate) async fn execute(self, global: &Global) -> Result {
-        let settings = settings(&self.config)?;
+    fn way(&self) -> std::result::Result<Way, Failure> {
+        if let Some(socket) = &self.socket {
+            return Ok(Way::Socket(socket.clone()));
+        }
+        let settings: Settings = settings(&self.config)?;
+        if let (Some(socket), None) = (settings.control_socket(), &self.channel) {
+            return Ok(Way::Socket(socket.socket_path.as_str().into()));
+        }
         let broken = |error: &dyn std::error::Error| Failure {
             code: FAILED,
             ..Failure::config(error.to_string())
         };
         let broker = settings.pg_notify().map_err(|error| broken(&error))?;
-        let server =
-            Server::parse(broker.dsn().map_err(|error| broken(&error))?.expose()).map_err(|error| broken(&error))?;
-        let channel = match self.channel {
+        let dsn = broker.dsn().map_err(|error| broken(&error))?;
+        let server = Server::parse(dsn.expose()).map_err(|error| broken(&error))?;
+        let channel = match &self.channel {
             Some(channel) => channel,
-            None => broker.publish_channel().map_err(|error| broken(&error))?.to_owned(),
+            None => broker.publish_channel().map_err(|error| broken(&error))?,
         };
+        Ok(Way::Channel(Box::new(server), channel.to_owned()))
+    }
+
+    pub(crate) async fn execute(self, global: &Global) -> Result {
+        let way = self.way()?;
         let (command, data) = self.command.message();
-        let asking = ask(&server, &channel, command, data, self.expected_replies, self.timeout);
-        let answers = asking
-            .await
-            .map_err(|error| Failure::run(dispatch_core::Error::from(error).report()))?;
+        let wanted = ask::Wanted {
+            command,
+            data,
+            expected: self.expected_replies,
+            timeout: self.timeout,
+        };
+        let answers = match way {
+            Way::Channel(server, channel) => wanted
+                .of_channel(&server, &channel)
+                .await
+                .map_err(|error| Failure::run(dispatch_core::Error::from(error).report()))?,
+            Way::Socket(path) => wanted.of_socket(&path).await.map_err(|error| {
+                let at = path.display();
+                Failure::run(format!("ask at {at}: {error}: does a service with this socket run?"))
+            })?,
+        };
         let enough = answers.len() >= self.expected_replies;
         if global.json {
             output::print_pretty(&Value::from(answers))?;
@@ -153,60 +186,4 @@ impl Ctl {
         }
         Ok(if enough { 0 } else { FAILED })
     }
-}
-
-/// Listens to a channel of its own, asks, and gathers answers until there are enough or the time is up.
-async fn ask(
-    server: &Server,
-    channel: &str,
-    command: &str,
-    data: Map<String, Value>,
-    expected: usize,
-    timeout: Duration,
-) -> std::result::Result<Vec<Value>, dispatch_pg_client::PgError> {
-    let failed = |source| dispatch_pg_client::PgError::Work {
-        what: "ask",
-        place: server.place().to_owned(),
-        source,
-    };
-    let (client, mut connection) = server.connect().await?;
-    let (heard, mut answers) = tokio::sync::mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(Ok(message)) = std::future::poll_fn(|cx| connection.poll_message(cx)).await {
-            if let AsyncMessage::Notification(notification) = message {
-                // Who has its answers listens no more.
-                let _enough = heard.send(notification.payload().to_owned());
-            }
-        }
-    });
-    let reply_to = format!("reply_to_{}", random_id().replace('-', "_").to_lowercase());
-    client
-        .batch_execute(&format!("LISTEN {}", quoted(&reply_to)))
-        .await
-        .map_err(failed)?;
-    let mut message = json!({ "control": command, "reply_to": reply_to });
-    if !data.is_empty() {
-        message["control_data"] = data.into();
-    }
-    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
-        [(&channel, Type::TEXT), (&message.to_string(), Type::TEXT)];
-    client
-        .query_typed("SELECT pg_notify($1, $2)", &parameters)
-        .await
-        .map_err(failed)?;
-    let (mut gathered, mut assembly) = (Vec::new(), Assembly::new(None));
-    let gather = async {
-        while gathered.len() < expected {
-            let Some(text) = answers.recv().await else { return };
-            let piece = match Incoming::read(&text, BarePayload::Reject) {
-                Incoming::Chunk(chunk) => Some(chunk),
-                _ => None,
-            };
-            let whole = piece.map_or(Some(text), |chunk| assembly.take(chunk));
-            // What Python calls JSON and nobody else does is shown as it came.
-            gathered.extend(whole.map(|whole| serde_json::from_str(&whole).unwrap_or(Value::String(whole))));
-        }
-    };
-    let _in_time = tokio::time::timeout(timeout, gather).await;
-    Ok(gathered)
 }
