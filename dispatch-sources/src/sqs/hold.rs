@@ -1,6 +1,8 @@
 //! Messages that are ours and not handed on yet: their visibility must not run out here.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
+
+use bytes::Bytes;
 
 use dispatch_core::{Delivery, SettleError, Settler as _};
 use tokio::time::{Instant, timeout};
@@ -27,10 +29,35 @@ impl Held {
         }
     }
 
-    #[cfg(feature = "sqs-s3")]
-    pub(super) fn handle(&self) -> &bytes::Bytes {
+    /// The number of its FIFO group; 0 where it has none.
+    pub(super) fn group(&self) -> u64 {
+        self.delivery.receipt.token().fence
+    }
+
+    pub(super) fn handle(&self) -> &Bytes {
         &self.delivery.receipt.token().handle
     }
+}
+
+/// What may be handed on of `ours`, and what is behind a message of its FIFO group that may not. `came` are the groups and
+/// handles as they came.
+pub(super) fn in_order(came: &[(u64, Bytes)], ours: Vec<Held>) -> (Vec<Held>, Vec<Delivery>) {
+    if came.len() == ours.len() {
+        return (ours, Vec::new());
+    }
+    let there: HashSet<&Bytes> = ours.iter().map(Held::handle).collect();
+    let (mut gone, mut behind) = (HashSet::new(), HashSet::new());
+    for (group, handle) in came {
+        if !there.contains(handle) {
+            gone.insert(*group);
+        } else if gone.contains(group) {
+            behind.insert(handle.clone());
+        }
+    }
+    let (behind, ours) = ours
+        .into_iter()
+        .partition::<Vec<_>, _>(|held| behind.contains(held.handle()));
+    (ours, behind.into_iter().map(|held| held.delivery).collect())
 }
 
 /// Makes messages ours for the whole visibility that were so for `moment` only. Those that could not be go back.

@@ -1,17 +1,15 @@
 //! One receive, in a task of its own.
 
-use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use aws_sdk_sqs::types::MessageSystemAttributeName;
+use bytes::Bytes;
 use dispatch_core::{Delivery, Settler, random_id};
 use dispatch_sqs_client::{SqsError, judge};
 use tokio::time::Instant;
 
 use super::{
-    hold::{Held, secure},
+    hold::{Held, in_order, secure},
     pace::Ask,
     settler::{SqsSettler, delete, release},
     shared::Shared,
@@ -35,6 +33,8 @@ struct Found {
     count: usize,
     at: Instant,
     deliveries: Vec<Delivery>,
+    /// The groups and handles of what is to be worked on, as they came, where the queue is a FIFO one.
+    order: Vec<(u64, Bytes)>,
     /// Older than `retention`.
     old: Vec<Delivery>,
     /// Not what they were when they were sent.
@@ -68,6 +68,8 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
                 delete(&settler, found.old),
                 release(&settler, found.broken),
             );
+            let (ours, behind) = in_order(&found.order, ours);
+            release(&settler, behind).await;
             poll.result = Ok(ours);
         }
         Err(error) => {
@@ -80,7 +82,7 @@ pub(super) async fn poll(shared: Arc<Shared>, settler: Arc<SqsSettler>, asked: u
 
 /// Makes of messages what can be worked on; ours all the while.
 async fn prepare(shared: &Shared, settler: &SqsSettler, mut ours: Vec<Held>, brief: bool) -> Vec<Held> {
-    let held = || shared.held.load(Relaxed);
+    let held = || *shared.held.borrow();
     if brief && !ours.is_empty() && !held() {
         ours = secure(settler, ours, BRIEF).await;
     }
@@ -104,6 +106,7 @@ async fn receive(
         count: 0,
         at: Instant::now(),
         deliveries: Vec::new(),
+        order: Vec::new(),
         old: Vec::new(),
         broken: Vec::new(),
     };
@@ -151,6 +154,10 @@ async fn receive(
         };
         let too_old = shared.is_too_old(taken.first_received);
         let delivery = Delivery::new(taken.message, taken.token, Arc::clone(&as_settler));
+        if shared.fifo && !too_old {
+            let token = delivery.receipt.token();
+            found.order.push((token.fence, token.handle.clone()));
+        }
         if !intact {
             tracing::error!(queue, id = %delivery.message.id(), "the body is not what its MD5 says: given back");
             found.broken.push(delivery);

@@ -161,7 +161,7 @@ impl Payloads {
             // What is handed on must still be ours for most of it.
             (visibility / 5).min(PATIENCE)
         };
-        let mut cut = shared.cut.subscribe();
+        let (mut cut, mut held) = (shared.cut.subscribe(), shared.held.subscribe());
         let over = Notify::new();
         let fetch = async {
             let all = pointers
@@ -171,6 +171,8 @@ impl Payloads {
                 biased;
                 fetched = futures::future::join_all(all) => Some(fetched),
                 _ = cut.wait_for(|cut| *cut) => None,
+                // While the gate is closed others may have them.
+                _ = held.wait_for(|held| *held) => None,
             };
             over.notify_one();
             fetched

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Shared {
     pub(super) config: SqsSourceConfig,
     pub(super) fifo: bool,
     /// Receives give back what they bring: the gate is closed, or the source.
-    pub(super) held: AtomicBool,
+    pub(super) held: watch::Sender<bool>,
     pub(super) meters: Meters,
     /// When the queue was last asked how many messages are out, and whether they were too many.
     asked_in_flight: Mutex<Option<(Instant, bool)>>,
@@ -59,7 +59,7 @@ impl Shared {
     pub(super) fn new(config: SqsSourceConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Self {
         Self {
             fifo: config.place().is_fifo(),
-            held: AtomicBool::new(false),
+            held: watch::Sender::new(false),
             meters: Meters::new(meter),
             asked_in_flight: Mutex::default(),
             told: Mutex::default(),

@@ -1,7 +1,7 @@
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     fmt,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
     time::Duration,
 };
 
@@ -124,8 +124,16 @@ impl SqsSource {
     /// What is ready and still ours for most of its visibility.
     fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
         let fresh = self.shared.config.visibility_timeout.0 / 4;
-        // One kept too long goes back by being dropped.
-        self.ready.retain(|held| held.since.elapsed() <= fresh);
+        let mut gone = HashSet::new();
+        // One kept too long goes back by being dropped, and with it what is behind it in its group.
+        self.ready.retain(|held| {
+            let group = held.group();
+            let goes = held.since.elapsed() > fresh || (!gone.is_empty() && gone.contains(&group));
+            if goes && group != 0 {
+                gone.insert(group);
+            }
+            !goes
+        });
         let count = max.min(self.ready.len());
         self.ready.drain(..count).map(|held| held.delivery).collect()
     }
@@ -193,7 +201,7 @@ impl SqsSource {
 impl Drop for SqsSource {
     /// Receives under way end by themselves and give back what they bring.
     fn drop(&mut self) {
-        self.shared.held.store(true, Relaxed);
+        self.shared.held.send_replace(true);
         self.polls.detach_all();
     }
 }
@@ -241,7 +249,7 @@ impl Source for SqsSource {
         if self.closed {
             return Ok(Received::End);
         }
-        self.shared.held.store(false, Relaxed);
+        self.shared.held.send_if_modified(std::mem::take);
         loop {
             let ready = self.take_ready(max);
             if !ready.is_empty() {
@@ -273,7 +281,7 @@ impl Source for SqsSource {
 
     /// Others may have the messages while we may not.
     async fn hold(&mut self) -> Result<(), Error> {
-        self.shared.held.store(true, Relaxed);
+        self.shared.held.send_replace(true);
         // What had come back before that.
         while let Some(polled) = self.polls.try_join_next() {
             self.came_late(polled);

@@ -189,3 +189,54 @@ async fn a_close_does_not_wait_for_a_payload() {
 
     assert_eq!((fake.in_flight("q"), fake.visible("q")), (0, 1), "given back");
 }
+
+#[tokio::test]
+async fn a_gate_that_closes_does_not_wait_for_a_payload() {
+    let fake = fake();
+    let endpoint = slow_s3(|| false).await;
+    fake.send_message("q", pointer("bucket", "key"));
+    let mut source = from_s3(&fake, endpoint, 3_600);
+    tokio::select! {
+        delivery = receive(&mut source) => panic!("{:?}", delivery.message),
+        () = until("it is being fetched", || fake.requests("ChangeMessageVisibilityBatch") > 0) => {}
+        () = tokio::time::sleep(60 * SECOND) => panic!("it was not made ours"),
+    }
+
+    source.hold().await.unwrap();
+
+    until("it is given back", || {
+        (fake.in_flight("q"), fake.visible("q")) == (0, 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_behind_a_message_without_its_payload_goes_back_with_it() {
+    let Some(endpoint) = server("what_is_behind_a_message_without_its_payload", "DISPATCH_TEST_MOTO_URL") else {
+        return;
+    };
+    let bucket = format!("t-{}", random_id().to_lowercase().replace('_', "-"));
+    assert_eq!(ask(&endpoint, "PUT", &format!("/{bucket}"), b"").await.0, 200);
+    let fake = Fake::new();
+    fake.create_queue("q.fifo", QueueOptions::default());
+    let in_group = |message: FakeMessage, group: &str, n: u32| message.group(group).dedup(format!("{group}/{n}"));
+    fake.send_message("q.fifo", in_group(pointer(&bucket, "gone"), "a", 1));
+    for (group, n) in [("a", 2), ("b", 1), ("a", 3)] {
+        fake.send_message("q.fifo", in_group(FakeMessage::new(format!("{group}{n}")), group, n));
+    }
+    let mut source = source_of(&fake, "q.fifo", |config| {
+        let mut s3 = S3PayloadConfig::default();
+        s3.endpoint_url = Some(endpoint.clone());
+        config.s3_payload = Some(s3);
+        config.error_visibility_timeout = Some(period(3_600));
+    });
+
+    let Received::Batch(batch) = source.receive(10).await.unwrap() else {
+        panic!("nothing came");
+    };
+
+    let bodies: Vec<_> = batch.iter().map(|delivery| delivery.message.payload.as_ref()).collect();
+    assert_eq!(bodies, [b"b1"]);
+    // The first waits for its hour; the others of its group for the first.
+    assert_eq!((fake.in_flight("q.fifo"), fake.visible("q.fifo")), (2, 2));
+}
