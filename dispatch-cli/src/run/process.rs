@@ -1,5 +1,7 @@
 //! One process: generation after generation, until the end or a signal.
 
+use std::sync::Arc;
+
 use dispatch_core::{
     Registry,
     pipeline::{InProgress, Status},
@@ -84,7 +86,7 @@ impl Process<'_> {
                         tracing::info!("paused: nothing is received until `dispatch resume`");
                         self.generation.pause();
                     }
-                    Wish::Dump => self.dump().await,
+                    Wish::Dump => self.dump(),
                 },
                 ended = self.generation.ended() => {
                     live.clear();
@@ -134,19 +136,23 @@ impl Process<'_> {
     }
 
     /// Prints how every pipeline is, and what it is working on.
-    async fn dump(&self) {
-        let mut all = Vec::new();
-        for member in self.generation.members.iter() {
-            let work = member.handle.in_progress().await;
-            all.push(Dump {
-                status: member.handle.status(),
-                in_progress: work.iter().map(Work::of).collect(),
+    fn dump(&self) {
+        let members = Arc::clone(&self.generation.members);
+        // A driver that does not turn takes a second: the next signal need not wait for it.
+        tokio::spawn(async move {
+            let all = members.iter().map(async |member| {
+                let work = member.handle.in_progress().await;
+                Dump {
+                    status: member.handle.status(),
+                    in_progress: work.iter().map(Work::of).collect(),
+                }
             });
-        }
-        match serde_json::to_string(&all) {
-            Ok(text) => note(&text),
-            Err(error) => tracing::warn!(%error, "status cannot be printed"),
-        }
+            let all = futures::future::join_all(all).await;
+            match serde_json::to_string(&all) {
+                Ok(text) => note(&text),
+                Err(error) => tracing::warn!(%error, "status cannot be printed"),
+            }
+        });
     }
 
     /// Closes what outlives generations, and says what was done.

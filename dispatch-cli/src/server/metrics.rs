@@ -113,7 +113,7 @@ const GAUGES: [(&str, &str, Read<f64>); 4] = [
     }),
     (
         names::STUCK,
-        "Messages that have been at the sink for `stuck_after` or longer",
+        "Messages that were started `stuck_after` ago or earlier and are not done",
         |stats| stats.stuck.load(Relaxed) as f64,
     ),
     (

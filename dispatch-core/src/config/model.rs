@@ -23,7 +23,7 @@ pub(super) struct TopConfig {
     pub(super) prefetch: Option<usize>,
     /// How long a drain waits for what is started; 25 s.
     pub(super) drain_timeout: Option<Period>,
-    /// How long a message may be at the sink before it is logged and counted as stuck, or `"off"`; 10 min.
+    /// How long a message may be in work, waits for limits included, before it is logged and counted as stuck, or `"off"`; 10 min.
     pub(super) stuck_after: Option<Switch<Period>>,
     /// Drivers over the same sources, for pipelines that the engine itself limits; 1.
     #[schemars(range(min = 1, max = 256))]

@@ -16,9 +16,9 @@ use crate::telemetry::Stats;
 pub type StackService<S> =
     Trace<Deadline<Retry<Breaker<RateLimit<Concurrency<AdaptiveConcurrency<Measure<Timeout<CatchPanic<S>>>>>>>>>>;
 
-/// How long a throttled attempt may hold the others with retries off: as long as SQS hides a message. The sink's own bound is
-/// the one that counts then.
-const UNBOUNDED: Duration = Duration::from_secs(43_200);
+/// How long a throttled attempt may hold the others with retries off, where it is mostly the sink's own bound that counts. SQS
+/// lets a message be held for 12 h in all.
+const UNBOUNDED: Duration = Duration::from_secs(6 * 3_600);
 
 /// How many attempts run at once.
 #[derive(Clone)]
@@ -76,6 +76,9 @@ pub struct Stack {
     pub breaker: Option<BreakerLayer>,
     /// Unlimited by default.
     pub rate_limit: RateLimitLayer,
+    /// How long a throttled attempt may hold the others at most, besides the retry policy's own bound; none by default. A pipeline
+    /// whose source has leases that nobody extends sets half of one.
+    pub max_hold: Option<Duration>,
     /// 64 by default.
     pub concurrency: Limit,
     /// Per attempt; 30 s by default, none means for ever.
@@ -90,6 +93,7 @@ impl Default for Stack {
             retry: Some(RetryPolicy::default()),
             breaker: Some(BreakerLayer::new(super::BreakerSettings::default())),
             rate_limit: RateLimitLayer::unlimited(),
+            max_hold: None,
             concurrency: Limit::Fixed(64),
             timeout: Some(Duration::from_secs(30)),
         }
@@ -109,6 +113,7 @@ impl Stack {
             Limit::Adaptive(settings) => (ConcurrencyLayer::unlimited(), AdaptiveConcurrencyLayer::new(settings)),
         };
         let longest_hold = self.retry.as_ref().map_or(UNBOUNDED, |policy| policy.throttle_max);
+        let longest_hold = self.max_hold.map_or(longest_hold, |most| most.min(longest_hold));
         let rate_limit = self.rate_limit.longest_hold(longest_hold);
         let retry = self.retry.map(|policy| RetryPolicy {
             stats: Arc::clone(stats),

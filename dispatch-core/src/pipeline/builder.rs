@@ -173,8 +173,8 @@ impl PipelineBuilder {
         self
     }
 
-    /// How long a message may be at the sink before that is logged, once, and counted as [stuck](crate::telemetry::Stats::stuck);
-    /// 10 min by default, none never. Nothing is done to the message.
+    /// How long a message may be in work, waits for a rate or a place included, before that is logged, once, and counted as
+    /// [stuck](crate::telemetry::Stats::stuck); 10 min by default, none never. Nothing is done to the message.
     pub const fn stuck_after(mut self, after: Option<Duration>) -> Self {
         self.stuck_after = after;
         self

@@ -77,7 +77,12 @@ impl Roll {
     /// Asks every driver.
     pub(super) async fn call(&self) -> Called {
         let (asker, mut answers) = unbounded_channel();
-        lock(&self.askers).push(asker);
+        {
+            let mut askers = lock(&self.askers);
+            // Those who were never answered, and have gone.
+            askers.retain(|asker| !asker.is_closed());
+            askers.push(asker);
+        }
         self.question.fetch_add(1, Ordering::AcqRel);
         let asked: BTreeMap<u64, Waker> = lock(&self.drivers).clone();
         asked.values().for_each(Waker::wake_by_ref);
@@ -101,7 +106,8 @@ impl Roll {
                 all.entry(driver).or_insert_with(Vec::new);
             }
         }
-        let silent = asked.len() - all.len();
+        // One that came meanwhile may have answered, too.
+        let silent = asked.keys().filter(|driver| !all.contains_key(driver)).count();
         let mut all: Vec<_> = all.into_values().flatten().collect();
         all.sort_by_key(|one: &InProgress| one.started_at);
         Called { all, silent }
@@ -140,7 +146,10 @@ mod tests {
         };
         let (_, silent) = (enter(true), enter(false));
 
-        assert_eq!(roll.call().await.silent, 1);
+        for _ in 0..3 {
+            assert_eq!(roll.call().await.silent, 1);
+            assert!(lock(&roll.askers).len() <= 1, "who has gone is forgotten");
+        }
         roll.leave(silent);
         assert_eq!(roll.call().await.silent, 0);
     }

@@ -207,7 +207,14 @@ impl Runs {
         let retry = parts.stack.retry.clone().unwrap_or_default();
         let breaker = parts.stack.breaker.as_ref().and_then(BreakerLayer::handle);
         let (deadline, max_age) = (parts.stack.deadline, parts.stack.max_age);
-        let layers: StackLayer = parts.stack.clone().layers(&self.shared.stats);
+        let mut stack = parts.stack.clone();
+        let leases = parts.sources.iter().map(|(_, source)| source.capabilities());
+        if let Some(shortest) = leases.filter(|can| !can.extends).filter_map(|can| can.lease).min() {
+            // What waits for longer is somebody else's.
+            let half = shortest / 2;
+            stack.max_hold = Some(stack.max_hold.map_or(half, |most| most.min(half)));
+        }
+        let layers: StackLayer = stack.layers(&self.shared.stats);
         let desks: Vec<_> = parts
             .sources
             .iter()

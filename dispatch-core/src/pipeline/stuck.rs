@@ -1,4 +1,4 @@
-//! Looks now and then whether a message has been at the sink for too long, and says so.
+//! Looks now and then whether a message has been in work for too long, and says so.
 
 use std::{
     collections::HashSet,
@@ -11,13 +11,14 @@ use tokio::time::sleep;
 
 use super::{control::Shared, roll::InProgress};
 
-/// So long at the sink is too long, unless told otherwise.
+/// So long in work is too long, unless told otherwise.
 pub(super) const STUCK_AFTER: Duration = Duration::from_secs(600);
 
 /// How often the drivers are asked while there is something in flight: a quarter of what is too long, within these.
 const EVERY: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(30)];
 
-/// Warns of each message that has been at the sink for `after`, once, and of drivers that do not turn; for ever.
+/// Warns of each message that was started so long ago and is not done, once, its waits for a rate or a place included; and of drivers
+/// that do not turn. For ever.
 pub(super) async fn watch(shared: Arc<Shared>, after: Duration) {
     let [least, most] = EVERY;
     let every = (after / 4).clamp(least, most);
@@ -29,7 +30,7 @@ pub(super) async fn watch(shared: Arc<Shared>, after: Duration) {
         if shared.stats.in_flight.load(Relaxed) > 0 {
             let called = shared.roll.call().await;
             if called.silent > 0 && !blocked {
-                tracing::error!(
+                tracing::warn!(
                     pipeline = %shared.name,
                     drivers = called.silent,
                     "a driver does not turn: a sink or a layer blocks its thread; give such work to a thread of its own"
@@ -50,7 +51,7 @@ fn told_of(shared: &Shared, stuck: &[InProgress], before: &HashSet<SmolStr>) -> 
         let id = one.message.id();
         if !before.contains(id) {
             let seconds = age(one).as_secs();
-            tracing::warn!(pipeline = %shared.name, %id, attempt = one.message.attempt, seconds, "message is stuck at the sink");
+            tracing::warn!(pipeline = %shared.name, %id, attempt = one.message.attempt, seconds, "message is started and not done");
         }
         id.clone()
     };

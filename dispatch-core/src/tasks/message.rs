@@ -247,10 +247,14 @@ fn seconds(name: &str, raw: Option<&str>) -> Result<Option<Duration>, Rejected> 
     if seconds == 0.0 {
         return Ok(None);
     }
-    Duration::try_from_secs_f64(seconds.max(0.0))
-        .map(Some)
-        .map_err(|_| wrong(name, "a number of seconds", raw))
+    // A time so far ahead can be added to any other.
+    let seconds = Some(seconds.max(0.0)).filter(|seconds| *seconds <= LONGEST);
+    let seconds = seconds.ok_or_else(|| wrong(name, "a number of seconds, a hundred years at most", raw))?;
+    Ok(Some(Duration::from_secs_f64(seconds)))
 }
+
+/// A hundred years, in seconds.
+const LONGEST: f64 = 36_525.0 * 86_400.0;
 
 fn wrong(name: &str, wanted: &str, raw: &str) -> Rejected {
     let shown: String = raw.chars().take(40).collect();

@@ -30,7 +30,7 @@ pub const LEASE_LOST: &str = "dispatch_lease_lost_total";
 pub const SOURCE_ERRORS: &str = "dispatch_source_errors_total";
 /// Deliveries received and not yet settled; gauge.
 pub const IN_FLIGHT: &str = "dispatch_in_flight";
-/// Messages that have been at the sink for `stuck_after` or longer; gauge.
+/// Messages that were started `stuck_after` ago or earlier and are not done; gauge.
 pub const STUCK: &str = "dispatch_stuck";
 /// The breaker: 0 closed, 1 half open, 2 open; gauge.
 pub const BREAKER_STATE: &str = "dispatch_breaker_state";

@@ -119,20 +119,31 @@ async fn a_far_side_that_asks_for_time_gets_it_from_all_messages_within_the_boun
         ..RetryPolicy::default()
     };
     // With retries off, the sink's own bound is all there is.
-    for (rate, retry, asked, expected) in [
-        (true, Some(bounded.clone()), 3_600, 10),
-        (false, Some(bounded), 3_600, 10),
-        (true, None, 3_600, 3_600),
-        (false, None, 3_600, 3_600),
-        (false, None, 72_000, 43_200),
+    for (rate, retry, lease, asked, expected) in [
+        (true, Some(bounded.clone()), None, 3_600, 10),
+        (false, Some(bounded), None, 3_600, 10),
+        (true, None, None, 3_600, 3_600),
+        (false, None, None, 3_600, 3_600),
+        (false, None, None, 72_000, 21_600),
+        // Nobody extends it: what waits longer is somebody else's.
+        (false, None, Some(30), 3_600, 15),
+        (true, None, Some(30), 3_600, 15),
     ] {
-        let row = format!("rate: {rate}, retries: {}, asked for {asked} s", retry.is_some());
+        let row = format!(
+            "rate: {rate}, retries: {}, lease: {lease:?}, asked for {asked} s",
+            retry.is_some()
+        );
+        let source = MemorySource::ending(numbered(2)).poor().with(|can| {
+            can.lease = lease.map(Duration::from_secs);
+            can.extends = false;
+        });
         let sink = MemorySink::answering(move |message| match message.id().as_str() {
             "m0" => Err(Error::throttled(Some(Duration::from_secs(asked)), "come back later")),
             _ => Ok(()),
         });
-        let mut pipeline = pipeline(MemorySource::ending(numbered(2)).poor(), &sink)
+        let mut pipeline = pipeline(source, &sink)
             .concurrency(1)
+            .timeout(Duration::from_secs(5))
             .stack(|stack| stack.retry = retry);
         if rate {
             pipeline = pipeline.rate_limit(1_000, Duration::from_secs(1));

@@ -219,7 +219,7 @@ async fn what_is_stuck_at_the_sink_is_told_once_and_counted() {
         .unwrap();
     let handle = pipeline.handle();
     let stuck = || handle.stats().stuck.load(Relaxed);
-    let told = || logs.count("WARN", "message is stuck at the sink");
+    let told = || logs.count("WARN", "message is started and not done");
     let run = tokio::spawn(pipeline.run());
 
     queue.push(Message::with_id("slow", ""));

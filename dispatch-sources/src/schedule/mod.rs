@@ -13,7 +13,7 @@
 //! `every = "15m"` is :00, :15, :30 and :45. Cron patterns follow the clock of `timezone`: a time that the clock skips
 //! fires right after the gap, one that it repeats fires once.
 //!
-//! A slot is in time for 60 s, and fires until then.
+//! A slot is in time for 30 s, and fires until then.
 //!
 //! | `misfire` | slots that are later than that: nobody ran, or nobody could act |
 //! |---|---|

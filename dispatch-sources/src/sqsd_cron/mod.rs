@@ -20,7 +20,7 @@
 //! The file is read again when it changes. A file that has become wrong changes nothing, and is told of in the log; a
 //! task that was changed or added has missed nothing. A file that is not there, or empty, has no tasks.
 //!
-//! `misfire` says what becomes of slots that nobody could fire within 60 s: the latest fires (`once`, the default), none (`skip`),
+//! `misfire` says what becomes of slots that nobody could fire within 30 s: the latest fires (`once`, the default), none (`skip`),
 //! or all in order (`all`).
 //!
 //! # Capabilities

@@ -131,7 +131,9 @@ impl Target {
         let mut setting = String::from(
             // Plans that do not depend on when the tables were last analysed: each statement has its index.
             "SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_mergejoin = off; SET jit = off;
-             SET plan_cache_mode = force_generic_plan",
+             SET plan_cache_mode = force_generic_plan;
+             -- Who has waited for a lock is to see what was stored meanwhile, whatever the role's default.
+             SET default_transaction_isolation = 'read committed'",
         );
         if let Some(schema) = &self.schema {
             setting.push_str(&format!("; SET search_path = {}", quoted(schema)));

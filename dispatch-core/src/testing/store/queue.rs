@@ -433,9 +433,18 @@ async fn an_item_that_is_to_be_alone_is_dropped_beside_another(store: &dyn Store
         vec![Duplicate, New],
         "an item that is to be alone is dropped beside one of its key that waits",
     );
+    let dropped = Item {
+        dedupe: Some("k".into()),
+        ..keyed("dropped", "e")
+    };
+    same(
+        enqueue(vec![dropped, alone("e1", "e")]).await,
+        vec![Duplicate, New],
+        "what a dedupe key has dropped is no company",
+    );
 
     let claimed = take(store, &queue, 10).await;
-    same(claimed.len(), 7, "what was dropped is not there");
+    same(claimed.len(), 8, "what was dropped is not there");
     same(
         claimed.iter().all(|claimed| !claimed.item.alone),
         true,

@@ -40,50 +40,79 @@ impl Work for Enqueue {
         if !self.items.iter().any(|item| item.alone) {
             return insert(conn, &self.queue, &self.items).await;
         }
-        let alone = in_company(conn, &self.queue, &self.items).await?;
-        let kept: Vec<Item> = self
-            .items
-            .iter()
-            .zip(&alone)
-            .filter_map(|(item, answer)| (*answer == Enqueued::New).then(|| item.clone()))
-            .collect();
-        if kept.is_empty() {
-            return Ok(alone);
+        if self.items.iter().all(|item| item.dedupe.is_none()) {
+            return insert_alone(conn, &self.queue, &self.items, true).await;
         }
-        let mut stored = insert(conn, &self.queue, &kept).await?.into_iter();
-        let answer = |alone| match alone {
-            Enqueued::New => stored.next().unwrap_or(Enqueued::New),
-            Enqueued::Duplicate => Enqueued::Duplicate,
-        };
-        Ok(alone.into_iter().map(answer).collect())
+        // Which of them a dedupe key drops is known once those before it are stored.
+        let mut answers = Vec::with_capacity(self.items.len());
+        for (place, item) in self.items.iter().enumerate() {
+            let last = place + 1 == self.items.len();
+            answers.append(&mut insert_alone(conn, &self.queue, std::slice::from_ref(item), last).await?);
+        }
+        Ok(answers)
     }
+}
+
+/// Stores items of which some are to be alone under their key, and drops those that are not.
+/// `last`: nothing comes after them in the transaction.
+async fn insert_alone(conn: &mut Conn<'_>, queue: &str, items: &[Item], last: bool) -> Result<Vec<Enqueued>, DbErr> {
+    let alone = in_company(conn, queue, items).await?;
+    let kept = items.iter().zip(&alone);
+    let kept: Vec<Item> = kept
+        .filter_map(|(item, answer)| (*answer == Enqueued::New).then(|| item.clone()))
+        .collect();
+    if kept.is_empty() {
+        return Ok(alone);
+    }
+    let mut stored = if conn.is_postgres() {
+        insert_arrays(conn, queue, &kept).await?.into_iter()
+    } else {
+        insert_rows(conn, queue, &kept, last).await?.into_iter()
+    };
+    let answer = |alone| match alone {
+        Enqueued::New => stored.next().unwrap_or(Enqueued::New),
+        Enqueued::Duplicate => Enqueued::Duplicate,
+    };
+    Ok(alone.into_iter().map(answer).collect())
 }
 
 /// Which items were to be the only ones under their key and are not, those before them in the batch counted. In a
 /// statement of its own, after the keys are locked: one that waited for the lock would not see what was stored meanwhile.
 async fn in_company(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
-    let keys: BTreeSet<&SmolStr> = items.iter().filter_map(|item| item.key.as_ref()).collect();
+    let keys = |some: fn(&&Item) -> bool| -> BTreeSet<&SmolStr> {
+        items.iter().filter(some).filter_map(|item| item.key.as_ref()).collect()
+    };
+    let wanted = keys(|item| item.alone);
+    let mut taken: HashSet<SmolStr> = HashSet::new();
     if conn.is_postgres() {
-        let keys = keys.iter().map(|key| Value::from(key.as_str())).collect();
-        let values = vec![queue.into(), Value::Array(ArrayType::String, Some(Box::new(keys)))];
+        let array = |keys: BTreeSet<&SmolStr>| {
+            let keys = keys.into_iter().map(|key| Value::from(key.as_str())).collect();
+            Value::Array(ArrayType::String, Some(Box::new(keys)))
+        };
         let turns = format!("WITH {} SELECT * FROM turns", IN_TURN.replace("{keys}", "$2"));
-        conn.all(&turns, values).await?;
-    }
-    let mut taken = HashSet::new();
-    for key in &keys {
-        let there = "SELECT 1 FROM dispatch_item WHERE queue = $1 AND key = $2 LIMIT 1";
-        if conn
-            .one(there, vec![queue.into(), key.as_str().into()])
-            .await?
-            .is_some()
-        {
-            taken.insert(*key);
+        conn.all(&turns, vec![queue.into(), array(keys(|_| true))]).await?;
+        let there = "
+            SELECT key FROM unnest($2::text[]) AS wanted(key)
+            WHERE EXISTS (SELECT FROM dispatch_item WHERE queue = $1 AND dispatch_item.key = wanted.key)";
+        for row in conn.all(there, vec![queue.into(), array(wanted)]).await? {
+            taken.insert(row.try_get_by_index::<String>(0)?.into());
+        }
+    } else {
+        for key in wanted {
+            let there = "SELECT 1 FROM dispatch_item WHERE queue = $1 AND key = $2 LIMIT 1";
+            if conn
+                .one(there, vec![queue.into(), key.as_str().into()])
+                .await?
+                .is_some()
+            {
+                taken.insert(key.clone());
+            }
         }
     }
     let mut answers = Vec::with_capacity(items.len());
     for item in items {
         answers.push(match &item.key {
-            Some(key) if !taken.insert(key) && item.alone => Enqueued::Duplicate,
+            Some(key) if !taken.insert(key.clone()) && item.alone => Enqueued::Duplicate,
             _ => Enqueued::New,
         });
     }
@@ -95,7 +124,7 @@ pub(in crate::sql) async fn insert(conn: &mut Conn<'_>, queue: &str, items: &[It
     if conn.is_postgres() {
         insert_arrays(conn, queue, items).await
     } else {
-        insert_rows(conn, queue, items).await
+        insert_rows(conn, queue, items, true).await
     }
 }
 
@@ -188,7 +217,7 @@ async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Resu
 }
 
 /// SQLite: rows of bound values. Nobody else writes meanwhile, so the rows get numbers one after the other.
-async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item], last: bool) -> Result<Vec<Enqueued>, DbErr> {
     let answers = duplicates(conn, queue, items).await?;
     let new = items
         .iter()
@@ -207,7 +236,7 @@ async fn insert_rows(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result
                 .flat_map(|item| each.iter().map(|column| (column.value)(item))),
         );
         values.push(i64::try_from(chunk.len()).unwrap_or(0).into());
-        if chunks.peek().is_none() {
+        if last && chunks.peek().is_none() {
             conn.last();
         }
         conn.all(&rows(&columns, each.len(), chunk.len()), values).await?;
