@@ -23,7 +23,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
-use crate::{Delivery, Disposition, Received, Reply, SettleError, Settlement, Source};
+use crate::{Delivery, Disposition, Order, Received, Reply, SettleError, Settlement, Source};
 
 /// How long a statement waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -34,6 +34,9 @@ const QUIET: Duration = Duration::from_millis(300);
 pub struct Bench {
     source: Box<dyn Source>,
     publish: Box<dyn Fn(Vec<Bytes>) -> BoxFuture<'static, ()> + Send>,
+    /// What ends the input of a bounded source.
+    end: Box<dyn Fn() + Send>,
+    fenced: bool,
 }
 
 impl fmt::Debug for Bench {
@@ -48,7 +51,23 @@ impl Bench {
         Self {
             source: Box::new(source),
             publish: Box::new(publish),
+            end: Box::new(|| {}),
+            fenced: true,
         }
+    }
+
+    /// How the input of a bounded source is ended, where it does not end with what was published.
+    #[must_use]
+    pub fn ending(mut self, end: impl Fn() + Send + 'static) -> Self {
+        self.end = Box::new(end);
+        self
+    }
+
+    /// For a broker that takes the token of an earlier delivery for that of the latest one.
+    #[must_use]
+    pub fn without_fencing(mut self) -> Self {
+        self.fenced = false;
+        self
     }
 
     async fn publish(&self, count: usize) -> Vec<Bytes> {
@@ -120,7 +139,19 @@ pub async fn source_battery(make: impl AsyncFn() -> Bench) {
     everything_comes_once_and_acked_messages_do_not_come_again(make().await).await;
     a_dropped_receive_loses_nothing(make().await).await;
     settling_works_after_close(make().await).await;
-    let capabilities = make().await.source.capabilities();
+    let (capabilities, fenced) = {
+        let bench = make().await;
+        (bench.source.capabilities(), bench.fenced)
+    };
+    if capabilities.order == Order::Whole {
+        what_comes_in_order_comes_as_it_was_sent(make().await).await;
+    }
+    if capabilities.bounded {
+        a_bounded_input_ends_once_all_is_settled(make().await).await;
+    }
+    if capabilities.redelivers && capabilities.lease.is_some() && fenced {
+        the_token_of_an_earlier_delivery_changes_nothing(make().await).await;
+    }
     if capabilities.redelivers {
         a_released_delivery_comes_again(make().await).await;
         a_dropped_delivery_comes_again(make().await).await;
@@ -146,6 +177,71 @@ async fn everything_comes_once_and_acked_messages_do_not_come_again(mut bench: B
         bench.ack(delivery).await;
     }
     assert!(bench.is_quiet().await, "an acked message does not come again");
+}
+
+async fn what_comes_in_order_comes_as_it_was_sent(mut bench: Bench) {
+    let sent = bench.publish(25).await;
+    let received = bench.receive(25, 4).await;
+    let came: Vec<_> = received
+        .iter()
+        .map(|delivery| delivery.message.payload.clone())
+        .collect();
+    assert_eq!(came, sent, "a source in order hands out what was sent first first");
+    for delivery in received {
+        bench.ack(delivery).await;
+    }
+}
+
+async fn a_bounded_input_ends_once_all_is_settled(mut bench: Bench) {
+    bench.publish(3).await;
+    let mut received = bench.receive(3, 3).await;
+    (bench.end)();
+    let last = received.pop().expect("three");
+    for delivery in received {
+        bench.ack(delivery).await;
+    }
+    if bench.source.capabilities().redelivers {
+        // It may come again: the end is not the end yet.
+        bench.settle(last, Disposition::Release).await.expect("release works");
+        let again = bench.receive(1, 1).await.remove(0);
+        bench.ack(again).await;
+    } else {
+        bench.ack(last).await;
+    }
+    let end = async {
+        loop {
+            match bench.source.receive(1).await.expect("receive works") {
+                Received::End => return,
+                Received::Batch(batch) => panic!("{} come again after their ack", batch.len()),
+                Received::Health(_) => {}
+            }
+        }
+    };
+    timeout(PATIENCE, end)
+        .await
+        .expect("a bounded source says when its input has ended");
+}
+
+async fn the_token_of_an_earlier_delivery_changes_nothing(mut bench: Bench) {
+    bench.publish(1).await;
+    let first = bench.receive(1, 1).await.remove(0);
+    let (old, settler) = (first.receipt.token().clone(), bench.source.settler());
+    bench.settle(first, Disposition::Release).await.expect("release works");
+    let again = bench.receive(1, 1).await.remove(0);
+
+    let ack = Settlement {
+        token: old,
+        disposition: Disposition::Ack(Reply::default()),
+    };
+    let answers = settler.settle(vec![ack]).await;
+    assert_eq!(answers.len(), 1, "each settlement has its answer");
+
+    bench
+        .settle(again, Disposition::Release)
+        .await
+        .expect("an ack under an earlier delivery's token does not end the lease of the latest one");
+    let third = bench.receive(1, 1).await.remove(0);
+    bench.ack(third).await;
 }
 
 async fn a_dropped_receive_loses_nothing(mut bench: Bench) {

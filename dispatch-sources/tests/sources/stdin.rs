@@ -140,12 +140,16 @@ async fn the_battery_holds() {
             &context,
             Pipe(receiver, tokio::sync::mpsc::unbounded_channel().0),
         );
-        Bench::new(source, move |payloads| {
+        let sender = std::sync::Arc::new(std::sync::Mutex::new(Some(sender)));
+        let writer = sender.clone();
+        let bench = Bench::new(source, move |payloads| {
             for line in payloads {
-                sender.send([&line, &b"\n"[..]].concat()).unwrap();
+                let line = [&line, &b"\n"[..]].concat();
+                writer.lock().unwrap().as_ref().unwrap().send(line).unwrap();
             }
             Box::pin(async {})
-        })
+        });
+        bench.ending(move || drop(sender.lock().unwrap().take()))
     })
     .await;
 }
