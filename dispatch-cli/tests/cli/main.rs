@@ -50,6 +50,8 @@ mod sqsd_health;
 mod sqsd_readme;
 #[cfg(all(feature = "sqs", feature = "sqsd"))]
 mod sqsd_server;
+#[cfg(all(feature = "sqs", feature = "sqsd"))]
+mod sqsd_worker;
 mod steering;
 mod support;
 mod terminal;

@@ -1,5 +1,11 @@
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
+
 use dispatch_core::{
-    Delivery, Received, Source as _,
+    Delivery, Error, Received, Source as _,
+    layer::{BreakerLayer, BreakerSettings},
     testing::{
         MemorySink,
         source::{Bench, source_battery},
@@ -413,4 +419,45 @@ async fn what_came_before_the_stop_is_given_back_however_slowly() {
 
     closed.unwrap();
     assert_eq!((fake.visible("q"), fake.in_flight("q")), (1, 0));
+}
+
+/// The failure breaker of the layers closes the gate: a sink that fails spends no receives.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_asked_while_the_breaker_is_open() {
+    let fake = fake();
+    (0..100).for_each(|n| drop(fake.send("q", n.to_string())));
+    let well = Arc::new(AtomicBool::new(false));
+    let sink = {
+        let well = well.clone();
+        MemorySink::answering(move |_| match well.load(Relaxed) {
+            true => Ok(()),
+            false => Err(Error::retry("500")),
+        })
+    };
+    let pipeline = pipeline(source(&fake, |_| ()), &sink)
+        .concurrency(10)
+        .stack(|stack| {
+            stack.retry = None;
+            stack.breaker = Some(BreakerLayer::new(BreakerSettings::default()));
+        })
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+
+    until("it is open", || handle.status().breaker == "open").await;
+    // What was asked before that may yet come back.
+    tokio::time::sleep(SECOND).await;
+    let (asked, posted) = (fake.requests("ReceiveMessage"), sink.calls().values().sum::<u32>());
+    tokio::time::sleep(20 * SECOND).await;
+    assert_eq!(fake.requests("ReceiveMessage"), asked, "nothing is asked");
+    assert_eq!(sink.calls().values().sum::<u32>(), posted, "and nothing tried");
+    // No more receives than calls are spent: 20 of them say that it fails.
+    assert!((20..=30).contains(&posted), "{posted}");
+
+    well.store(true, Relaxed);
+    until("all are deleted", || fake.deleted("q") == 100).await;
+    assert_eq!(handle.status().breaker, "closed");
+    handle.drain();
+    run.await.unwrap().unwrap();
 }
