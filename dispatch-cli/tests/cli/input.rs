@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::support::{Worker, dir, dispatch, fed, file_to};
+use crate::support::{Running, Worker, dir, dispatch, fed, file_to, send, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn any_bytes_reach_the_worker_as_they_are() {
@@ -78,4 +78,57 @@ async fn a_run_whose_file_is_missing_ends_and_says_what_to_do() {
     for part in ["source: there is no file in.txt", "would look again until it is there"] {
         assert!(done.err.contains(part), "{part}: {}", done.err);
     }
+}
+
+/// A limit on the size of files stands for a full disk: to the store both are writes that fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_accepted_before_the_disk_was_full_is_worked_on_when_it_is_not() {
+    let worker = Worker::start().await;
+    worker.hold();
+    let config = format!(
+        "name = \"p\"\n[source]\ntype = \"http\"\nlisten = \"127.0.0.1:0\"\n[layers]\nconcurrency = 1\n\
+         [sink]\ntype = \"http\"\nurl = \"{}/work\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+        worker.url
+    );
+    let dir = dir(&[("p.toml", &config)]);
+    let body = |n: usize| format!("{n:04}{}", "x".repeat(20_000));
+    let mut limited = std::process::Command::new("bash");
+    let binary = env!("CARGO_BIN_EXE_dispatch");
+    limited
+        .current_dir(dir.path())
+        .args([
+            "-c",
+            &format!("trap '' XFSZ; ulimit -f 600; exec '{binary}' run p.toml"),
+        ])
+        .stdin(std::process::Stdio::null());
+    let mut running = Running::spawn(&mut limited);
+    running.ready().await;
+    let line: serde_json::Value = serde_json::from_str(&running.says("\"listening\"").await).unwrap();
+    let url = format!("http://{}/", line["address"].as_str().unwrap());
+
+    let (mut accepted, mut refused) = (Vec::new(), 0);
+    for n in 0..200 {
+        if refused == 2 {
+            break;
+        }
+        match send("POST", &url, &[], &body(n)).await.0 {
+            202 => accepted.push(n),
+            status => {
+                assert_eq!(status, 503, "who sends is told to send again");
+                refused += 1;
+            }
+        }
+    }
+    assert!(!accepted.is_empty() && refused == 2, "{} accepted", accepted.len());
+    running.kill();
+
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    worker.let_go();
+    let came = || {
+        let bodies = worker.bodies();
+        accepted.iter().all(|n| bodies.iter().any(|one| *one == body(*n)))
+    };
+    until("all that was accepted", async || came()).await;
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
 }
