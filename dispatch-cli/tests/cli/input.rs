@@ -83,14 +83,10 @@ async fn a_run_whose_file_is_missing_ends_and_says_what_to_do() {
 /// A limit on the size of files stands for a full disk: to the store both are writes that fail.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_accepted_before_the_disk_was_full_is_worked_on_when_it_is_not() {
-    let worker = Worker::start().await;
-    worker.hold();
-    let config = format!(
-        "name = \"p\"\n[source]\ntype = \"http\"\nlisten = \"127.0.0.1:0\"\n[layers]\nconcurrency = 1\n\
-         [sink]\ntype = \"http\"\nurl = \"{}/work\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
-        worker.url
-    );
-    let dir = dir(&[("p.toml", &config)]);
+    // Nobody listens there: what is accepted waits in the store.
+    let config = "name = \"p\"\n[source]\ntype = \"http\"\nlisten = \"127.0.0.1:0\"\n\
+                  [sink]\ntype = \"http\"\nurl = \"http://127.0.0.1:9/work\"\n[admin]\nlisten = \"127.0.0.1:0\"\n";
+    let (worker, dir) = (Worker::start().await, dir(&[("p.toml", config)]));
     let body = |n: usize| format!("{n:04}{}", "x".repeat(20_000));
     let mut limited = std::process::Command::new("bash");
     let binary = env!("CARGO_BIN_EXE_dispatch");
@@ -122,8 +118,8 @@ async fn what_was_accepted_before_the_disk_was_full_is_worked_on_when_it_is_not(
     assert!(!accepted.is_empty() && refused == 2, "{} accepted", accepted.len());
     running.kill();
 
-    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
-    worker.let_go();
+    let there = format!("sink.url={}/work", worker.url);
+    let mut running = Running::start(dir.path(), &["run", "p.toml", "--set", &there]);
     let came = || {
         let bodies = worker.bodies();
         accepted.iter().all(|n| bodies.iter().any(|one| *one == body(*n)))
