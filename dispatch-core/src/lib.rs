@@ -20,6 +20,8 @@ pub mod pipeline;
 mod registry;
 mod reply;
 mod selector;
+#[cfg(feature = "signal")]
+mod signals;
 mod sink;
 mod source;
 pub mod store;
@@ -44,6 +46,8 @@ pub use pipeline::{HealthCheck, Pipeline};
 pub use registry::{Factory, Registry};
 pub use reply::Reply;
 pub use selector::{Selector, SelectorError};
+#[cfg(feature = "signal")]
+pub use signals::asked_to_end;
 pub use sink::{Fallback, Fanout, FnSink, Route, ServiceSink, Sink, Then, sink_fn};
 pub use source::{Disposition, Progress, Received, SettleError, Settlement, Settler, Source};
 pub use store::{MemoryStore, Store};

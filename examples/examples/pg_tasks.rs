@@ -36,7 +36,7 @@ async fn main() -> Result<(), BoxError> {
     let tasks = Tasks::new().state("hello world!!").handle(print_hello);
     let service = Pipeline::builder("pg_tasks").source(source).sink(tasks).build()?;
     let handle = service.handle();
-    let running = tokio::spawn(service.run_until(async { drop(tokio::signal::ctrl_c().await) }));
+    let running = tokio::spawn(service.run_until(dispatch_core::asked_to_end()));
 
     let queue = format!("{{{{ header:queue | default {channel:?} }}}}").parse::<Template>()?;
     let publisher = Publisher::over(PgNotifySink::new(PgNotifySinkConfig::new(Secret::new(dsn), queue))?);

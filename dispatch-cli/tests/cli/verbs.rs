@@ -18,6 +18,18 @@ fn the_help_is_as_it_was() {
         ("help_send", vec!["send", "-h"]),
         ("help_dlq_replay", vec!["dlq", "replay", "-h"]),
         ("help_drain", vec!["drain", "-h"]),
+        ("help_check", vec!["check", "-h"]),
+        ("help_list", vec!["list", "-h"]),
+        ("help_create", vec!["create", "-h"]),
+        ("help_echo", vec!["echo", "-h"]),
+        ("help_schema", vec!["schema", "-h"]),
+        ("help_status", vec!["status", "-h"]),
+        ("help_healthcheck", vec!["healthcheck", "-h"]),
+        ("help_dlq_list", vec!["dlq", "list", "-h"]),
+        ("help_dlq_export", vec!["dlq", "export", "-h"]),
+        ("help_dlq_redrive", vec!["dlq", "redrive", "-h"]),
+        ("help_sqsd", vec!["sqsd", "-h"]),
+        ("help_dispatcherd", vec!["dispatcherd", "-h"]),
     ] {
         let done = dispatch(dir.path(), &args);
         assert_eq!(done.code, 0, "{done:?}");
