@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Running, Worker, ask, dir, dispatch, file_to, get, lines, post, until};
+use crate::support::{Running, Worker, ask, dir, dispatch, fed, file_to, get, lines, post, queue_to, until};
 
 fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -166,4 +166,46 @@ async fn several_files_share_one_process() {
         .collect();
     counts.sort();
     assert_eq!(counts, [("p".to_owned(), 3), ("q".to_owned(), 4)]);
+}
+
+/// E42: what was received is delivered, kept, given back or still here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_counters_add_up_when_all_is_quiet() {
+    // Every id that ends in 0 is refused once and comes again.
+    let worker = Worker::refusing_a_tenth().await;
+    let config = queue_to(&worker).replace("retry = {", "retry = { stay = \"1ms\",");
+    let dir = dir(&[("p.toml", &config)]);
+    let messages: String = (0..60).map(|n| format!("{{\"n\":{n}}}\n")).collect();
+    let sent = fed(dir.path(), &["send", "p.toml", "--ndjson"], messages.as_bytes());
+    assert_eq!(sent.code, 0, "{sent:?}");
+    let mut running = Running::start(dir.path(), &["run", "p.toml"]);
+    let admin = running.ready().await;
+
+    until("all are done", async || worker.count() == 60).await;
+    let read = async || {
+        let text = get(&format!("{admin}/metrics")).await.1;
+        move |name: &str| -> f64 {
+            let line = text
+                .lines()
+                .find(|line| line.starts_with(&format!("dispatch_{name}{{")));
+            line.and_then(|line| line.rsplit(' ').next()?.parse().ok())
+                .unwrap_or_else(|| panic!("{name}: {text}"))
+        }
+    };
+    until("nothing in flight", async || read().await("in_flight") == 0.0).await;
+
+    let value = read().await;
+    let ended: f64 = [
+        "delivered_total",
+        "dead_lettered_total",
+        "parked_total",
+        "nacked_total",
+        "released_total",
+    ]
+    .iter()
+    .map(|name| value(name))
+    .sum();
+    assert_eq!((value("received_total"), value("delivered_total")), (ended, 60.0));
+    running.signal(Signal::TERM);
+    assert_eq!(running.ends().await, 0, "{:#?}", running.log());
 }

@@ -29,7 +29,8 @@ const NAME: &str = "sqsd";
 /// Reads the environment variables of sqsd, of its first version and of its like; docs/sqsd.md lists them. What is made of
 /// them is an ordinary pipeline: --print-config shows it.
 ///
-/// SIGTERM, SIGINT and SIGHUP drain. Exit codes: 0 drained, 1 anything else.
+/// SIGTERM, SIGINT and SIGHUP drain; a second SIGTERM or SIGINT ends at once. Exit codes: 0 drained, 1 could not start or not
+/// drain in time, 2 a wrong command line, 130 or 143 ended at once.
 #[derive(Debug, Args)]
 pub(crate) struct Sqsd {
     /// A file of NAME=VALUE lines, tried in the working directory first; the environment goes before it
