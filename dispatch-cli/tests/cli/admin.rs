@@ -26,6 +26,10 @@ async fn every_endpoint_answers() {
         ("/health", "\"label\":\"source\""),
         ("/metrics", "dispatch_received_total{pipeline=\"p\"} 3"),
         ("/metrics", "dispatch_in_flight{pipeline=\"p\"} 3"),
+        (
+            "/metrics",
+            "dispatch_source_received_total{pipeline=\"p\",component=\"source\"} 3",
+        ),
         ("/v1/status", "\"in_flight\":3"),
         ("/v1/status?pipeline=p", "\"progress\":{\"done\":"),
         ("/v1/dlq", "\"matched\":0"),

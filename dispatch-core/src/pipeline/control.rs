@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub(super) name: SmolStr,
     pub(super) wanted: watch::Sender<Wanted>,
     pub(super) stats: Arc<Stats>,
-    meter: Meter,
+    pub(super) meter: Meter,
     pub(super) commands: Commands,
     pub(super) breaker: Option<BreakerHandle>,
     /// Whether each key has one of its own.

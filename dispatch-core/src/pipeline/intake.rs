@@ -19,7 +19,7 @@ use super::control::Shared;
 use crate::{
     Backoff, Delivery, Error, Jitter, Received, Source,
     layer::{PANIC, unless_panicked},
-    telemetry::Stats,
+    telemetry::{Counter, Stats, names},
 };
 
 /// Sources under their labels.
@@ -45,6 +45,7 @@ struct Supervised {
     rejected: u64,
     /// How many it has put into the Store itself.
     parked: u64,
+    received: Counter,
 }
 
 impl Supervised {
@@ -102,7 +103,9 @@ impl Intake {
         let supervise = |(index, (label, source)): (usize, (SmolStr, Box<dyn Source>))| {
             let background = index == last;
             let now = Instant::now();
+            let meter = shared.meter.of(label.clone());
             Supervised {
+                received: meter.counter(names::SOURCE_RECEIVED, "Deliveries taken from one source"),
                 label,
                 source: Some(source),
                 state: State::Down(now),
@@ -184,6 +187,7 @@ impl Intake {
                 if std::mem::take(&mut source.failures) > 0 {
                     tracing::info!(source = %source.label, "source is back");
                 }
+                source.received.add(batch.len() as u64);
                 (!batch.is_empty()).then_some(batch)
             }
             Word::Received(Received::Health(None)) => {

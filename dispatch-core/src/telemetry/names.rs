@@ -2,6 +2,8 @@
 
 /// Deliveries taken from sources; counter.
 pub const RECEIVED: &str = "dispatch_received_total";
+/// Deliveries taken from one source, by the label `component`; counter.
+pub const SOURCE_RECEIVED: &str = "dispatch_source_received_total";
 /// Messages that a sink took; counter.
 pub const DELIVERED: &str = "dispatch_delivered_total";
 /// Attempts that failed, by the label `class`; counter.
