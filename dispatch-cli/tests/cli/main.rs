@@ -19,6 +19,9 @@ mod dispatcherd_rust;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_socket;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_start;
 mod docs;
 mod examples;
 mod exits;
