@@ -39,11 +39,10 @@ use dispatch_core::{
     Error, Message, Reply, Selector, Sink, Store,
     config::{BuildContext, ConfigError, Period, SinkConfig},
     store::{Enqueued, Item},
-    tasks::{ASKS, BarePayload, Incoming, OnDuplicate, likeness},
+    tasks::{ASKS, heed},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use smol_str::SmolStr;
 
 /// Which queue to fill, and how.
 #[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
@@ -121,7 +120,7 @@ impl QueueSink {
         }
         if self.config.tasks || message.metadata().get(ASKS).is_some() {
             item.metadata.remove(ASKS);
-            ask(&mut item)?;
+            heed(&mut item)?;
         }
         Ok(item)
     }
@@ -130,32 +129,6 @@ impl QueueSink {
         let answers = self.store.queue().enqueue(&self.config.queue, items).await?;
         Ok(answers.into_iter().map(reply).collect())
     }
-}
-
-/// What the task in an item asks for, in the terms of the store.
-fn ask(item: &mut Item) -> Result<(), Error> {
-    let refused = |why: String| Error::permanent(format!("the message is no task: {why}")).with_code("no_task");
-    let payload = item.payload.clone();
-    let text = str::from_utf8(&payload).map_err(|error| refused(error.to_string()))?;
-    let task = match Incoming::read(text, BarePayload::Reject) {
-        Incoming::Task(task) => task,
-        Incoming::Rejected(why) => return Err(refused(why.0)),
-        Incoming::Control(_) | Incoming::Chunk(_) | Incoming::SelfCheck(_) => {
-            return Err(refused("it is for a listener itself".to_owned()));
-        }
-    };
-    if let Some(delay) = task.delay {
-        item.run_at = SystemTime::now().checked_add(delay);
-    }
-    if task.on_duplicate != OnDuplicate::Parallel {
-        let like = likeness(text).map_err(|error| refused(error.to_string()))?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, like.as_bytes());
-        let identity: SmolStr = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-        item.dedupe = (task.on_duplicate == OnDuplicate::QueueOne).then(|| identity.clone());
-        item.alone = task.on_duplicate == OnDuplicate::Discard;
-        item.key = Some(identity);
-    }
-    Ok(())
 }
 
 fn reply(answer: Enqueued) -> Reply {

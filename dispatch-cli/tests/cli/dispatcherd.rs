@@ -51,7 +51,7 @@ def bound(dispatcher, next_value):
 pub(crate) struct Project {
     dir: tempfile::TempDir,
     python: PathBuf,
-    channel: String,
+    pub(crate) channel: String,
 }
 
 impl Project {
@@ -118,6 +118,13 @@ brokers:
         let running = Running::spawn(self.surroundings(&mut command(self.path(), &all)));
         running.says(word).await;
         running
+    }
+
+    /// As loud as that, and so perhaps without a word.
+    pub(crate) fn quietly(&self, level: &str) -> Running {
+        let python = self.python.display().to_string();
+        let all = ["dispatcherd", "--log-level", level, "--python", &python];
+        Running::spawn(self.surroundings(&mut command(self.path(), &all)))
     }
 
     /// Runs Python that has set dispatcherd up and knows the tasks.

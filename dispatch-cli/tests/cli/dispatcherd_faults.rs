@@ -50,15 +50,20 @@ def answers(what):
 "#;
 
 /// A project whose tasks go into tables of its own.
-struct Durable {
-    project: Project,
-    schema: Schema,
-    url: String,
+pub(crate) struct Durable {
+    pub(crate) project: Project,
+    pub(crate) schema: Schema,
+    pub(crate) url: String,
 }
 
 impl Durable {
     async fn new(test: &str) -> Option<Self> {
-        let project = Project::new(test, "")?;
+        Self::with(test, "").await
+    }
+
+    /// With more sections in its file.
+    pub(crate) async fn with(test: &str, more: &str) -> Option<Self> {
+        let project = Project::new(test, more)?;
         let url = std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap();
         let schema = Schema::new(&url).await;
         let file = project.path().join("dispatcher.yml");
@@ -80,8 +85,16 @@ impl Durable {
         Some(Self { project, schema, url })
     }
 
+    /// Replaces a part of its file.
+    pub(crate) fn change(&self, from: &str, to: &str) {
+        let file = self.project.path().join("dispatcher.yml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{from}: {text}");
+        std::fs::write(&file, text.replace(from, to)).unwrap();
+    }
+
     /// As a node of that name.
-    async fn start(&self, node: &str, more: &[&str]) -> Running {
+    pub(crate) async fn start(&self, node: &str, more: &[&str]) -> Running {
         let file = self.project.path().join("dispatcher.yml");
         let text = std::fs::read_to_string(&file).unwrap();
         let config = format!("{node}.yml");
@@ -91,7 +104,7 @@ impl Durable {
             .await
     }
 
-    fn publish(&self, code: &str) {
+    pub(crate) fn publish(&self, code: &str) {
         self.project.publish(&format!("from hard_tasks import *\n{code}"));
     }
 
@@ -140,7 +153,7 @@ impl Durable {
         twice
     }
 
-    fn ctl(&self, arguments: &[&str]) -> Done {
+    pub(crate) fn ctl(&self, arguments: &[&str]) -> Done {
         let arguments = [&["ctl", "--json", "--timeout", "5s"], arguments].concat();
         done(self.project.surroundings(&mut command(self.project.path(), &arguments)))
     }
@@ -155,13 +168,13 @@ impl Durable {
             .collect()
     }
 
-    fn letters(&self) -> Vec<Value> {
+    pub(crate) fn letters(&self) -> Vec<Value> {
         let list = dispatch(self.project.path(), &["dlq", "list", "-c", "letters.toml", "--json"]);
         assert_eq!(list.code, 0, "{list:?}");
         list.json()["letters"].as_array().unwrap().clone()
     }
 
-    async fn end(self, services: Vec<Running>) {
+    pub(crate) async fn end(self, services: Vec<Running>) {
         drop(services);
         self.schema.drop().await;
     }

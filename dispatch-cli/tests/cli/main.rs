@@ -12,6 +12,9 @@ mod dispatcherd;
 mod dispatcherd_checklist;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
+mod dispatcherd_durable;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
 mod dispatcherd_faults;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
@@ -19,6 +22,9 @@ mod dispatcherd_rust;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_socket;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_start;
 mod docs;
 mod examples;
 mod exits;

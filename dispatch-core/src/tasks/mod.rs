@@ -13,10 +13,12 @@
 
 pub mod chunks;
 mod filter;
+mod heed;
 pub mod json;
 mod message;
 
 pub use filter::Filter;
+pub use heed::heed;
 pub use message::{
     ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
     is_empty, likeness, more_members, with_members,

@@ -44,7 +44,7 @@ async fn answer_to(service: &Arc<Service>, command: &str, data: &str) -> String 
         "running" => running(service, data).await,
         "cancel" => cancel(service, data).await,
         "workers" => merged(&service.commands.ask("workers", data).await),
-        "producers" => producers(service),
+        "producers" => producers(service).await,
         "metrics" => one(service, "metrics", data, r#"{"enabled": false}"#).await,
         "main" => main(service).await,
         "chunks" => chunks(service),
@@ -171,7 +171,7 @@ async fn one(service: &Service, command: &str, data: &str, otherwise: &str) -> S
     answers.pop().unwrap_or_else(|| otherwise.to_owned())
 }
 
-fn producers(service: &Service) -> String {
+async fn producers(service: &Service) -> String {
     let (counts, config) = (&service.counts, &service.config);
     let uptime = service.started.elapsed().as_secs_f64();
     let checks = *counts.checks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -199,8 +199,12 @@ fn producers(service: &Service) -> String {
         socket["recycle_count"] = 0.into();
         all.insert("socket-producer".to_owned(), socket);
     }
-    if !config.schedule.is_empty() {
-        all.insert("scheduled-producer".to_owned(), plain(counts.scheduled.load(Relaxed)));
+    // Schedules that go into a queue are sources of their own.
+    let others = service.commands.ask("scheduled", "{}").await;
+    if !(config.schedule.is_empty() && others.is_empty()) {
+        let fired = others.iter().filter_map(|fired| fired.parse::<u64>().ok());
+        let fired = counts.scheduled.load(Relaxed) + fired.sum::<u64>();
+        all.insert("scheduled-producer".to_owned(), plain(fired));
     }
     if !config.on_start.is_empty() {
         all.insert("on-start-producer".to_owned(), plain(counts.on_start.load(Relaxed)));
@@ -272,7 +276,7 @@ async fn status(service: &Arc<Service>) -> String {
             "running" => running(service, "{}").await,
             "aio_tasks" => aio_tasks("{}"),
             "workers" => merged(&service.commands.ask("workers", "{}").await),
-            "producers" => producers(service),
+            "producers" => producers(service).await,
             "metrics" => one(service, "metrics", "{}", r#"{"enabled": false}"#).await,
             "main" => main(service).await,
             _ => chunks(service),

@@ -1,8 +1,10 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use dispatch_core::{
-    Source,
+    Message, Source,
     config::{BuildContext, ConfigError, Period, SourceConfig},
+    store::Item,
+    tasks::heed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,10 @@ pub struct ScheduleSourceConfig {
     pub misfire: Misfire,
     /// What becomes of a slot that comes while an earlier one's message is not done.
     pub overlap: Overlap,
+    /// The queue of the Store that the messages go into, as named tasks whose own `delay` and `on_duplicate` are heeded;
+    /// whoever reads it has them. None by default: this pipeline works on them itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
 }
 
 impl Default for ScheduleSourceConfig {
@@ -47,6 +53,7 @@ impl Default for ScheduleSourceConfig {
             jitter: None,
             misfire: Misfire::default(),
             overlap: Overlap::default(),
+            queue: None,
         }
     }
 }
@@ -67,6 +74,22 @@ impl ScheduleSourceConfig {
             cron: Some(pattern.into()),
             ..Self::default()
         }
+    }
+
+    /// Whether the payload is a task, where it must be one.
+    pub(super) fn check_task(&self) -> Result<(), ConfigError> {
+        let Some(queue) = &self.queue else { return Ok(()) };
+        if queue.is_empty() {
+            return Err(ConfigError::at("queue", "the queue has no name").help("write one, such as \"app_tasks\""));
+        }
+        if self.overlap != Overlap::default() {
+            let error = ConfigError::at("overlap", "tasks that go into a queue have no overlap");
+            return Err(error.help("remove it, and say `on_duplicate` in the payload"));
+        }
+        heed(&mut Item::of(&Message::new(self.payload.clone()))).map_err(|error| {
+            ConfigError::at("payload", error.report())
+                .help(r#"with `queue` the payload is a named task, such as '{"task": "app.tasks.sweep"}'"#)
+        })
     }
 
     pub(super) fn plan(&self) -> Result<Plan, ConfigError> {

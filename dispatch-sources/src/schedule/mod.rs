@@ -31,6 +31,9 @@
 //! With `cancel` an attempt at work, in this process or another, is dropped within 3 s and its message is done with; only
 //! then the new one goes, so that never two are at work.
 //!
+//! With `queue` the messages go into that queue of the Store instead, as named tasks whose own `delay` and `on_duplicate`
+//! are heeded, for a source `queue` to take out; `overlap` has no meaning then.
+//!
 //! # Capabilities
 //! Redelivery, any delay, leases of 30 s that are extended, attempts counted; `overlap = "queue"` keeps the order and,
 //! like `"cancel"`, works on one message at a time.
@@ -46,6 +49,7 @@
 //! # jitter = "30s"
 //! # misfire = "once"
 //! # overlap = "skip"
+//! # queue = "app_tasks"
 //! ```
 //! Several schedules of one pipeline are several sources: `[source.nightly]`, `[source.hourly]`.
 //!

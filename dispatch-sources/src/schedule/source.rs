@@ -1,6 +1,9 @@
 use std::{
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -9,6 +12,7 @@ use dispatch_core::{
     Capabilities, Error, Headers, Message, Received, Settler, Source,
     config::{BuildContext, ConfigError},
     store::QueueSource,
+    tasks::heed,
 };
 use smol_str::format_smolstr;
 use tokio::{sync::oneshot, task::JoinHandle};
@@ -25,6 +29,8 @@ pub struct ScheduleSource {
     ticker: Option<Ticker>,
     ticking: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     fired: QueueSource,
+    /// Whether others read the queue.
+    elsewhere: bool,
     /// Where a later slot cancels an earlier one.
     latest: Option<Arc<Latest>>,
 }
@@ -57,7 +63,21 @@ impl ScheduleSource {
     ) -> Result<Self, ConfigError> {
         let clock: Clock = clock;
         let schedule = format_smolstr!("{}:{}", context.pipeline, context.component);
-        let queue = format_smolstr!("schedule:{schedule}");
+        config.check_task()?;
+        let elsewhere = config.queue.is_some();
+        let queue = match &config.queue {
+            Some(queue) => queue.as_str().into(),
+            None => format_smolstr!("schedule:{schedule}"),
+        };
+        let count = Arc::<AtomicU64>::default();
+        if elsewhere {
+            // Whoever tells of a pipeline's producers tells of this one too.
+            let count = Arc::clone(&count);
+            context.commands.on("scheduled", move |_| {
+                let count = count.load(Relaxed);
+                async move { count.to_string() }
+            });
+        }
         let headers: Headers = config
             .headers
             .iter()
@@ -69,6 +89,7 @@ impl ScheduleSource {
             .then(|| Arc::new(Latest::new(context.store.clone(), schedule.clone(), fired.settler())));
         Ok(Self {
             fired,
+            elsewhere,
             latest,
             ticker: Some(Ticker {
                 plan: config.plan()?,
@@ -77,12 +98,15 @@ impl ScheduleSource {
                 store: context.store.clone(),
                 clock,
                 misfire: config.misfire,
-                overlap: config.overlap,
+                // What runs beside what is for the task to say.
+                overlap: if elsewhere { Overlap::Allow } else { config.overlap },
                 jitter: config.jitter.unwrap_or_default().0,
                 since: None,
                 make: Box::new(move |id, slot| {
                     Message::with_id_at(id, payload.clone(), slot).with_headers(headers.clone())
                 }),
+                heed: elsewhere.then_some(heed),
+                fired: count,
             }),
             ticking: None,
         })
@@ -111,6 +135,9 @@ impl Source for ScheduleSource {
         if let Some(ticker) = self.ticker.take() {
             let (stop, stopped) = oneshot::channel();
             self.ticking = Some((stop, tokio::spawn(ticker.run(stopped))));
+        }
+        if self.elsewhere {
+            return std::future::pending().await;
         }
         loop {
             let batch = match (self.fired.receive(max).await?, &self.latest) {

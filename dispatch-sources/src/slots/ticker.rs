@@ -1,7 +1,10 @@
 //! Fires slots: into the Store's queue, each once over all processes.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -35,6 +38,9 @@ pub(crate) type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 /// Makes the message of a slot.
 pub(crate) type Make = Box<dyn Fn(SmolStr, SystemTime) -> Message + Send + Sync>;
 
+/// Heeds what a message asks for itself.
+pub(crate) type Heed = fn(&mut Item) -> Result<(), Error>;
+
 /// Fires the slots of one schedule.
 pub(crate) struct Ticker {
     pub(crate) plan: Plan,
@@ -50,6 +56,10 @@ pub(crate) struct Ticker {
     pub(crate) since: Option<SystemTime>,
     /// Makes the message of a slot under an id.
     pub(crate) make: Make,
+    /// Where the messages are tasks.
+    pub(crate) heed: Option<Heed>,
+    /// How many slots this process has fired.
+    pub(crate) fired: Arc<AtomicU64>,
 }
 
 impl Ticker {
@@ -131,8 +141,9 @@ impl Ticker {
             }
             self.store
                 .queue()
-                .enqueue(&self.queue, vec![self.item(&id, slot)])
+                .enqueue(&self.queue, vec![self.item(&id, slot)?])
                 .await?;
+            self.fired.fetch_add(1, Relaxed);
             tracing::debug!(schedule = %self.schedule, %id, "slot fired");
         }
         // From here on it has fired. What fails below makes it fire again at worst, which the id tells.
@@ -146,15 +157,18 @@ impl Ticker {
         Ok(depth.ready + depth.delayed + depth.leased > 0)
     }
 
-    fn item(&self, id: &SmolStr, slot: SystemTime) -> Item {
+    fn item(&self, id: &SmolStr, slot: SystemTime) -> Result<Item, Error> {
         let message = (self.make)(id.clone(), slot).meta(SLOT, plan::name(slot));
         let mut item = Item::of(&message);
-        item.dedupe = Some(id.clone());
+        if let Some(heed) = self.heed {
+            heed(&mut item)?;
+        }
+        item.dedupe.get_or_insert_with(|| id.clone());
         if self.overlap.is_one_by_one() {
             // One key, one at a time, in order.
             item.key = Some(self.schedule.clone());
         }
-        item
+        Ok(item)
     }
 
     /// Sleeps until the wall clock shows `time`; false once it shall stop.

@@ -160,6 +160,8 @@ impl Tasks {
                     .header("beanstalk.sqsd.task_name", name.as_str())
                     .header("beanstalk.sqsd.scheduled_time", scheduled_time(slot))
             }),
+            heed: None,
+            fired: Arc::default(),
         }
     }
 }

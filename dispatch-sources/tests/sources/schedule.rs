@@ -5,7 +5,7 @@ use std::{
 
 use dispatch_core::{
     Delivery, MemoryStore, Message, Source as _, Store as _,
-    store::Item,
+    store::{Claim, Item},
     testing::source::{Bench, source_battery},
 };
 use dispatch_sources::schedule::{Misfire, Overlap, ScheduleSource, ScheduleSourceConfig};
@@ -73,6 +73,54 @@ async fn each_slot_makes_a_message_when_it_comes() {
         run(&mut source, Duration::from_secs(150)).await,
         ["00:02:00Z", "00:03:00Z"]
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_a_queue_slots_are_tasks_there() {
+    for (policy, kept) in [("parallel", 3), ("queue_one", 1), ("discard", 1)] {
+        let store = memory();
+        let payload = format!(r#"{{"task": "a.b", "on_duplicate": "{policy}"}}"#);
+        let mut source = every(&store, 60, 10, |config| {
+            config.queue = Some("tasks".into());
+            config.payload.clone_from(&payload);
+        });
+
+        let received = timeout(Duration::from_secs(190), source.receive(1)).await;
+
+        assert!(received.is_err(), "{policy}: others work on them");
+        let claim = Claim {
+            max: 10,
+            lease: Duration::from_secs(60),
+            ordered: false,
+            below: None,
+        };
+        let claimed = store.queue().claim("tasks", claim).await.unwrap();
+        assert_eq!(claimed.len(), kept, "{policy}");
+        let first = &claimed[0].item;
+        assert_eq!(first.id, "p:source@2026-01-01T00:01:00Z", "{policy}");
+        let mut published = Item::of(&Message::new(payload));
+        dispatch_core::tasks::heed(&mut published).unwrap();
+        assert_eq!(first.key, published.key, "{policy}: as somebody publishes its like");
+        source.close().await.unwrap();
+    }
+}
+
+#[test]
+fn what_goes_into_a_queue_must_be_a_task() {
+    for (queue, payload, overlap, field) in [
+        ("", r#"{"task": "a.b"}"#, Overlap::Skip, "queue"),
+        ("tasks", "tick", Overlap::Skip, "payload"),
+        ("tasks", r#"{"task": "a.b", "delay": "soon"}"#, Overlap::Skip, "payload"),
+        ("tasks", r#"{"control": "alive"}"#, Overlap::Skip, "payload"),
+        ("tasks", r#"{"task": "a.b"}"#, Overlap::Queue, "overlap"),
+    ] {
+        let mut config = ScheduleSourceConfig::every(Duration::from_secs(60));
+        (config.queue, config.payload, config.overlap) = (Some(queue.into()), payload.into(), overlap);
+
+        let refused = ScheduleSource::new(&config, &context(".".as_ref(), memory())).unwrap_err();
+
+        assert_eq!(refused.field.as_deref(), Some(field), "{payload}: {refused:?}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -73,13 +73,15 @@ def _unprepared(connection: Any) -> Dict[str, bool]:
 def enqueue_options(text: str) -> Optional[Dict[str, Any]]:
     """What dispatch_enqueue is called with for that message; None for one that is not a task.
 
-    `timeout`, `bind` and all the rest stay in the payload, which is the message to the letter: jsonb would refuse what JSON as
-    Python writes it can hold.
+    `timeout`, `bind` and all the rest stay in the payload, which is the message to the letter (jsonb would refuse what JSON as
+    Python writes it can hold), or a task of that name where it is no JSON.
     """
     try:
         message = json.loads(text)
     except ValueError:
-        message = {"task": text}  # as a listener takes it: a bare name
+        # A bare name, as a listener takes it; who reads the queue takes tasks alone.
+        message = {"task": text}
+        text = json.dumps(message)
     if (
         not isinstance(message, dict)
         or not isinstance(message.get("task"), str)

@@ -85,7 +85,8 @@ class Durable(unittest.TestCase):
 
     def test_a_bare_name_is_a_task(self):
         self.broker.publish_message(message="app.f")
-        self.assertEqual(self.rows()[0][2], "app.f")
+        self.broker.publish_message(message='no "JSON" é')
+        self.assertEqual([json.loads(row[2]) for row in self.rows()], [{"task": "app.f"}, {"task": 'no "JSON" é'}])
 
     def test_a_delay_is_the_rows(self):
         self.publish(delay=1.5)

@@ -28,6 +28,10 @@ pub(super) struct Made {
     pub(super) variables: Vec<(String, String)>,
 }
 
+/// What the pipeline is called, where nobody shares its store.
+const NAME: &str = super::NAME;
+/// How much of a name that may be long is shown in another.
+const SHOWN: usize = 40;
 /// How many tasks a worker holds, while they are short.
 const HELD: usize = 8;
 
@@ -44,11 +48,14 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         Some(_) => format!("# {DSN} set to the connection and {SETTINGS} to the settings as JSON."),
         None => format!("# {SETTINGS} set to the settings as JSON."),
     });
-    page.pair("name", "dispatcherd");
+    let durable = settings.durable.as_ref();
+    page.pair(
+        "name",
+        &durable.map_or_else(|| NAME.to_owned(), |durable| project(settings, durable)),
+    );
     if on_stop == OnStop::Cancel {
         page.pair("drain_timeout", "0s");
     }
-    let durable = settings.durable.as_ref();
     let notified = if durable.is_some() { "source.notified" } else { "source" };
     if let Some(durable) = durable {
         queues(&mut page, settings, durable);
@@ -72,7 +79,7 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     for (task, options) in settings
         .schedule
         .iter()
-        .filter(|(_, options)| !(durable.is_some() && over_processes(options)))
+        .filter(|(_, options)| !(durable.is_some_and(|durable| home(durable).is_some()) && over_processes(options)))
     {
         page.table(&format!("{notified}.schedule.{}", quoted(task)));
         page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
@@ -183,6 +190,32 @@ fn control(page: &mut Page, settings: &Settings, name: &str, socket: Option<&str
     }
 }
 
+/// The queue of tasks that name none: where schedules put theirs. Nobody here reads any but those of `channels`.
+fn home(broker: &PgBroker) -> Option<&str> {
+    let default = broker.default_publish_channel.as_ref();
+    let default = default.filter(|default| broker.channels.contains(default));
+    default.or(broker.channels.first()).map(String::as_str)
+}
+
+/// The pipeline's name. Projects may share a schema, and the store keeps what spills and which slots were fired under it.
+fn project(settings: &Settings, durable: &PgBroker) -> String {
+    // A broker that is there for publishers alone has no channels.
+    let home = home(durable).or(settings.pg_notify.as_ref().and_then(home));
+    home.map_or_else(|| NAME.to_owned(), |home| named(NAME, home))
+}
+
+/// `prefix` and a name of any characters, as one that a file can have: the same in every process, another for another name.
+fn named(prefix: &str, name: &str) -> String {
+    let fitting = |c: char| match c.to_ascii_lowercase() {
+        c @ ('a'..='z' | '0'..='9') => c,
+        _ => '_',
+    };
+    let shown: String = name.chars().take(SHOWN).map(fitting).collect();
+    let digest = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
+    let digest: String = digest.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{prefix}_{shown}_{digest}")
+}
+
 /// A queue for each channel, and the schedules, each slot once over all processes.
 fn queues(page: &mut Page, settings: &Settings, broker: &PgBroker) {
     for (number, channel) in broker.channels.iter().enumerate() {
@@ -192,13 +225,17 @@ fn queues(page: &mut Page, settings: &Settings, broker: &PgBroker) {
         page.line("# What `serial` and `queue_one` ask for.");
         page.raw("ordered", true);
     }
+    let Some(home) = home(broker) else { return };
     let scheduled = settings.schedule.iter().filter(|(_, options)| over_processes(options));
-    for (number, (task, options)) in scheduled.enumerate() {
+    for (task, options) in scheduled {
         let mut message = options.as_object().cloned().unwrap_or_default();
         message.remove("schedule");
         message.insert("task".to_owned(), task.as_str().into());
-        page.table(&format!("source.schedule_{number}"));
+        page.table(&format!("source.{}", named("schedule", task)));
         page.pair("type", "schedule");
+        page.line("# As a publisher would: `delay` and `on_duplicate` are heeded there.");
+        page.pair("queue", home);
+        page.pair("misfire", "skip");
         page.pair("every", &seconds(options["schedule"].as_f64().unwrap_or_default()));
         page.pair("payload", &Value::Object(message).to_string());
     }
@@ -212,11 +249,15 @@ fn over_processes(options: &Value) -> bool {
 fn layers(page: &mut Page, settings: &Settings) {
     page.table("layers");
     page.raw("concurrency", workers(settings) * HELD);
-    page.line("# A task's own `timeout` is its worker's to keep; what fails is logged and kept, and not tried again.");
+    page.line("# A task's own `timeout` is its worker's to keep.");
     page.pair("timeout", "off");
     page.pair("breaker", "off");
     if settings.durable.is_none() {
+        page.line("# What fails is logged and kept, and not tried again.");
         page.pair("retry", "off");
+    } else {
+        page.line("# A task that raises is kept, and not tried again. One whose worker or service is lost is: by `retry`, which has");
+        page.line("# its defaults.");
     }
 }
 

@@ -85,6 +85,88 @@ async fn both_brokers_in_one_file_are_both_read() {
     }
 }
 
+#[tokio::test]
+async fn durable_schedules_are_called_by_their_project_and_task() {
+    let scheduled = |channels: &str, schedule: &str| {
+        made(&format!(
+            "dispatch_py.broker: {{config: {{dbname: a}}, {channels}}}}}\n\
+             producers: {{ScheduledProducer: {{task_schedule: {{{schedule}}}}}}}\nextra: {{"
+        ))
+    };
+    let (sweep, both) = (
+        "app.sweep: {schedule: 2, on_duplicate: discard, args: [$x]}",
+        "z.first: {schedule: 1.5}, app.sweep: {schedule: 2, on_duplicate: discard, args: [$x]}, quick: {schedule: 0.5}",
+    );
+    let alone = scheduled("channels: [jobs]", sweep);
+    let grown = scheduled("channels: [jobs, more]", both);
+    let other = scheduled("channels: [Jobs]", sweep);
+    let homely = scheduled("channels: [a, jobs], default_publish_channel: jobs", sweep);
+
+    let name = |made: &toml::Table| made["name"].as_str().unwrap().to_owned();
+    let schedules = |made: &toml::Table| -> Vec<String> {
+        let sources = made["source"].as_table().unwrap().iter();
+        let schedules = sources.filter(|(_, source)| source["type"].as_str() == Some("schedule"));
+        schedules.map(|(name, _)| name.clone()).collect()
+    };
+    assert_eq!(schedules(&alone).len(), 1);
+    assert_eq!(schedules(&grown).len(), 2, "below a second each process has its own");
+    assert!(
+        schedules(&grown).contains(&schedules(&alone)[0]),
+        "whatever else is scheduled"
+    );
+    assert_eq!((name(&grown), name(&homely)), (name(&alone), name(&alone)));
+    assert_eq!(schedules(&other), schedules(&alone));
+    assert_ne!(
+        name(&other),
+        name(&alone),
+        "another project's slots and spilled tasks are its own"
+    );
+    let schedule = &alone["source"][&schedules(&alone)[0]];
+    assert_eq!(schedule["queue"].as_str(), Some("jobs"));
+    let payload: serde_json::Value =
+        serde_json::from_str(&schedule["payload"].as_str().unwrap().replace("$$", "$")).unwrap();
+    assert_eq!(
+        payload,
+        serde_json::json!({"task": "app.sweep", "on_duplicate": "discard", "args": ["$x"]})
+    );
+    let publishes = |channel: &str| {
+        let made = made(&format!(
+            "pg_notify: {{config: {{dbname: a}}, channels: [{channel}]}}, dispatch_py.broker: {{config: {{dbname: a}}}}"
+        ));
+        name(&made)
+    };
+    assert_ne!(
+        publishes("a"),
+        publishes("b"),
+        "no queue is read, and the store is shared"
+    );
+    let quick = &grown["source"]["notified"]["schedule"]["quick"];
+    assert_eq!(quick["every"].as_str(), Some("500ms"));
+}
+
+#[test]
+fn the_durable_file_is_right() {
+    let durable = DEMO.replace("  pg_notify:", "  dispatch_py.broker:\n    schema: jobs");
+    let settings = Settings::from_yaml(&durable).unwrap();
+
+    let made = make(&settings, "python3", OnStop::Drain).unwrap();
+
+    insta::assert_snapshot!(made.text);
+    assert!(!made.text.contains("c4n4ry"));
+}
+
+#[test]
+fn levels_are_pythons() {
+    for (python, ours) in [
+        ("WARNING", "warn"),
+        ("critical", "error"),
+        ("DEBUG", "debug"),
+        ("Info", "info"),
+    ] {
+        assert_eq!(super::level(python), ours);
+    }
+}
+
 #[test]
 fn what_only_python_can_honour_is_said() {
     let settings = |config: &str| Settings::from_yaml(&format!("version: 2\nbrokers: {{{config}}}")).unwrap();

@@ -59,7 +59,8 @@ async fn insert_alone(conn: &mut Conn<'_>, queue: &str, items: &[Item], last: bo
     let alone = in_company(conn, queue, items).await?;
     let kept = items.iter().zip(&alone);
     let kept: Vec<Item> = kept
-        .filter_map(|(item, answer)| (*answer == Enqueued::New).then(|| item.clone()))
+        .filter(|(_, answer)| **answer == Enqueued::New)
+        .map(|(item, _)| item.clone())
         .collect();
     if kept.is_empty() {
         return Ok(alone);
