@@ -73,7 +73,8 @@ impl Durable {
         assert!(!url.contains('?'), "the tests' URL has options already");
         let durable = text.replace(&url, &named).replace(
             "  pg_notify:\n",
-            &format!("  dispatch_py.broker:\n    schema: {name}\n"),
+            // Who listens is told by its last statement, which a question after a silence is not.
+            &format!("  dispatch_py.broker:\n    schema: {name}\n    max_connection_idle_seconds: null\n"),
         );
         std::fs::write(&file, durable).unwrap();
         std::fs::write(project.path().join("hard_tasks.py"), TASKS).unwrap();
