@@ -8,12 +8,12 @@ use dispatch_core::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Overflow, PgNotifySourceConfig, listener, producers, service::Service, socket};
+use super::{Overflow, PgNotifySourceConfig, listener, parts, producers, service::Service, socket};
 
 /// Listens to channels and hands out the tasks that come; see the [module](super).
 pub struct PgNotifySource {
     service: Arc<Service>,
-    /// What the listener says of its connection.
+    /// What the parts say of themselves.
     health: watch::Receiver<Option<String>>,
     /// The listener, the socket and the producers, once they run.
     running: JoinSet<()>,
@@ -55,7 +55,7 @@ impl PgNotifySource {
 
     pub(super) fn new(service: Service) -> Self {
         Self {
-            health: service.health.subscribe(),
+            health: service.parts.health(),
             service: Arc::new(service),
             running: JoinSet::new(),
         }
@@ -68,7 +68,10 @@ impl PgNotifySource {
         }
         producers::start(&self.service, &mut self.running);
         if let Some(path) = self.service.config.control.socket.clone() {
-            self.running.spawn(socket::serve(Arc::clone(&self.service), path));
+            let service = Arc::clone(&self.service);
+            let serve = move || socket::serve(Arc::clone(&service), path.clone());
+            self.running
+                .spawn(parts::keep(Arc::clone(&self.service), "socket".to_owned(), serve));
         }
     }
 }
