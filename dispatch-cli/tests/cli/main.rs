@@ -12,6 +12,9 @@ mod dispatcherd;
 mod dispatcherd_checklist;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
+mod dispatcherd_demo;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
 mod dispatcherd_durable;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
