@@ -102,6 +102,10 @@ brokers:
             .current_dir(self.path())
     }
 
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
