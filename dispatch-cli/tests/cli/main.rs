@@ -36,6 +36,8 @@ mod formats;
 mod input;
 mod kill;
 mod mutants;
+#[cfg(feature = "full")]
+mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rolling;
