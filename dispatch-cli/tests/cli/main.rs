@@ -21,6 +21,9 @@ mod dispatcherd_durable;
 mod dispatcherd_faults;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
+mod dispatcherd_outage;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
 mod dispatcherd_rust;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]

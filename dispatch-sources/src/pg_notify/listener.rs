@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const BATCH: usize = 1_000;
 
 /// What it is among the parts.
-const NAME: &str = "listener";
+pub(super) const NAME: &str = "listener";
 
 /// Listens for ever: what ends the connection, and be it a panic, ends nothing but that.
 pub(super) async fn run(service: Arc<Service>, server: Server) {

@@ -20,10 +20,14 @@ use super::service::Service;
 /// How each part is.
 pub(super) struct Parts {
     all: Mutex<BTreeMap<String, Part>>,
-    /// None: all are well.
-    health: watch::Sender<Option<String>>,
+    /// The part without which none counts as well, if any.
+    first: Option<&'static str>,
+    health: watch::Sender<Health>,
     panics: Counter,
 }
+
+/// None: nothing can be said yet. Otherwise whether all are well.
+type Health = Option<Result<(), String>>;
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Part {
@@ -34,8 +38,9 @@ pub(super) struct Part {
 }
 
 impl Parts {
-    pub(super) fn new(meter: &Meter) -> Self {
+    pub(super) fn new(first: Option<&'static str>, meter: &Meter) -> Self {
         Self {
+            first,
             all: Mutex::default(),
             health: watch::Sender::new(None),
             panics: meter.counter(
@@ -55,17 +60,21 @@ impl Parts {
         all.iter().map(|(name, part)| (name.clone(), part.clone())).collect()
     }
 
-    pub(super) fn health(&self) -> watch::Receiver<Option<String>> {
+    pub(super) fn health(&self) -> watch::Receiver<Health> {
         self.health.subscribe()
     }
 
     fn set(&self, name: &str, part: Part) {
         let mut all = self.all();
         all.insert(name.to_owned(), part);
-        let ill = all.values().find_map(|part| part.ill.clone());
+        let now = match all.values().find_map(|part| part.ill.clone()) {
+            Some(ill) => Some(Err(ill)),
+            None if self.first.is_none_or(|first| all.contains_key(first)) => Some(Ok(())),
+            None => return,
+        };
         self.health.send_if_modified(|health| {
-            let changes = *health != ill;
-            *health = ill;
+            let changes = *health != now;
+            *health = now;
             changes
         });
     }

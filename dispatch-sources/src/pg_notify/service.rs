@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use super::{
     PgNotifySourceConfig, control,
     hall::{Hall, Room, Task},
+    listener,
     parts::Parts,
     replies::Replies,
 };
@@ -139,7 +140,7 @@ impl Service {
                 "dispatch_pg_notify_gap_milliseconds_total",
                 "how long those times were together, in milliseconds",
             ),
-            parts: Parts::new(meter),
+            parts: Parts::new(server.is_some().then_some(listener::NAME), meter),
             counts: Counts::default(),
             commands: context.commands.clone(),
             started: Instant::now(),

@@ -14,7 +14,7 @@ use super::{Overflow, PgNotifySourceConfig, listener, parts, producers, service:
 pub struct PgNotifySource {
     service: Arc<Service>,
     /// What the parts say of themselves.
-    health: watch::Receiver<Option<String>>,
+    health: watch::Receiver<Option<Result<(), String>>>,
     /// The listener, the socket and the producers, once they run.
     running: JoinSet<()>,
 }
@@ -82,6 +82,8 @@ impl Source for PgNotifySource {
         let mut capabilities = Capabilities::default();
         // Whoever waits, waits in the hall, where it can still be cancelled.
         capabilities.prefetch = 0;
+        // The socket, schedules and tasks of the start need no server.
+        capabilities.connects_itself = true;
         capabilities
     }
 
@@ -107,7 +109,7 @@ impl Source for PgNotifySource {
             changed = self.health.changed() => {
                 changed.map_err(Error::permanent)?;
                 let health = self.health.borrow_and_update().clone();
-                Ok(Received::Health(health.map(Error::unavailable)))
+                Ok(Received::Health(health.and_then(Result::err).map(Error::unavailable)))
             }
         }
     }
