@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod admin;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod bridge;
 mod dead_letters;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
