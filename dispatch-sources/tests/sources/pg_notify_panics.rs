@@ -172,12 +172,15 @@ async fn what_panics_beside_the_listener_begins_again() {
     let mut source = config.build(&context).unwrap();
 
     let (mut started, mut ticked) = (false, false);
-    while !(started && ticked) {
-        let one = next(&mut *source).await;
-        started |= one.message.id() == "on-start-1";
-        ticked |= one.message.id().as_str().starts_with("sch-");
-        ack(one).await;
-    }
+    let both = timeout(Duration::from_secs(20), async {
+        while !(started && ticked) {
+            let one = next(&mut *source).await;
+            started |= one.message.id() == "on-start-1";
+            ticked |= one.message.id().as_str().starts_with("sch-");
+            ack(one).await;
+        }
+    });
+    both.await.expect("both go on");
     let mut wire = super::pg_notify::Wire::to(&path).await;
     wire.write(&[r#"{"control": "aio_tasks", "reply_to": "me"}"#]).await;
     let tasks: Value = wire.answer().await;
