@@ -36,7 +36,7 @@ struct Supervised {
     /// Away while it connects in a task of its own.
     source: Option<Box<dyn Source>>,
     state: State,
-    /// Whether it ever was.
+    /// Whether it was ever connected.
     was_connected: bool,
     /// Failures in a row.
     failures: u32,
