@@ -37,6 +37,9 @@ pub struct Capabilities {
     /// How many deliveries beyond the concurrency are worth holding while they are worked off quickly, unless the pipeline
     /// says otherwise.
     pub prefetch: usize,
+    /// Whether the source keeps its connection itself: it is received from at once, without a [`probe`](crate::Source::probe), since
+    /// it may have something to bring meanwhile, and counts as connected once [`Received::Health`](crate::Received::Health) says so.
+    pub connects_itself: bool,
 }
 
 impl Default for Capabilities {
@@ -46,6 +49,7 @@ impl Default for Capabilities {
             redelivers: false,
             lease: None,
             extends: false,
+            connects_itself: false,
             settle_batch: 256,
             settle_linger: Duration::from_millis(1),
             settles_apart: false,

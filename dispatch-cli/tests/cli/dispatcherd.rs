@@ -102,6 +102,10 @@ brokers:
             .current_dir(self.path())
     }
 
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
     pub(crate) fn path(&self) -> &Path {
         self.dir.path()
     }
@@ -386,44 +390,6 @@ async fn the_originals_names_file_and_metrics_are_ours() {
     .await;
     service.signal(Signal::INT);
     assert_eq!(service.ends().await, 0);
-}
-
-/// The demo as a pipeline file, as it stands in `examples/`, with the module that it names.
-#[tokio::test]
-async fn the_example_runs_the_demos_tasks() {
-    let Some(project) = Project::new("the_example_runs_the_demos_tasks", "") else {
-        return;
-    };
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/dispatcherd.toml");
-    // A copy: its store lies beside it.
-    std::fs::copy(example, project.path().join("dispatcherd.toml")).unwrap();
-    let module =
-        format!("{TASKS}\nCHANNEL = \"test_channel\"\n").replace("os.environ[\"CHANNEL\"]", "\"test_channel\"");
-    std::fs::write(project.path().join("test_methods.py"), module).unwrap();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut run = command(project.path(), &["run", "dispatcherd.toml"]);
-    project
-        .surroundings(&mut run)
-        .env("DATABASE_URL", std::env::var("DISPATCH_TEST_POSTGRES_URL").unwrap())
-        .env("PATH", format!("{}:{path}", project.python.parent().unwrap().display()));
-    let mut service = Running::spawn(&mut run);
-    service.says("\"listening\"").await;
-
-    // Once at the start, then by its schedule.
-    until("runs by itself", async || project.notes().len() >= 2).await;
-    let before = project.notes().len();
-    let publish = "from dispatcherd.config import setup\nsetup(file_path='dispatcher.yml')\nfrom test_methods import print_hello\n\
-        print_hello.delay(); print_hello.apply_async(args=[], kwargs={})";
-    let published = done(project.surroundings(Command::new(&project.python).args(["-c", publish])));
-    assert_eq!(published.code, 0, "{published:?}");
-
-    until("what was published", async || project.notes().len() >= before + 2).await;
-    assert!(project.notes().iter().all(|note| note == "hello world!!"));
-    let alive = ["ctl", "--json", "alive", "--channel", "test_channel"];
-    let alive = done(project.surroundings(&mut command(project.path(), &alive)));
-    assert_eq!(alive.json()[0]["node_id"], "demo", "{alive:?}");
-    service.signal(Signal::TERM);
-    assert_eq!(service.ends().await, 0, "{:#?}", service.log());
 }
 
 /// The original's demo, and what projects have beside it.

@@ -4,17 +4,14 @@ use std::sync::Arc;
 
 use dispatch_core::{
     Error, Pipeline,
-    config::{Secret, StoreConfig as _, StoreContext},
+    config::{StoreConfig as _, StoreContext},
     tasks::OnDuplicate,
 };
 use dispatch_sinks::{
     queue::{QueueSink, QueueSinkConfig},
     tasks::{Options, Publisher, Task, Tasks},
 };
-use dispatch_sources::{
-    dispatcherd::Settings,
-    pg_notify::{PgNotifySource, PgNotifySourceConfig},
-};
+use dispatch_sources::{dispatcherd::Settings, pg_notify::PgNotifySource};
 use dispatch_store::PostgresConfig;
 use serde::{Deserialize, Serialize};
 
@@ -47,11 +44,7 @@ async fn rust_tasks_are_steered_by_both_clients_as_worker_processes_are() {
         }
     };
     let settings = Settings::from_file(project.path().join("dispatcher.yml")).unwrap();
-    let broker = settings.pg_notify().unwrap();
-    let dsn = Secret::new(broker.dsn().unwrap().expose());
-    let mut config = PgNotifySourceConfig::new(dsn, &broker.channels);
-    config.control.node_id = Some("rust".to_owned());
-    let source = PgNotifySource::open(config).unwrap();
+    let source = PgNotifySource::open(settings.source().unwrap()).unwrap();
     let tasks = Tasks::new().handle(sleep).answering(source.commands());
     let service = Pipeline::builder("rust").source(source).sink(tasks).build().unwrap();
     let handle = service.handle();
@@ -88,10 +81,10 @@ async fn rust_tasks_are_steered_by_both_clients_as_worker_processes_are() {
     let main = ours(&["main"]);
     assert_eq!(
         (&main["node_id"], &main["pool"]["active_task_ct"]),
-        (&"rust".into(), &2.into())
+        (&"node-a".into(), &2.into())
     );
     for command in ["status", "producers", "aio_tasks", "chunks", "metrics"] {
-        assert_eq!(ours(&[command])["node_id"], "rust", "{command}");
+        assert_eq!(ours(&[command])["node_id"], "node-a", "{command}");
     }
 
     let cancelled = project.ctl(&["cancel", "--uuid", "one"]);
@@ -102,7 +95,7 @@ async fn rust_tasks_are_steered_by_both_clients_as_worker_processes_are() {
     let cancelled = ours(&["cancel", "--task", "my_tasks.sleep"]);
     assert!(cancelled.to_string().contains("\"two\""), "{cancelled}");
     crate::support::until("both are dead letters", async || handle.status().dead_lettered == 2).await;
-    assert_eq!(ours(&["running"]), serde_json::json!({ "node_id": "rust" }));
+    assert_eq!(ours(&["running"]), serde_json::json!({ "node_id": "node-a" }));
     handle.drain();
     running.await.unwrap().unwrap();
 }
@@ -112,6 +105,96 @@ struct Add(f64, Option<String>);
 
 impl Task for Add {
     const NAME: &'static str = "my_tasks.add";
+}
+
+/// Nothing of the file is copied by hand.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rust_service_honours_the_whole_file() {
+    let producers = "producers:
+  ScheduledProducer:
+    task_schedule:
+      my_tasks.add: {schedule: 0.3, args: [1, slot]}
+  OnStartProducer:
+    task_list:
+      my_tasks.add: {args: [2, start], timeout: 60}
+  ControlProducer: null
+publish: {default_broker: pg_notify}
+";
+    let Some(project) = Project::new("a_rust_service_honours_the_whole_file", producers) else {
+        return;
+    };
+    let file = project.path().join("dispatcher.yml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    let socket = project.path().join("run.sock");
+    let text = text
+        .replace(
+            "brokers:\n",
+            &format!("brokers:\n  socket: {{socket_path: {}}}\n", socket.display()),
+        )
+        .replace("main_kwargs: {", "main_kwargs: {chunk_message_timeout_seconds: 7, ")
+        .replace("    channels:", "    max_connection_idle_seconds: null\n    channels:");
+    std::fs::write(&file, text).unwrap();
+    let settings = Settings::from_file(&file).unwrap();
+    let config = settings.source().unwrap();
+    assert_eq!(config.chunk_timeout.0, Some(std::time::Duration::from_secs(7)));
+    let source = PgNotifySource::open(config).unwrap();
+    let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    let add = move |Add(number, word): Add| {
+        came.send((number, word)).unwrap();
+        async { Ok::<_, Error>(()) }
+    };
+    let tasks = Tasks::new().handle(add).answering(source.commands());
+    let service = Pipeline::builder("rust").source(source).sink(tasks).build().unwrap();
+    let handle = service.handle();
+    let running = tokio::spawn(service.run_until(std::future::pending()));
+    // By the unix socket of the file.
+    let socket = socket.display().to_string();
+    let ours = |command_: &str| {
+        let asked = ["ctl", "--json", "--socket", &socket, command_];
+        done(project.surroundings(&mut command(project.path(), &asked)))
+    };
+    crate::support::until("it answers", async || ours("alive").code == 0).await;
+    crate::support::until("it listens", async || {
+        let alive = done(project.surroundings(&mut command(
+            project.path(),
+            &["ctl", "alive", "--channel", project.channel()],
+        )));
+        alive.code == 0
+    })
+    .await;
+
+    project.publish("add.delay(3, 'python')");
+
+    let mut wanted = vec!["slot", "start", "python"];
+    while !wanted.is_empty() {
+        let (number, word) = tokio::time::timeout(crate::support::LONG, comes.recv())
+            .await
+            .unwrap()
+            .unwrap();
+        let word = word.unwrap();
+        assert_eq!(
+            number,
+            ["", "slot", "start", "python"]
+                .iter()
+                .position(|one| **one == word)
+                .unwrap() as f64
+        );
+        wanted.retain(|one| *one != word);
+    }
+    crate::support::until("all are done", async || handle.status().delivered >= 3).await;
+    let producers = ours("producers").json();
+    assert_eq!(producers[0]["node_id"], "node-a");
+    assert_eq!(
+        producers[0]["pg_notify-producer"]["broker_self_check"]["enabled"],
+        false
+    );
+    assert_eq!(producers[0]["on-start-producer"]["produced_count"], 1);
+    assert!(
+        producers[0]["control-producer"].is_object(),
+        "tasks may start tasks: {producers}"
+    );
+    handle.drain();
+    running.await.unwrap().unwrap();
 }
 
 /// Whoever publishes first: the other's is its like.

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod admin;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod bridge;
 mod dead_letters;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
@@ -12,10 +15,16 @@ mod dispatcherd;
 mod dispatcherd_checklist;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
+mod dispatcherd_demo;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
 mod dispatcherd_durable;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_faults;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_outage;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_rust;
@@ -33,6 +42,8 @@ mod formats;
 mod input;
 mod kill;
 mod mutants;
+#[cfg(feature = "full")]
+mod notify;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rolling;

@@ -36,6 +36,8 @@ struct Supervised {
     /// Away while it connects in a task of its own.
     source: Option<Box<dyn Source>>,
     state: State,
+    /// Whether it was ever connected.
+    was_connected: bool,
     /// Failures in a row.
     failures: u32,
     up_since: Instant,
@@ -104,11 +106,17 @@ impl Intake {
             let background = index == last;
             let now = Instant::now();
             let meter = shared.meter.of(label.clone());
+            let state = if source.capabilities().connects_itself {
+                State::Up
+            } else {
+                State::Down(now)
+            };
             Supervised {
                 received: meter.counter(names::SOURCE_RECEIVED, "Deliveries taken from one source"),
                 label,
                 source: Some(source),
-                state: State::Down(now),
+                state,
+                was_connected: false,
                 failures: 0,
                 up_since: now,
                 background,
@@ -179,6 +187,7 @@ impl Intake {
             Word::Connected => {
                 source.state = State::Up;
                 source.up_since = Instant::now();
+                source.was_connected = true;
                 self.shared.connected(&source.label);
                 tracing::debug!(source = %source.label, "connected");
                 None
@@ -192,13 +201,22 @@ impl Intake {
             }
             Word::Received(Received::Health(None)) => {
                 self.shared.connected(&source.label);
-                tracing::info!(source = %source.label, "source is back");
+                if std::mem::replace(&mut source.was_connected, true) {
+                    tracing::info!(source = %source.label, "source is back");
+                } else {
+                    tracing::debug!(source = %source.label, "connected");
+                }
                 None
             }
             Word::Received(Received::Health(Some(error))) => {
                 self.shared.stats.source_errors.fetch_add(1, Relaxed);
                 self.shared.failed(&source.label, error.report());
-                tracing::warn!(source = %source.label, error = error.report(), "source lost its broker");
+                let what = if source.was_connected {
+                    "source lost its broker"
+                } else {
+                    "source has no broker yet"
+                };
+                tracing::warn!(source = %source.label, error = error.report(), "{what}");
                 None
             }
             Word::Received(Received::End) => {

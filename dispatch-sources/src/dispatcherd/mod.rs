@@ -15,11 +15,14 @@
 //! # Ok::<_, dispatch_sources::dispatcherd::SettingsError>(())
 //! ```
 //!
-//! [`Settings::find`] looks where dispatcherd looks: in the file that `DISPATCHERD_CONFIG_FILE` names.
+//! [`Settings::find`] looks where dispatcherd looks: in the file that `DISPATCHERD_CONFIG_FILE` names. `Settings::source` (with feature
+//! `pg_notify`) is what a service listens with.
 
 mod broker;
 mod error;
 mod model;
+#[cfg(feature = "pg_notify")]
+mod source;
 
 use std::path::Path;
 

@@ -218,6 +218,15 @@ impl PgNotifySourceConfig {
         Self {
             dsn: Some(dsn),
             channels: channels.into_iter().map(Into::into).collect(),
+            ..Self::of_socket()
+        }
+    }
+
+    /// Listens to no server; `control.socket` is still to be said.
+    pub(crate) fn of_socket() -> Self {
+        Self {
+            dsn: None,
+            channels: Vec::new(),
             idle_check: defaults::idle_check(),
             self_check_max_age: defaults::self_check_max_age(),
             chunk_timeout: defaults::chunk_timeout(),

@@ -48,7 +48,7 @@ async fn answer_to(service: &Arc<Service>, command: &str, data: &str) -> String 
         "metrics" => one(service, "metrics", data, r#"{"enabled": false}"#).await,
         "main" => main(service).await,
         "chunks" => chunks(service),
-        "aio_tasks" => aio_tasks(data),
+        "aio_tasks" => aio_tasks(service, data),
         "status" => status(service).await,
         "set_log_level" => set_log_level(service, data).await,
         "run" => run(service, data).await,
@@ -248,17 +248,19 @@ fn chunks(service: &Service) -> String {
     json!({ "status": assembly.counts, "partials": partials }).to_string()
 }
 
-/// The original lists its coroutines; ours are these.
-fn aio_tasks(data: &str) -> String {
+/// The original lists its coroutines; ours are the parts. Where the stack of one would stand stands why it does not run.
+fn aio_tasks(service: &Service, data: &str) -> String {
     let members = json::members(data).ok().flatten().unwrap_or_default();
     let limit = members
         .iter()
         .find(|(key, _)| key == "limit")
         .and_then(|(_, raw)| raw.parse::<usize>().ok());
-    let tasks = ["listener", "replies", "producers", "driver"]
-        .into_iter()
-        .take(limit.unwrap_or(usize::MAX));
-    object(tasks.map(|name| (name.to_owned(), r#"{"done": false, "stack": ""}"#.to_owned())))
+    let parts = service.parts.list().into_iter().take(limit.unwrap_or(usize::MAX));
+    object(parts.map(|(name, part)| {
+        let done = part.is_done || part.ill.is_some();
+        let state = json!({ "done": done, "stack": part.ill.unwrap_or_default() });
+        (name, state.to_string())
+    }))
 }
 
 async fn status(service: &Arc<Service>) -> String {
@@ -274,7 +276,7 @@ async fn status(service: &Arc<Service>) -> String {
     ] {
         let answer = match command {
             "running" => running(service, "{}").await,
-            "aio_tasks" => aio_tasks("{}"),
+            "aio_tasks" => aio_tasks(service, "{}"),
             "workers" => merged(&service.commands.ask("workers", "{}").await),
             "producers" => producers(service).await,
             "metrics" => one(service, "metrics", "{}", r#"{"enabled": false}"#).await,

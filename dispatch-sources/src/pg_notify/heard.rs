@@ -37,8 +37,16 @@ impl Heard {
         }
     }
 
-    /// Reads one message: a task is kept, a command is answered beside everything else.
+    /// Reads one message: a task is kept, a command is answered beside everything else. One that cannot be read ends nothing
+    /// but itself, and be it by a panic.
     pub(super) fn read(&mut self, service: &Arc<Service>, text: &str) {
+        let read = service.parts.caught_now("a message", || self.read_one(service, text));
+        if read.is_err() {
+            service.rejected.add(1);
+        }
+    }
+
+    fn read_one(&mut self, service: &Arc<Service>, text: &str) {
         let whole;
         let mut incoming = Incoming::read(text, service.config.bare_payload);
         if let Incoming::Chunk(chunk) = incoming {
@@ -60,8 +68,8 @@ impl Heard {
                     assembly.counts.total_chunks_received += 1;
                     assembly.counts.errored_assemblies += 1;
                 }
-                service.rejected.add(1);
                 tracing::error!(origin = ?self.origin, error = %why, "message refused");
+                service.rejected.add(1);
             }
         }
     }

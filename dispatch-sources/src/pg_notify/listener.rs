@@ -23,16 +23,21 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// At most so many notifications are taken in at once.
 const BATCH: usize = 1_000;
 
-/// Listens for ever.
+/// What it is among the parts.
+pub(super) const NAME: &str = "listener";
+
+/// Listens for ever: what ends the connection, and be it a panic, ends nothing but that.
 pub(super) async fn run(service: Arc<Service>, server: Server) {
     let (mut failures, mut deaf_since) = (0, None);
     loop {
-        let error = match listen(&service, &server, &mut failures, &mut deaf_since).await {
-            Ok(never) => match never {},
-            Err(error) => Error::from(error),
+        let listening = listen(&service, &server, &mut failures, &mut deaf_since);
+        let why = match service.parts.caught(NAME, listening).await {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(error)) => Error::from(error).report(),
+            Err(panic) => panic,
         };
         deaf_since.get_or_insert_with(Instant::now);
-        service.health.send_replace(Some(error.report()));
+        service.parts.is_ill(NAME, why);
         service.counts.recycled.fetch_add(1, Relaxed);
         // The first try is made at once.
         if failures > 0 {
@@ -82,10 +87,10 @@ async fn listen(
             .gap_length
             .add(u64::try_from(gap.as_millis()).unwrap_or(u64::MAX));
         tracing::warn!(?gap, "listening again: what was sent meanwhile did not come");
-        service.health.send_replace(None);
     } else {
         tracing::info!(channels = ?service.config.channels, place = %server.place(), "listening");
     }
+    service.parts.is_well(NAME);
     *failures = 0;
 
     let (mut quiet_since, mut heard_at) = (Instant::now(), Instant::now());

@@ -33,6 +33,7 @@ mod control;
 mod hall;
 mod heard;
 mod listener;
+mod parts;
 mod producers;
 mod replies;
 mod service;

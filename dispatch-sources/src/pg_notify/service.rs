@@ -15,11 +15,13 @@ use dispatch_core::{
     telemetry::Counter,
 };
 use dispatch_pg_client::Server;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     PgNotifySourceConfig, control,
     hall::{Hall, Room, Task},
+    listener,
+    parts::Parts,
     replies::Replies,
 };
 
@@ -33,8 +35,7 @@ pub(super) struct Service {
     pub(super) checks: Option<Checks>,
     pub(super) backoff: Backoff,
     pub(super) node_id: String,
-    /// None: the connection is well.
-    pub(super) health: watch::Sender<Option<String>>,
+    pub(super) parts: Parts,
     /// As many as there are servers.
     pub(super) replies: Option<Replies>,
     pub(super) counts: Counts,
@@ -139,7 +140,7 @@ impl Service {
                 "dispatch_pg_notify_gap_milliseconds_total",
                 "how long those times were together, in milliseconds",
             ),
-            health: watch::Sender::new(None),
+            parts: Parts::new(server.is_some().then_some(listener::NAME), meter),
             counts: Counts::default(),
             commands: context.commands.clone(),
             started: Instant::now(),
@@ -209,14 +210,18 @@ impl Service {
         }
         let service = Arc::clone(self);
         tokio::spawn(async move {
-            if let Some(delay) = command.delay {
-                tokio::time::sleep(delay).await;
-            }
-            let answer = control::answer(&service, &command).await;
-            let reply_to = command.reply_to.filter(|_| command.delay.is_none());
-            if let (Some(reply_to), Some(replies)) = (reply_to, &service.replies) {
-                replies.send(&reply_to, &answer).await;
-            }
+            let answering = async {
+                if let Some(delay) = command.delay {
+                    tokio::time::sleep(delay).await;
+                }
+                let answer = control::answer(&service, &command).await;
+                let reply_to = command.reply_to.as_ref().filter(|_| command.delay.is_none());
+                if let (Some(reply_to), Some(replies)) = (reply_to, &service.replies) {
+                    replies.send(reply_to, &answer).await;
+                }
+            };
+            // Who asked has a timeout.
+            let _logged = service.parts.caught("a command", answering).await;
         });
     }
 }

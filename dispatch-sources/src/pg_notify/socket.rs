@@ -47,7 +47,12 @@ pub(super) async fn serve(service: Arc<Service>, path: PathBuf) {
         match listener.accept().await {
             Ok((stream, _)) => {
                 while clients.try_join_next().is_some() {}
-                clients.spawn(client(Arc::clone(&service), stream, number));
+                let service = Arc::clone(&service);
+                clients.spawn(async move {
+                    let serving = client(Arc::clone(&service), stream, number);
+                    // Its connection ends, and no other.
+                    let _logged = service.parts.caught("a client of the socket", serving).await;
+                });
             }
             Err(error) => {
                 tracing::warn!(%error, "socket client not taken");

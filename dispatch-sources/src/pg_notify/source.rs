@@ -8,13 +8,13 @@ use dispatch_core::{
 };
 use tokio::{sync::watch, task::JoinSet};
 
-use super::{Overflow, PgNotifySourceConfig, listener, producers, service::Service, socket};
+use super::{Overflow, PgNotifySourceConfig, listener, parts, producers, service::Service, socket};
 
 /// Listens to channels and hands out the tasks that come; see the [module](super).
 pub struct PgNotifySource {
     service: Arc<Service>,
-    /// What the listener says of its connection.
-    health: watch::Receiver<Option<String>>,
+    /// What the parts say of themselves.
+    health: watch::Receiver<Option<Result<(), String>>>,
     /// The listener, the socket and the producers, once they run.
     running: JoinSet<()>,
 }
@@ -55,7 +55,7 @@ impl PgNotifySource {
 
     pub(super) fn new(service: Service) -> Self {
         Self {
-            health: service.health.subscribe(),
+            health: service.parts.health(),
             service: Arc::new(service),
             running: JoinSet::new(),
         }
@@ -68,7 +68,10 @@ impl PgNotifySource {
         }
         producers::start(&self.service, &mut self.running);
         if let Some(path) = self.service.config.control.socket.clone() {
-            self.running.spawn(socket::serve(Arc::clone(&self.service), path));
+            let service = Arc::clone(&self.service);
+            let serve = move || socket::serve(Arc::clone(&service), path.clone());
+            self.running
+                .spawn(parts::keep(Arc::clone(&self.service), "socket".to_owned(), serve));
         }
     }
 }
@@ -79,6 +82,8 @@ impl Source for PgNotifySource {
         let mut capabilities = Capabilities::default();
         // Whoever waits, waits in the hall, where it can still be cancelled.
         capabilities.prefetch = 0;
+        // The socket, schedules and tasks of the start need no server.
+        capabilities.connects_itself = true;
         capabilities
     }
 
@@ -104,7 +109,7 @@ impl Source for PgNotifySource {
             changed = self.health.changed() => {
                 changed.map_err(Error::permanent)?;
                 let health = self.health.borrow_and_update().clone();
-                Ok(Received::Health(health.map(Error::unavailable)))
+                Ok(Received::Health(health.and_then(Result::err).map(Error::unavailable)))
             }
         }
     }

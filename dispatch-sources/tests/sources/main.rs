@@ -6,6 +6,8 @@ mod documentation;
 mod file;
 mod http;
 mod pg_notify;
+mod pg_notify_outage;
+mod pg_notify_panics;
 mod schedule;
 mod schedule_cancel;
 mod sqs;

@@ -13,15 +13,15 @@ use tokio_postgres::{AsyncMessage, Client, NoTls};
 use super::*;
 
 /// The server, with channels of the test's own: notifications go to all of a database.
-struct Server {
-    dsn: String,
+pub(crate) struct Server {
+    pub(crate) dsn: String,
     client: Client,
     channel: String,
 }
 
 impl Server {
     /// None where there is no server; in CI that is a failure.
-    async fn find(test: &str) -> Option<Self> {
+    pub(crate) async fn find(test: &str) -> Option<Self> {
         let Ok(dsn) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
             assert_ne!(
                 std::env::var("CI").as_deref(),
@@ -39,13 +39,13 @@ impl Server {
         Some(Self { dsn, client, channel })
     }
 
-    fn config(&self) -> PgNotifySourceConfig {
+    pub(crate) fn config(&self) -> PgNotifySourceConfig {
         let mut config = PgNotifySourceConfig::new(Secret::new(self.dsn.as_str()), [self.channel.as_str()]);
         config.control.node_id = Some("node".to_owned());
         config
     }
 
-    async fn publish(&self, payload: &str) {
+    pub(crate) async fn publish(&self, payload: &str) {
         let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&self.channel, &payload];
         self.client
             .execute("SELECT pg_notify($1, $2)", &parameters)
@@ -53,15 +53,32 @@ impl Server {
             .unwrap();
     }
 
+    /// Of the same server, behind a port of this machine.
+    pub(crate) fn dsn_at(&self, port: u16) -> String {
+        let config: tokio_postgres::Config = self.dsn.parse().unwrap();
+        let user = config.get_user().unwrap_or("postgres");
+        let password = config
+            .get_password()
+            .map(|word| String::from_utf8_lossy(word).into_owned());
+        let (password, name) = (password.unwrap_or_default(), config.get_dbname().unwrap_or(user));
+        format!("host=127.0.0.1 port={port} user='{user}' password='{password}' dbname='{name}'")
+    }
+
+    /// In one transaction.
+    pub(crate) async fn publish_together(&self, payloads: &[&str]) {
+        let sql = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload";
+        self.client.execute(sql, &[&self.channel, &payloads]).await.unwrap();
+    }
+
     /// Asks the service as `dispatcherctl` does: listens to a channel of its own, then asks.
-    async fn ask(&self, control: &str, data: Value) -> Value {
+    pub(crate) async fn ask(&self, control: &str, data: Value) -> Value {
         // On a machine that is busy with other tests.
         let patience = Duration::from_secs(20);
         self.ask_within(patience, control, data).await.expect("an answer")
     }
 
     /// None: nobody answers within the second that the client waits.
-    async fn ask_once(&self, control: &str, data: Value) -> Option<Value> {
+    pub(crate) async fn ask_once(&self, control: &str, data: Value) -> Option<Value> {
         self.ask_within(Duration::from_secs(1), control, data).await
     }
 
@@ -98,14 +115,14 @@ impl Server {
     }
 }
 
-struct Running {
-    source: Box<dyn Source>,
+pub(crate) struct Running {
+    pub(crate) source: Box<dyn Source>,
     commands: Commands,
     meter: dispatch_core::telemetry::Meter,
 }
 
 impl Running {
-    fn counted(&self, name: &str) -> u64 {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
         let readings = self.meter.read();
         let found = readings.iter().find(|reading| reading.name == name);
         match found.unwrap_or_else(|| panic!("{name}: {readings:?}")).measured {
@@ -116,7 +133,7 @@ impl Running {
 }
 
 /// A source that listens already: what is published from now on comes.
-async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
+pub(crate) async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
     let context = context(Path::new("."), memory());
     let commands = context.commands.clone();
     let mut source = config.build(&context).unwrap();
@@ -136,7 +153,8 @@ async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
     });
     heard.await.unwrap();
     // Those probes that came late.
-    while let Ok(Ok(Received::Batch(batch))) = timeout(Duration::from_millis(100), source.receive(10)).await {
+    while let Ok(Ok(received)) = timeout(Duration::from_millis(100), source.receive(10)).await {
+        let Received::Batch(batch) = received else { continue };
         for delivery in batch {
             ack(delivery).await;
         }
@@ -148,7 +166,7 @@ async fn listening(server: &Server, config: PgNotifySourceConfig) -> Running {
     }
 }
 
-async fn next(source: &mut dyn Source) -> Delivery {
+pub(crate) async fn next(source: &mut dyn Source) -> Delivery {
     timeout(Duration::from_secs(10), receive(source, 1))
         .await
         .expect("a task comes")
@@ -204,6 +222,7 @@ async fn no_message_disturbs_another() {
         return;
     };
     let mut running = listening(&server, server.config()).await;
+    let (logs, _guard) = Logs::gather();
     let long = "x".repeat(64);
     let bad = [
         r#"{"task": "a.b", "delay": "soon"}"#,
@@ -240,6 +259,27 @@ async fn no_message_disturbs_another() {
         producers["pg_notify-producer"]["recycle_count"], before,
         "the connection was never given up"
     );
+    // All but unknown commands and questions to itself, each with what is wrong.
+    for why in [
+        "`delay` is \"soon\"",
+        "`delay` is {}",
+        "`timeout` is \"1\"",
+        "`control` is 7",
+        "`control_data` is [1]",
+        "`reply_to` is 64 bytes long",
+        "a piece of a message",
+        "JSON, but not an object",
+    ] {
+        let line = format!(
+            "message refused origin=Channel(\"{}\") error=",
+            server.channel.replace('"', "\\\"")
+        );
+        assert!(
+            logs.count("ERROR", &line) == 10 && logs.count("ERROR", why) >= 1,
+            "{why}: {logs:#?}"
+        );
+    }
+    assert_eq!(running.counted("dispatch_tasks_rejected_total"), 10);
     let chunks = server.ask("chunks", json!({})).await;
     assert_eq!(
         (
@@ -497,13 +537,8 @@ impl Proxy {
                 });
             }
         });
-        let user = config.get_user().unwrap_or("postgres");
-        let password = config
-            .get_password()
-            .map(|word| String::from_utf8_lossy(word).into_owned());
-        let (password, name) = (password.unwrap_or_default(), config.get_dbname().unwrap_or(user));
         Self {
-            dsn: format!("host=127.0.0.1 port={port} user='{user}' password='{password}' dbname='{name}'"),
+            dsn: server.dsn_at(port),
             deaf,
         }
     }
@@ -704,13 +739,13 @@ fn what_cannot_be_meant_is_said_at_once() {
 }
 
 /// A connection to a socket: what is written, and the answers, put together.
-struct Wire {
+pub(crate) struct Wire {
     lines: tokio::io::Lines<tokio::io::BufReader<tokio::net::unix::OwnedReadHalf>>,
     writing: tokio::net::unix::OwnedWriteHalf,
 }
 
 impl Wire {
-    async fn to(path: &Path) -> Self {
+    pub(crate) async fn to(path: &Path) -> Self {
         let connected = timeout(Duration::from_secs(20), async {
             loop {
                 match tokio::net::UnixStream::connect(path).await {
@@ -724,7 +759,7 @@ impl Wire {
         Self { lines, writing }
     }
 
-    async fn write(&mut self, messages: &[&str]) {
+    pub(crate) async fn write(&mut self, messages: &[&str]) {
         let lines: String = messages
             .iter()
             .flat_map(|message| dispatch_sources::pg_notify::pieces(message))
@@ -734,7 +769,7 @@ impl Wire {
             .unwrap();
     }
 
-    async fn answer(&mut self) -> Value {
+    pub(crate) async fn answer(&mut self) -> Value {
         let mut assembly = dispatch_core::tasks::chunks::Assembly::new(None);
         loop {
             let line = timeout(Duration::from_secs(20), self.lines.next_line()).await;
@@ -817,8 +852,12 @@ async fn late_runs(drift: bool) -> Vec<u128> {
     let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
     let mut source = config.build(&context(directory.path(), memory())).unwrap();
     let began = Instant::now();
-    let nothing = timeout(Duration::from_millis(100), source.receive(1)).await;
-    assert!(nothing.is_err(), "{nothing:?}");
+    // The start, then nothing.
+    let mut heard = Vec::new();
+    while let Ok(received) = timeout(Duration::from_millis(100) - began.elapsed(), source.receive(1)).await {
+        heard.push(received);
+    }
+    assert!(matches!(heard[..], [Ok(Received::Health(None))]), "{heard:?}");
     tokio::time::advance(Duration::from_millis(2_400)).await;
     let mut came = Vec::new();
     for number in 0..3 {
@@ -835,4 +874,36 @@ async fn a_late_run_shifts_those_after_it_only_where_that_is_wanted() {
     // One late run makes up for all that were missed; then the grid again, or a period from there.
     assert_eq!(late_runs(false).await, [2_500, 3_000, 4_000]);
     assert_eq!(late_runs(true).await, [2_500, 3_500, 4_500]);
+}
+
+#[tokio::test]
+async fn where_channels_may_not_steer_commands_are_refused_and_tasks_come() {
+    let Some(server) = Server::find("where_channels_may_not_steer_commands_are_refused_and_tasks_come").await else {
+        return;
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    let mut config = server.config();
+    config.control.pg_notify = false;
+    config.control.socket = Some(path.clone());
+    let mut running = listening(&server, config).await;
+    let (logs, _guard) = Logs::gather();
+
+    server
+        .publish_together(&[
+            r#"{"control": "cancel", "reply_to": "nobody"}"#,
+            r#"{"task": "a.b", "uuid": "beside"}"#,
+        ])
+        .await;
+
+    let held = next(&mut *running.source).await;
+    assert_eq!(held.message.id(), "beside");
+    let refused = "command refused: control.pg_notify is off command=cancel";
+    assert_eq!(logs.count("WARN", refused), 1, "{logs:#?}");
+    assert!(server.ask_once("alive", json!({})).await.is_none(), "nobody answers");
+    // The socket steers as before, and what was refused has cancelled nothing.
+    let mut wire = Wire::to(&path).await;
+    wire.write(&[r#"{"control": "running", "reply_to": "me"}"#]).await;
+    assert_eq!(wire.answer().await["worker-0"]["uuid"], "beside");
+    ack(held).await;
 }

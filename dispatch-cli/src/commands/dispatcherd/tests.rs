@@ -1,4 +1,4 @@
-use dispatch_sources::dispatcherd::Settings;
+use dispatch_sources::{dispatcherd::Settings, pg_notify::PgNotifySourceConfig};
 
 use super::{OnStop, pipeline::make};
 
@@ -43,6 +43,33 @@ fn the_file_is_right_and_holds_no_secret() {
         .unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let store = loaded.build_store().unwrap();
     drop(loaded.build(&store).unwrap_or_else(|mistakes| panic!("{mistakes}")));
+}
+
+/// Rust services and the preset read the file alike.
+#[test]
+fn the_source_of_the_file_is_what_settings_say() {
+    let settings = Settings::from_yaml(DEMO).unwrap();
+    let made = make(&settings, "python3", OnStop::Drain).unwrap();
+    let mut registry = dispatch_core::Registry::new();
+    crate::register(&mut registry);
+    let loader = dispatch_core::config::Loader::new(&registry).environment(made.variables);
+    let loaded = loader
+        .load("dispatcherd", &made.text)
+        .unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let mut table = loaded.settings["source"].clone();
+    table.as_object_mut().unwrap().remove("type");
+    let written: PgNotifySourceConfig = serde_json::from_value(table).unwrap();
+
+    let said = settings.source().unwrap();
+
+    let dsn = |config: &PgNotifySourceConfig| config.dsn.as_ref().unwrap().expose().to_owned();
+    assert_eq!(dsn(&said), dsn(&written));
+    let (said, written) = (
+        serde_json::to_value(said).unwrap(),
+        serde_json::to_value(written).unwrap(),
+    );
+    assert_eq!(said, written);
+    assert_eq!(said["schedule"]["a.b.print_hello"]["message"]["kwargs"]["price"], "$5");
 }
 
 /// The sources and the store of the pipeline that brokers make.

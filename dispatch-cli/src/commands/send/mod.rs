@@ -34,7 +34,7 @@ use crate::{
 ///
 /// The payload is --payload, or standard input as one message, or one a line with --ndjson. A `queue` source gets it
 /// through its store, and an `sqs` source through its queue, whether or not the pipeline runs; an `http` source by a
-/// request, so it must be running.
+/// request and a `pg_notify` source by a notification, so it must be running.
 #[derive(Debug, Args)]
 pub(crate) struct Send {
     /// The pipeline file whose source is meant; by default the one that `run` would take
@@ -43,6 +43,9 @@ pub(crate) struct Send {
     /// Which of several sources
     #[arg(long, value_name = "NAME")]
     source: Option<String>,
+    /// Which of several channels; for `pg_notify` sources
+    #[arg(long, value_name = "NAME")]
+    channel: Option<String>,
     /// The queue itself, with --store
     #[arg(long, value_name = "NAME", requires = "store")]
     queue: Option<String>,
@@ -120,6 +123,8 @@ impl Send {
             Target::Http { url, token } => self.post(url, token.as_deref(), &headers).await?,
             #[cfg(feature = "sqs")]
             Target::Sqs(config) => self.send_to_sqs((**config).clone(), &headers).await?,
+            #[cfg(feature = "pg_notify")]
+            Target::PgNotify(config) => self.notify((**config).clone(), &headers).await?,
         };
         if global.json {
             print_json(&json!({ "sent": sent.sent, "duplicates": sent.duplicates }))?;
@@ -140,7 +145,7 @@ impl Send {
         mut config: dispatch_sinks::sqs::SqsSinkConfig,
         headers: &[(String, String)],
     ) -> Result<Sent> {
-        use dispatch_core::{Sink as _, config::Template};
+        use dispatch_core::config::Template;
         if self.priority != 0 {
             return Err(Failure::usage("--priority is for `queue` sources"));
         }
@@ -153,14 +158,29 @@ impl Send {
         config.group_id = self.key.as_ref().map(Template::literal);
         config.deduplication_id = self.dedupe.as_ref().map(Template::literal);
         config.delay = self.delay;
-        let sink = dispatch_sinks::sqs::SqsSink::new(config).map_err(|mistake| {
-            let help = mistake
-                .help
-                .as_ref()
-                .map(|help| format!("; {help}"))
-                .unwrap_or_default();
-            Failure::usage(format!("{mistake}{help}"))
-        })?;
+        let sink = dispatch_sinks::sqs::SqsSink::new(config).map_err(refused)?;
+        self.send_over(&sink, headers).await
+    }
+
+    /// Publishes each message where a `pg_notify` source listens.
+    #[cfg(feature = "pg_notify")]
+    async fn notify(
+        &self,
+        config: dispatch_sinks::pg_notify::PgNotifySinkConfig,
+        headers: &[(String, String)],
+    ) -> Result<Sent> {
+        if self.is_for_queues() || self.id.is_some() || !headers.is_empty() {
+            return Err(Failure::usage(
+                "a notification is its payload alone: write `uuid`, `delay` and `on_duplicate` into that, in the place of --id, --delay \
+                 and --dedupe; --key, --priority and --header mean nothing",
+            ));
+        }
+        let sink = dispatch_sinks::pg_notify::PgNotifySink::new(config).map_err(refused)?;
+        self.send_over(&sink, headers).await
+    }
+
+    #[cfg(any(feature = "pg_notify", feature = "sqs"))]
+    async fn send_over(&self, sink: &impl dispatch_core::Sink, headers: &[(String, String)]) -> Result<Sent> {
         let mut sent = Sent::default();
         for batch in self.payloads()?.chunks(BATCH) {
             let messages = batch.iter().map(|payload| self.item(payload, headers).into_message().0);
@@ -173,6 +193,10 @@ impl Send {
             }
         }
         Ok(sent)
+    }
+
+    fn is_for_queues(&self) -> bool {
+        self.key.is_some() || self.delay.is_some() || self.dedupe.is_some() || self.priority != 0
     }
 
     fn headers(&self) -> Result<Vec<(String, String)>> {
@@ -225,7 +249,7 @@ impl Send {
 
     /// Posts each message to the http source.
     async fn post(&self, url: &str, token: Option<&str>, headers: &[(String, String)]) -> Result<Sent> {
-        if self.key.is_some() || self.delay.is_some() || self.dedupe.is_some() || self.priority != 0 {
+        if self.is_for_queues() {
             return Err(Failure::usage(
                 "--key, --delay, --dedupe and --priority are for `queue` sources",
             ));
@@ -257,4 +281,11 @@ impl Send {
         }
         Ok(sent)
     }
+}
+
+/// A setting that cannot be, with what would be right.
+#[cfg(any(feature = "pg_notify", feature = "sqs"))]
+fn refused(mistake: dispatch_core::config::ConfigError) -> Failure {
+    let help = mistake.help.as_ref().map(|help| format!("; {help}"));
+    Failure::usage(format!("{mistake}{}", help.unwrap_or_default()))
 }

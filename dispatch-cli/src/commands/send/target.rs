@@ -21,6 +21,8 @@ pub(super) enum Target {
     },
     #[cfg(feature = "sqs")]
     Sqs(Box<dispatch_sinks::sqs::SqsSinkConfig>),
+    #[cfg(feature = "pg_notify")]
+    PgNotify(Box<dispatch_sinks::pg_notify::PgNotifySinkConfig>),
 }
 
 impl Send {
@@ -44,19 +46,52 @@ impl Send {
             "http" => http_target(source)?,
             #[cfg(feature = "sqs")]
             "sqs" => Target::Sqs(Box::new(sqs_target(source)?)),
+            #[cfg(feature = "pg_notify")]
+            "pg_notify" => Target::PgNotify(Box::new(self.channel_of(source)?)),
             _ => {
                 return Err(Failure::usage(format!(
-                    "{}: a `{kind}` source takes no messages from here; `queue`, `http` and `sqs` sources do",
+                    "{}: a `{kind}` source takes no messages from here; `queue`, `http`, `sqs` and `pg_notify` sources do",
                     text.name
                 )));
             }
         };
+        if self.channel.is_some() && kind != "pg_notify" {
+            return Err(Failure::usage("--channel is for `pg_notify` sources"));
+        }
         let place = StoreArgs {
             config: Some(path),
             store: None,
             over: self.over.clone(),
         };
         Ok((place, target))
+    }
+
+    /// The sink for the channel that a `pg_notify` source listens to: the only one, or the one named.
+    #[cfg(feature = "pg_notify")]
+    fn channel_of(&self, source: &Value) -> Result<dispatch_sinks::pg_notify::PgNotifySinkConfig> {
+        let mut table = source.clone();
+        if let Value::Object(table) = &mut table {
+            table.remove("type");
+        }
+        let from: dispatch_sources::pg_notify::PgNotifySourceConfig =
+            serde_json::from_value(table).map_err(|error| Failure::config(format!("[source]: {error}")))?;
+        let Some(dsn) = from.dsn else {
+            return Err(Failure::usage(
+                "the source has no `dsn`: it takes tasks by its socket alone",
+            ));
+        };
+        let channel = match (&self.channel, from.channels.as_slice()) {
+            (Some(named), all) if all.contains(named) => named,
+            (None, [only]) => only,
+            (_, all) => {
+                let all = all.join(", ");
+                return Err(Failure::usage(format!(
+                    "choose one of the source's channels with --channel: {all}"
+                )));
+            }
+        };
+        let channel = dispatch_core::config::Template::literal(channel);
+        Ok(dispatch_sinks::pg_notify::PgNotifySinkConfig::new(dsn, channel))
     }
 
     /// The source meant: the only one, or the one named.
