@@ -219,7 +219,8 @@ impl<'s> Ear<'s> {
         self.heard.admit(self.service).await;
     }
 
-    /// Asks the connection whether it still hears.
+    /// Asks the connection whether it still hears. What comes meanwhile is kept for [`admit`](Self::admit): this is given up on, and
+    /// a task on its way into the store must not be.
     async fn ask(&mut self, client: &Client, connection: &mut Connection) -> Result<(), PgError> {
         // Before it is sent: the answer may be quicker than the word that it was.
         let number = self.service.counts.recycled.load(Relaxed);
@@ -236,7 +237,6 @@ impl<'s> Ear<'s> {
                     return sent.map(drop).map_err(|source| failed(self.place, "send a self-check", source));
                 }
                 heard = self.listen(connection) => {
-                    self.admit().await;
                     heard?;
                     // So soon is not late.
                     self.answered = None;

@@ -204,8 +204,8 @@ impl Service {
             return tracing::warn!(command = %command.command, "command refused: control.pg_notify is off");
         }
         if let (Origin::Client(_, client), None) = (&origin, command.delay) {
-            // A client that has gone needs no answer.
-            let _gone = client.send(command);
+            // Its writer takes commands for as long as the client is read.
+            let _taken = client.send(command);
             return;
         }
         let service = Arc::clone(self);

@@ -78,15 +78,15 @@ async fn client(service: Arc<Service>, stream: UnixStream, number: u64) {
     let mut line = Vec::new();
     let asked = Arc::clone(&service);
     let write = async move {
+        let mut gone = false;
         while let Some(command) = to_answer.recv().await {
+            // What it says is done for a client that has gone, too.
             let answer = control::answer(&asked, &command).await;
-            if command.reply_to.is_none() {
+            if command.reply_to.is_none() || gone {
                 continue;
             }
             for piece in pieces(&answer) {
-                if writing.write_all(piece.as_bytes()).await.is_err() {
-                    return;
-                }
+                gone = gone || writing.write_all(piece.as_bytes()).await.is_err();
             }
         }
     };

@@ -842,6 +842,45 @@ async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
     source.close().await.unwrap();
 }
 
+#[tokio::test]
+async fn what_a_client_asked_for_is_done_though_it_has_gone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    let config = json!({ "control": { "socket": path, "node_id": "node" } });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let context = context(directory.path(), memory());
+    let (go, waits) = tokio::sync::watch::channel(false);
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    context.commands.on("workers", move |_| {
+        let mut waits = waits.clone();
+        called.send(()).unwrap();
+        async move {
+            waits.wait_for(|go| *go).await.unwrap();
+            "{}".to_owned()
+        }
+    });
+    let mut source = config.build(&context).unwrap();
+    source.probe().await.unwrap();
+    // The socket is there once somebody receives.
+    let receiving = tokio::spawn(async move { while source.receive(1).await.is_ok() {} });
+    let mut client = Wire::to(&path).await;
+    let (asked, told) = (
+        r#"{"control": "workers", "reply_to": "me"}"#,
+        r#"{"control": "workers"}"#,
+    );
+    client.write(&[asked, told]).await;
+    timeout(Duration::from_secs(20), calls.recv()).await.unwrap().unwrap();
+
+    drop(client);
+    go.send(true).unwrap();
+
+    timeout(Duration::from_secs(20), calls.recv())
+        .await
+        .expect("the second command is done, though the answer to the first reached nobody")
+        .unwrap();
+    receiving.abort();
+}
+
 /// When each of three runs came, the first two of which were due while everything stood still.
 async fn late_runs(drift: bool) -> Vec<u128> {
     let directory = tempfile::tempdir().unwrap();
