@@ -426,6 +426,8 @@ struct Sqs {
     visibility_timeout: Period,
     error_visibility_timeout: Option<Period>,
     retention: Option<Period>,
+    #[serde(default)]
+    wait_for_aws: bool,
 }
 
 impl SourceConfig for Sqs {
@@ -594,7 +596,12 @@ fn every_setting_that_the_page_lays_over_the_pipeline_is_taken() {
         .collect();
     assert!(sets.len() >= 5, "{sets:?}");
     for set in sets {
-        let environment = environment(BOTH);
+        // With a cron file there are two sources, and the queue's keys are one table deeper.
+        let cron: &[(&str, &str)] = match set.starts_with("source.queue.") {
+            true => &[("SQSD_CRON_FILE", "cron.yaml")],
+            false => &[],
+        };
+        let environment = environment(&[BOTH, cron].concat());
         let text = pipeline::text(&Settings::read(&environment).settings.unwrap());
         let over = crate::config::OverArgs {
             set: vec![set.to_owned()],
