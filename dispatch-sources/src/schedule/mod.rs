@@ -44,7 +44,7 @@
 //! type = "schedule"
 //! cron = "30 2 * * MON-FRI"          # five fields, or six with seconds first; or every = "15m"
 //! timezone = "Europe/Berlin"         # "UTC" by default
-//! payload = '{"job":"nightly"}'
+//! payload = '{"task":"app.tasks.nightly"}'
 //! headers = { "content-type" = "application/json" }
 //! # jitter = "30s"
 //! # misfire = "once"
