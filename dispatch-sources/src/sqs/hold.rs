@@ -40,9 +40,9 @@ impl Held {
 }
 
 /// What may be handed on of `ours`, and what is behind a message of its FIFO group that may not. `came` are the groups and
-/// handles as they came.
+/// handles as they came; none of a standard queue.
 pub(super) fn in_order(came: &[(u64, Bytes)], ours: Vec<Held>) -> (Vec<Held>, Vec<Delivery>) {
-    if came.len() == ours.len() {
+    if came.is_empty() || came.len() == ours.len() {
         return (ours, Vec::new());
     }
     let there: HashSet<&Bytes> = ours.iter().map(Held::handle).collect();
