@@ -18,7 +18,7 @@
 //! | `misfire` | slots that are later than that: nobody ran, or nobody could act |
 //! |---|---|
 //! | `once` (default) | the latest one fires, unless one that is in time does |
-//! | `skip` | none fires |
+//! | `skip` | none fires, but for the latest if it is at most 60 s late and none is in time |
 //! | `all` | all fire in order, the latest 1000 at most |
 //!
 //! | `overlap` | a slot comes while an earlier one's message is not done (waiting, at work or to be tried again) |

@@ -19,7 +19,7 @@ pub enum Misfire {
     /// The latest fires, unless a slot that is in time does.
     #[default]
     Once,
-    /// None fires.
+    /// None fires, but for the latest up to 60 s.
     Skip,
     /// All fire in order, the latest 1000 at most.
     All,

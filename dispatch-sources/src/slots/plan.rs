@@ -15,6 +15,8 @@ use super::Misfire;
 
 /// How late a slot may fire and still count as in time: a few processes may die one after the other, each as it fires it.
 const GRACE: Duration = Duration::from_secs(30);
+/// How late the latest slot may fire where missed ones are skipped.
+const LATE: Duration = Duration::from_secs(60);
 /// How many slots are fired at once at most, the latest ones.
 const CATCH_UP: usize = 1000;
 
@@ -91,7 +93,12 @@ impl Plan {
             slots.push_back(next);
             last = next;
         }
-        if slots.is_empty() && misfire == Misfire::Once {
+        let catches_up = match misfire {
+            Misfire::Once => true,
+            Misfire::Skip => now.duration_since(latest).unwrap_or_default() <= LATE,
+            Misfire::All => false,
+        };
+        if slots.is_empty() && catches_up {
             slots.push_back(latest);
         }
         (slots.into(), latest)
@@ -218,7 +225,7 @@ mod tests {
             ),
             (
                 Misfire::Skip,
-                "2026-01-01T00:10:29Z",
+                "2026-01-01T00:10:59Z",
                 &["2026-01-01T00:10:00Z"],
                 "2026-01-01T00:10:00Z",
             ),
