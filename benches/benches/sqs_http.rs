@@ -311,7 +311,7 @@ fn with_visibility(
     source.secret_access_key = Some(Secret::new("secret"));
     source.pollers = pollers;
     source.visibility_timeout = Period(Duration::from_secs(visibility));
-    source.wait_time = Period(Duration::from_secs(1));
+    source.wait_time = Some(Period(Duration::from_secs(1)));
     let mut sink = HttpSinkConfig::new(place.url().parse().unwrap());
     sink.sqsd = (beside != Beside::Nothing).then(SqsdConfig::default);
     sink.idempotency_header = "off".into();

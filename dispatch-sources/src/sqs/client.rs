@@ -32,7 +32,7 @@ impl Client {
     pub(super) async fn connect(config: &SqsSourceConfig, http: Option<SharedHttpClient>) -> Result<Self, SqsError> {
         let queue = config.place().connect(http).await?;
         Ok(Self {
-            busy: queue.receiver(config.wait_time.0),
+            busy: queue.receiver(config.wait()),
             idle: queue.receiver(IDLE_WAIT),
             origin: Origin {
                 url: Bytes::copy_from_slice(queue.url.as_bytes()),

@@ -28,8 +28,9 @@ pub struct SqsSourceConfig {
     /// Its secret.
     pub secret_access_key: Option<Secret>,
     /// How long a receive waits for messages while there is work, whole seconds, `0s` to `20s`. After 30 s without
-    /// messages it waits 20 s.
-    pub wait_time: Period,
+    /// messages it waits 20 s. By default 20 s, and 2 s right after messages: a longer wait asks for a lease of 5 s,
+    /// which costs a request more for each batch that comes.
+    pub wait_time: Option<Period>,
     /// How long a message is ours unless that is extended, whole seconds, `1s` to `12h`.
     pub visibility_timeout: Period,
     /// The most receives at once, 1 to 100; they grow while there is much to do.
@@ -63,7 +64,7 @@ impl Default for SqsSourceConfig {
             endpoint_url: None,
             access_key_id: None,
             secret_access_key: None,
-            wait_time: Period(IDLE_WAIT),
+            wait_time: None,
             visibility_timeout: Period(Duration::from_secs(30)),
             pollers: 1,
             receive_batch: 10,
@@ -114,6 +115,11 @@ impl SqsSourceConfig {
         }
     }
 
+    /// The longest wait of a receive while there is work.
+    pub(super) fn wait(&self) -> Duration {
+        self.wait_time.map_or(IDLE_WAIT, |period| period.0)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         self.place().check()?;
         #[cfg(feature = "sqs-s3")]
@@ -121,7 +127,7 @@ impl SqsSourceConfig {
             dispatch_sqs_client::check_url("s3_payload.endpoint_url", url)?;
         }
         let second = Duration::from_secs(1);
-        seconds("wait_time", Some(self.wait_time), Duration::ZERO, IDLE_WAIT)?;
+        seconds("wait_time", self.wait_time, Duration::ZERO, IDLE_WAIT)?;
         seconds("visibility_timeout", Some(self.visibility_timeout), second, LONGEST)?;
         seconds(
             "error_visibility_timeout",

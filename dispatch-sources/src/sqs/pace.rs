@@ -16,8 +16,8 @@ const SHORT: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ask {
     pub(super) wait: Duration,
-    /// Whether what it brings is ours for a moment only, until that is extended: the queue was empty, so this receive
-    /// waits long, most likely in vain.
+    /// Whether what it brings is ours for a moment only, until that is extended: it waits long, so that a close may
+    /// cut it off.
     pub(super) brief: bool,
 }
 
@@ -25,7 +25,8 @@ pub(super) struct Ask {
 #[derive(Debug)]
 pub(super) struct Pace {
     most: usize,
-    wait: Duration,
+    /// What was set.
+    wait: Option<Duration>,
     pollers: usize,
     empty_since: Option<Instant>,
     /// Whether the last receive brought nothing, or there was none.
@@ -33,7 +34,7 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    pub(super) const fn new(most: usize, wait: Duration) -> Self {
+    pub(super) const fn new(most: usize, wait: Option<Duration>) -> Self {
         Self {
             most,
             wait,
@@ -52,12 +53,14 @@ impl Pace {
         if self.is_idle(now) { 1 } else { self.pollers }
     }
 
-    /// How the next one asks. While messages come none waits long, so that a close need not cut one off.
+    /// How the next one asks. Unless a longer wait is set, none waits long while messages come: a close need not cut
+    /// one off then, and no batch needs its visibility extended at once.
     pub(super) fn ask(&self, now: Instant) -> Ask {
-        let wait = match (self.is_idle(now), self.dry) {
-            (true, _) => IDLE_WAIT,
-            (false, true) => self.wait,
-            (false, false) => self.wait.min(SHORT),
+        let wait = match self.wait {
+            _ if self.is_idle(now) => IDLE_WAIT,
+            Some(wait) => wait,
+            None if self.dry => IDLE_WAIT,
+            None => SHORT,
         };
         Ask {
             wait,
@@ -93,7 +96,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn it_grows_with_full_receives_and_rests_after_empty_ones() {
-        let (mut pace, now) = (Pace::new(3, WAIT), Instant::now());
+        let (mut pace, now) = (Pace::new(3, Some(WAIT)), Instant::now());
         for expected in [2, 3, 3] {
             pace.received(now, 10, 10);
             assert_eq!(pace.pollers(now), expected);
@@ -115,7 +118,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_receive_waits_long_with_a_long_lease() {
-        let (mut pace, now) = (Pace::new(1, IDLE_WAIT), Instant::now());
+        let (mut pace, now) = (Pace::new(1, None), Instant::now());
         let ask = |wait, brief| Ask { wait, brief };
 
         assert_eq!(pace.ask(now), ask(IDLE_WAIT, true), "nothing is known of the queue");
@@ -123,5 +126,17 @@ mod tests {
         assert_eq!(pace.ask(now), ask(SHORT, false));
         pace.received(now, 10, 0);
         assert_eq!(pace.ask(now), ask(IDLE_WAIT, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_that_was_set_is_waited_after_messages_too() {
+        for (seconds, brief) in [(0, false), (1, false), (2, false), (3, true), (20, true)] {
+            let wait = Duration::from_secs(seconds);
+            let (mut pace, now) = (Pace::new(1, Some(wait)), Instant::now());
+            for count in [0, 10, 3] {
+                pace.received(now, 10, count);
+                assert_eq!(pace.ask(now), Ask { wait, brief }, "{count} came");
+            }
+        }
     }
 }

@@ -94,7 +94,7 @@ impl SqsSource {
         let shared = Arc::new(Shared::new(config, http, meter));
         Ok(Self {
             settler: Arc::new(SqsSettler::new(Arc::clone(&shared))),
-            pace: Pace::new(shared.config.pollers, shared.config.wait_time.0),
+            pace: Pace::new(shared.config.pollers, shared.config.wait_time.map(|wait| wait.0)),
             shared,
             polls: JoinSet::new(),
             reserved: 0,

@@ -165,10 +165,10 @@ async fn what_cannot_be_meant_is_refused_by_field() {
         ),
         (|config| config.secret_access_key = None, "secret_access_key"),
         (
-            |config| config.wait_time = Period(Duration::from_millis(1_500)),
+            |config| config.wait_time = Some(Period(Duration::from_millis(1_500))),
             "wait_time",
         ),
-        (|config| config.wait_time = period(21), "wait_time"),
+        (|config| config.wait_time = Some(period(21)), "wait_time"),
         (
             |config| config.visibility_timeout = period(50_000),
             "visibility_timeout",

@@ -136,7 +136,7 @@ async fn a_delete_that_is_told_again_is_counted() {
     let meter = Meter::default().of("source");
     let mut config = config(&fake, "q.fifo");
     config.endpoint_url = Some(server.url());
-    config.wait_time = period(1);
+    config.wait_time = Some(period(1));
     let source = SqsSource::metered(config, &meter).unwrap();
     let pipeline = pipeline(source, &MemorySink::new()).build().unwrap();
     let handle = pipeline.handle();

@@ -16,7 +16,7 @@ async fn a_queue_with_too_many_messages_out_is_told_of_and_asked_until_they_are_
         fake.create_queue("q.fifo", QueueOptions::default());
         fake.out_with_others(queue, 120_000);
         fake.send_message(queue, FakeMessage::new("x").group("g").dedup("d"));
-        let mut source = source_of(&fake, queue, |config| config.wait_time = period(wait));
+        let mut source = source_of(&fake, queue, |config| config.wait_time = Some(period(wait)));
 
         // Nothing comes, and SQS says nothing of why.
         let hour = Duration::from_secs(3_600);
@@ -57,7 +57,7 @@ async fn over_the_limit_receives_rest_and_deletes_go_on() {
     let fake = fake();
     fake.send("q", "x");
     // Short polls are told; long ones are not.
-    let mut source = source(&fake, |config| config.wait_time = period(0));
+    let mut source = source(&fake, |config| config.wait_time = Some(period(0)));
     let held = crate::receive(&mut source, 1).await.remove(0);
     fake.out_with_others("q", 120_000);
     fake.send("q", "y");
@@ -84,7 +84,7 @@ async fn a_limit_that_lasts_is_told_of_once_a_minute() {
     let fake = fake();
     fake.out_with_others("q", 120_000);
     let sink = MemorySink::new();
-    let short = source(&fake, |config| config.wait_time = period(0));
+    let short = source(&fake, |config| config.wait_time = Some(period(0)));
     let pipeline = pipeline(short, &sink).build().unwrap();
     let handle = pipeline.handle();
     let run = tokio::spawn(pipeline.run());

@@ -135,11 +135,50 @@ async fn what_was_handed_to_a_connection_that_was_cut_comes_again_in_a_moment() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wait_that_was_set_is_the_wait_right_after_messages_and_strands_none() {
+    // (set, waited, changes of visibility for the first message)
+    for (set, waited, changes) in [(None, 2, 1), (Some(1), 1, 0), (Some(7), 7, 1), (Some(20), 20, 1)] {
+        let fake = fake();
+        fake.send("q", "first");
+        let change = |config: &mut SqsSourceConfig| config.wait_time = set.map(period);
+        let mut source = source(&fake, change);
+        let first = receive(&mut source, 10).await;
+        assert_eq!(fake.requests("ChangeMessageVisibilityBatch"), changes, "{set:?}");
+
+        // It comes back empty once.
+        let began = Instant::now();
+        let dry = async {
+            tokio::select! {
+                received = source.receive(10) => panic!("{received:?}"),
+                () = until("the third receive", || fake.requests("ReceiveMessage") == 3) => (),
+            }
+        };
+        dry.await;
+        let after = began.elapsed();
+        assert!(
+            (waited * SECOND..waited * SECOND + Duration::from_millis(200)).contains(&after),
+            "{set:?}: {after:?}"
+        );
+
+        // What SQS hands to a receive that is cut off comes again in a moment, where it waits long.
+        fake.fail("ReceiveMessage", 1, Fault::LostAnswer);
+        if set.is_some_and(|wait| wait > 2) {
+            fake.send("q", "second");
+            let sent = Instant::now();
+            let second = receive(&mut source, 10).await;
+            assert!(sent.elapsed() <= Duration::from_millis(6_500), "{:?}", sent.elapsed());
+            drop(second);
+        }
+        drop(first);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_runs_dry_is_asked_how_many_are_out_once_in_a_while() {
     let fake = fake();
     fake.send("q", "x");
     let change = |config: &mut SqsSourceConfig| {
-        (config.wait_time, config.visibility_timeout) = (period(1), period(3_600));
+        (config.wait_time, config.visibility_timeout) = (Some(period(1)), period(3_600));
     };
     let mut source = source(&fake, change);
     let kept = receive(&mut source, 10).await;
@@ -178,10 +217,10 @@ async fn receives_grow_with_the_work() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_queue_is_asked_three_times_a_minute() {
-    for (pollers, wait) in [(1, 20), (8, 20), (4, 1)] {
+    for (pollers, wait) in [(1, None), (8, None), (2, Some(20)), (4, Some(1))] {
         let fake = fake();
         let sink = MemorySink::new();
-        let change = |config: &mut SqsSourceConfig| (config.pollers, config.wait_time) = (pollers, period(wait));
+        let change = |config: &mut SqsSourceConfig| (config.pollers, config.wait_time) = (pollers, wait.map(period));
         let pipeline = pipeline(source(&fake, change), &sink).build().unwrap();
         let handle = pipeline.handle();
         let run = tokio::spawn(pipeline.run());
@@ -206,7 +245,7 @@ async fn an_idle_queue_is_asked_three_times_a_minute() {
         let asked = all() - before;
         assert!(
             (25..=30).contains(&asked),
-            "{asked} requests in ten minutes; pollers {pollers}, wait {wait} s"
+            "{asked} requests in ten minutes; pollers {pollers}, wait {wait:?} s"
         );
 
         // And what comes then is there at once.

@@ -66,7 +66,7 @@ async fn battery(url: String, fenced: bool) {
             config.access_key_id = Some("key".to_owned());
             config.secret_access_key = Some(Secret::new("secret"));
             config.visibility_timeout = period(2);
-            config.wait_time = period(1);
+            config.wait_time = Some(period(1));
             let client = client.clone();
             let bench = Bench::new(SqsSource::new(config).unwrap(), move |payloads| {
                 let (client, queue) = (client.clone(), queue.clone());
@@ -170,7 +170,7 @@ async fn order_of_groups(url: String, fails: fn(u32) -> bool) {
     config.region = Some("us-east-1".to_owned());
     config.access_key_id = Some("key".to_owned());
     config.secret_access_key = Some(Secret::new("secret"));
-    config.wait_time = period(1);
+    config.wait_time = Some(period(1));
     let pipeline = pipeline(SqsSource::new(config).unwrap(), &sink)
         .concurrency(32)
         .retry(every(6 * SECOND))

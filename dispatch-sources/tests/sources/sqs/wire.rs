@@ -100,7 +100,7 @@ async fn what_is_asked_and_done_is_counted() {
     let meter = Meter::default().of("source");
     let mut config = config(&fake, "q");
     config.endpoint_url = Some(server.url());
-    config.wait_time = period(1);
+    config.wait_time = Some(period(1));
     let sink = MemorySink::new();
     let source = SqsSource::metered(config, &meter).unwrap();
     let pipeline = pipeline(source, &sink).build().unwrap();
