@@ -28,14 +28,16 @@ impl Id {
     }
 }
 
-/// A name of 128 random bits, written as 22 characters so that [`SmolStr`] holds it without the heap.
+/// A name of 128 random bits, written as 22 characters so that [`SmolStr`] holds it without the heap. The first is a letter,
+/// since a name that begins with `-` is an option on a command line.
 #[must_use]
 pub fn random_id() -> SmolStr {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
     let mut bits: u128 = rand::rng().random();
     let mut text = [0u8; 22];
-    for place in &mut text {
+    // From the end: two bits are left for the first.
+    for place in text.iter_mut().rev() {
         *place = ALPHABET[(bits & 63) as usize];
         bits >>= 6;
     }
@@ -46,6 +48,26 @@ pub fn random_id() -> SmolStr {
 #[must_use]
 pub fn process_id() -> SmolStr {
     static ID: OnceLock<SmolStr> = OnceLock::new();
-    ID.get_or_init(|| format_smolstr!("{}-{}", std::process::id(), &random_id()[..8]))
+    ID.get_or_init(|| format_smolstr!("{}-{}", std::process::id(), &random_id()[1..9]))
         .clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn random_ids_begin_with_a_letter_and_differ() {
+        let ids: HashSet<SmolStr> = (0..1_000).map(|_| random_id()).collect();
+
+        assert_eq!(ids.len(), 1_000);
+        for id in ids {
+            assert!(
+                id.len() == 22 && id.starts_with(|first: char| first.is_ascii_alphabetic()),
+                "{id}"
+            );
+        }
+    }
 }
