@@ -44,16 +44,16 @@ pub struct Envelope {
     id: Id,
     /// What a bare message has none of; shared by those that were made alike.
     details: Option<Arc<Details>>,
-    created_at: Nanos,
+    created_at: Wall,
     /// Of the payload as it is.
     outline: Option<Outline>,
 }
 
 /// A point of wall time in half the room: nanoseconds since 1970, of the years 1677 to 2262.
 #[derive(Debug, Clone, Copy)]
-struct Nanos(i64);
+pub(crate) struct Wall(i64);
 
-impl From<SystemTime> for Nanos {
+impl From<SystemTime> for Wall {
     fn from(time: SystemTime) -> Self {
         let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
         Self(match time.duration_since(UNIX_EPOCH) {
@@ -63,8 +63,8 @@ impl From<SystemTime> for Nanos {
     }
 }
 
-impl From<Nanos> for SystemTime {
-    fn from(Nanos(nanos): Nanos) -> Self {
+impl From<Wall> for SystemTime {
+    fn from(Wall(nanos): Wall) -> Self {
         let span = Duration::from_nanos(nanos.unsigned_abs());
         if nanos < 0 {
             UNIX_EPOCH - span
@@ -207,6 +207,11 @@ impl Message {
     #[must_use]
     pub fn created_at(&self) -> SystemTime {
         self.0.created_at.into()
+    }
+
+    /// How old it is at this wall time, in nanoseconds.
+    pub(crate) fn age_at(&self, wall: Wall) -> u64 {
+        u64::try_from(wall.0.saturating_sub(self.0.created_at.0)).unwrap_or_default()
     }
 
     /// The headers, to change; copies them first if a clone of the message still lives.

@@ -145,7 +145,7 @@ impl Alarm {
     pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         let mut list = lock(&self.alarms.list);
         if self.place == NOWHERE {
-            self.place = list.append(clock::recent() + self.alarms.limit, cx.waker().clone());
+            self.place = list.append(clock::recent().instant + self.alarms.limit, cx.waker().clone());
             // A runtime that ended took its timer with it.
             if list.timer.as_ref().is_none_or(AbortHandle::is_finished) {
                 list.timer = Some(tokio::spawn(run(Arc::downgrade(&self.alarms))).abort_handle());

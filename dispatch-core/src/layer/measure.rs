@@ -9,11 +9,15 @@ use std::{
 };
 
 use pin_project_lite::pin_project;
-use tokio::time::Instant;
 use tower::{Layer, Service};
 
 use super::hold::Hold;
-use crate::{Class, Error, Message, clock, own::Own, telemetry::Stats};
+use crate::{
+    Class, Error, Message,
+    clock::{self, Moment},
+    own::Own,
+    telemetry::{Stats, till},
+};
 
 /// Records each attempt's duration and, if it failed, its class. Goes inside the limits, so that waiting is not counted.
 #[derive(Debug, Clone, Default)]
@@ -73,7 +77,7 @@ where
     #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         MeasureFuture {
-            began: clock::recent(),
+            began: clock::recent().moment,
             call: self.inner.call(message),
             shared: self.shared.clone(),
         }
@@ -84,7 +88,7 @@ pin_project! {
     /// The attempt, timed.
     #[derive(Debug)]
     pub struct MeasureFuture<F> {
-        began: Instant,
+        began: Moment,
         #[pin]
         call: F,
         shared: Own<Shared>,
@@ -102,7 +106,7 @@ where
         let this = self.project();
         let result = ready!(this.call.poll(cx)).map_err(Into::into);
         let stats = &this.shared.stats;
-        stats.sink.record(clock::look().saturating_duration_since(*this.began));
+        till::record(&stats.sink, clock::look().moment.nanos_since(*this.began));
         if let Err(error) = &result {
             stats.failed.count(error.class());
             if let (Some((hold, most)), Class::Throttled(Some(after))) = (&this.shared.hold, error.class()) {

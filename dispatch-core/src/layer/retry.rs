@@ -191,7 +191,7 @@ where
                 Some(Poll::Ready(result)) => result.map_err(Into::into),
                 Some(Poll::Pending) => {
                     // An attempt that ends at once took no time worth a look at the clock.
-                    this.began.get_or_insert_with(clock::recent);
+                    this.began.get_or_insert_with(|| clock::recent().instant);
                     // The deadline layer outside wakes us in time: so the history is not lost with the attempt.
                     let late = |past: &&mut Box<Past<S>>| past.course.deadline.is_some_and(|at| at <= Instant::now());
                     match this.past.as_mut().filter(late) {

@@ -3,6 +3,8 @@ use std::{
     time::Duration,
 };
 
+use crate::clock::nanos;
+
 /// The upper bounds of the buckets, in seconds; a last bucket holds what is longer.
 pub const BOUNDS: [f64; 18] = [
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 300.0,
@@ -53,19 +55,14 @@ thread_local! {
     };
 }
 
-/// The bucket of a duration, and its nanoseconds.
-fn place(duration: Duration) -> (usize, u64) {
-    let nanos = duration
-        .as_secs()
-        .saturating_mul(1_000_000_000)
-        .saturating_add(u64::from(duration.subsec_nanos()));
+/// The bucket of so many nanoseconds.
+fn place(nanos: u64) -> usize {
     // Most work that is worth counting fast ends in the first bucket.
-    let place = if nanos <= BOUNDS_NANOS[0] {
+    if nanos <= BOUNDS_NANOS[0] {
         0
     } else {
         BOUNDS_NANOS.partition_point(|bound| *bound < nanos)
-    };
-    (place, nanos)
+    }
 }
 
 /// Counts of one writer, added to a [`Histogram`] now and then: counting takes no atomic operation.
@@ -77,9 +74,16 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn record(&mut self, duration: Duration) {
-        let (place, nanos) = place(duration);
-        self.buckets[place] += 1;
+    pub(crate) const fn new() -> Self {
+        Self {
+            buckets: [0; 19],
+            sum_nanos: 0,
+            any: false,
+        }
+    }
+
+    pub(crate) fn record(&mut self, nanos: u64) {
+        self.buckets[place(nanos)] += 1;
         self.sum_nanos = self.sum_nanos.saturating_add(nanos);
         self.any = true;
     }
@@ -109,9 +113,12 @@ impl Histogram {
 
     /// Counts one duration.
     pub fn record(&self, duration: Duration) {
-        let (place, nanos) = place(duration);
+        self.record_nanos(nanos(duration));
+    }
+
+    pub(crate) fn record_nanos(&self, nanos: u64) {
         let stripe = self.stripe();
-        stripe.buckets[place].fetch_add(1, Relaxed);
+        stripe.buckets[place(nanos)].fetch_add(1, Relaxed);
         stripe.sum_nanos.fetch_add(nanos, Relaxed);
     }
 

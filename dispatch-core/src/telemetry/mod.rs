@@ -6,6 +6,7 @@ mod meter;
 pub mod names;
 mod sizes;
 mod stats;
+pub(crate) mod till;
 
 pub(crate) use histogram::Tally;
 pub use histogram::{BOUNDS, Histogram, HistogramSnapshot};

@@ -43,7 +43,7 @@ impl Window {
     pub(super) fn succeeded(&self) {
         let mut slot = self.now.load(Relaxed);
         if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(8) {
-            slot = self.advance(clock::recent());
+            slot = self.advance(clock::recent().instant);
             self.unavailable_in_a_row.store(0, Relaxed);
         }
         self.calls[Self::place(slot)].fetch_add(1, Relaxed);

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::clock;
+use crate::clock::{self, Moment, nanos};
 
 /// A rate as GCRA wants it.
 #[derive(Debug, Clone, Copy)]
@@ -33,18 +33,11 @@ fn default_burst(interval: Duration) -> u32 {
     u32::try_from(worth).unwrap_or(u32::MAX).max(2)
 }
 
-/// Five hundred years of them fit.
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
 /// One bucket and its queue.
 #[derive(Debug)]
 pub(super) struct Limiter {
     pace: Pace,
-    /// What times are counted from.
-    epoch: Instant,
-    /// When the bucket will be empty again (GCRA's theoretical arrival time), in nanoseconds.
+    /// The moment when the bucket will be empty again (GCRA's theoretical arrival time).
     empty_at: AtomicU64,
     /// Whoever holds it is next; the lock is fair, so only the head of the queue sets a timer.
     turn: tokio::sync::Mutex<()>,
@@ -56,7 +49,6 @@ impl Limiter {
     pub(super) fn new(pace: Pace) -> Self {
         Self {
             pace,
-            epoch: Instant::now(),
             empty_at: AtomicU64::new(0),
             turn: tokio::sync::Mutex::new(()),
             queued: AtomicUsize::new(0),
@@ -64,40 +56,39 @@ impl Limiter {
     }
 
     /// Takes one out now, or says when to ask again.
-    pub(super) fn check(&self, now: Instant) -> Result<(), Instant> {
-        let (interval, tolerance) = (nanos(self.pace.interval), nanos(self.pace.tolerance));
-        let now = nanos(now.saturating_duration_since(self.epoch));
+    pub(super) fn check(&self, now: Moment) -> Result<(), Instant> {
+        let (interval, tolerance, now) = (nanos(self.pace.interval), nanos(self.pace.tolerance), now.nanos());
         let taken = self.empty_at.fetch_update(Relaxed, Relaxed, |empty_at| {
             let from = empty_at.max(now);
             (from <= now.saturating_add(tolerance)).then(|| from.saturating_add(interval))
         });
         match taken {
             Ok(_) => Ok(()),
-            Err(empty_at) => Err(self.epoch + Duration::from_nanos(empty_at - tolerance)),
+            Err(empty_at) => Err(Moment::at(empty_at - tolerance).instant()),
         }
     }
 
     /// Takes one out now, unless others wait already.
     pub(super) fn try_take(&self) -> bool {
-        self.queued.load(Relaxed) == 0 && self.check(clock::recent()).is_ok()
+        self.queued.load(Relaxed) == 0 && self.check(clock::recent().moment).is_ok()
     }
 
     pub(super) async fn take(&self) {
         let _queued = Queued::new(&self.queued);
         let _turn = self.turn.lock().await;
-        while let Err(again) = self.check(Instant::now()) {
+        while let Err(again) = self.check(Moment::now()) {
             sleep_until(again).await;
         }
     }
 
     /// Nothing passes before `until`.
     pub(super) fn hold(&self, until: Instant) {
-        let until = nanos((until + self.pace.tolerance).saturating_duration_since(self.epoch));
+        let until = Moment::of(until + self.pace.tolerance).nanos();
         self.empty_at.fetch_max(until, Relaxed);
     }
 
     pub(super) fn is_idle(&self) -> bool {
-        self.empty_at.load(Relaxed) <= nanos(self.epoch.elapsed())
+        self.empty_at.load(Relaxed) <= Moment::now().nanos()
     }
 }
 

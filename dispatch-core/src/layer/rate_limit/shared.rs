@@ -16,7 +16,12 @@ use tokio::{
 };
 
 use super::limiter::{Limiter, Pace, Queued};
-use crate::{Backoff, Error, Jitter, Store, clock, lock::lock, store::Taken};
+use crate::{
+    Backoff, Error, Jitter, Store,
+    clock::{self, Moment},
+    lock::lock,
+    store::Taken,
+};
 
 /// So much of the rate's time a process takes at once, while the store answers in a quarter of it; else four answers' worth.
 const PIECE: Duration = Duration::from_millis(20);
@@ -232,7 +237,7 @@ impl Bucket {
         match self.on_error {
             OnStoreError::Open => Next::Pass,
             OnStoreError::Closed => Next::Wait(again),
-            OnStoreError::LocalShare(_) => match self.alone.check(now) {
+            OnStoreError::LocalShare(_) => match self.alone.check(Moment::of(now)) {
                 Ok(()) => Next::Pass,
                 Err(at) => Next::Wait(Some(again.map_or(at, |again| again.min(at)))),
             },
@@ -343,7 +348,7 @@ impl SharedLimiter {
         if bucket.queued.load(Relaxed) > 0 {
             return false;
         }
-        let (mut state, now) = (lock(&bucket.state), clock::recent());
+        let (mut state, now) = (lock(&bucket.state), clock::recent().instant);
         state.held.is_none_or(|held| held <= now) && state.take(now, bucket.pace)
     }
 

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     Attempt, Disposition, Message, Reply, Token,
+    clock::Moment,
     telemetry::{Stats, Tally},
 };
 
@@ -41,7 +42,7 @@ pub(super) struct Entry {
     pub(super) source: u16,
     pub(super) lane: Option<Box<SmolStr>>,
     pub(super) serial: u32,
-    pub(super) received: Instant,
+    pub(super) received: Moment,
     /// How many milliseconds after its receipt its lease last began.
     pub(super) leased: u32,
     /// How many attempts of earlier deliveries its history begins with.
@@ -140,11 +141,11 @@ impl Entry {
     }
 
     pub(super) fn leased_at(&self) -> Instant {
-        self.received + Duration::from_millis(self.leased.into())
+        self.received.instant() + Duration::from_millis(self.leased.into())
     }
 
     pub(super) fn lease_began(&mut self, at: Instant) {
-        let after = at.saturating_duration_since(self.received);
+        let after = at.saturating_duration_since(self.received.instant());
         self.leased = u32::try_from(after.as_millis()).unwrap_or(u32::MAX);
     }
 
@@ -198,7 +199,7 @@ mod tests {
             source: 0,
             lane: None,
             serial: 0,
-            received: Instant::now(),
+            received: Moment::now(),
             leased: 0,
             prior: u16::try_from(earlier).unwrap(),
             started: true,

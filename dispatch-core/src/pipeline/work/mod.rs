@@ -36,8 +36,11 @@ use super::{
     slots::Slots,
 };
 use crate::{
-    Class, Delivery, Disposition, Error, Message, Reply, SettleError, clock,
+    Attempt, Class, Delivery, Disposition, Error, Message, Reply, SettleError,
+    clock::{self, Moment},
     layer::{BreakerHandle, expired},
+    message::Wall,
+    telemetry::till::Till,
 };
 
 /// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
@@ -200,6 +203,8 @@ where
     pub(super) fn take(&mut self, source: usize, batch: Vec<Delivery>) {
         let stats = &self.shared.stats;
         let (now, wall) = (Instant::now(), SystemTime::now());
+        let (received, wall_now) = (Moment::of(now), Wall::from(wall));
+        let deadline = self.plan.deadline.map(|total| now + total);
         self.reach.look(now, self.plan.concurrency + self.reach.places(0));
         stats.received.fetch_add(batch.len() as u64, Relaxed);
         stats
@@ -214,24 +219,24 @@ where
         // The last one is the pipeline's own.
         let from_store = source + 1 == self.desks.len();
         let may_queue_up = self.parking.is_some() && !from_store;
-        let mut latest = Duration::ZERO;
+        let mut latest = 0;
         for Delivery {
             mut message,
             history,
             receipt,
         } in batch
         {
-            let lag = wall.duration_since(message.created_at()).unwrap_or_default();
+            let lag = message.age_at(wall_now);
             self.counts.queue.record(lag);
             latest = lag;
-            if let (None, Some(total)) = (message.deadline, self.plan.deadline) {
+            if let (None, Some(deadline)) = (message.deadline, deadline) {
                 // From the first receipt on, as far as the source remembers it.
-                let first = history.first().map_or(wall, |attempt| attempt.at);
-                let spent = wall.duration_since(first).unwrap_or_default();
-                message.set_deadline(now + total.saturating_sub(spent));
+                let spent = |first: &Attempt| wall.duration_since(first.at).unwrap_or_default();
+                let spent = history.first().map_or(Duration::ZERO, spent);
+                message.set_deadline(deadline.checked_sub(spent).map_or(now, |deadline| deadline.max(now)));
             }
             if let Some(age) = self.plan.max_age {
-                message.end_by(now + age.saturating_sub(lag));
+                message.end_by(now + age.saturating_sub(Duration::from_nanos(lag)));
             }
             let parked = from_store && restore(&mut message);
             let lane = match &self.plan.lanes {
@@ -251,7 +256,7 @@ where
                 source: own_source,
                 lane,
                 serial: self.serial,
-                received: now,
+                received,
                 leased: 0,
                 prior,
                 started: false,
@@ -270,14 +275,14 @@ where
             let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_deref());
             self.backlog.push(slot, lane);
         }
-        let latest = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
-        self.shared.stats.queue_lag_millis.store(latest, Relaxed);
+        self.shared.stats.queue_lag_millis.store(latest / 1_000_000, Relaxed);
     }
 
     /// Drives everything as far as it goes. `waiting`: nothing new will come before this is polled again, so what is
     /// finished need not wait for company.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
-        let _turn = clock::Turn::begin();
+        let stats = Arc::clone(&self.shared.stats);
+        let (_turn, _till) = (clock::Turn::begin(), Till::open(&stats.sink));
         if self.shared.roll.question() != self.answered {
             self.tell();
         }
@@ -317,7 +322,7 @@ where
             .slots
             .at_work()
             .map(|entry| {
-                let began = entry.received + Duration::from_millis(entry.waited.into());
+                let began = entry.received.instant() + Duration::from_millis(entry.waited.into());
                 InProgress {
                     message: entry.message.clone(),
                     token: entry.token.clone(),
@@ -340,18 +345,14 @@ where
     fn start(&mut self, slot: usize, cx: &mut Context<'_>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.started = true;
-        entry.waited =
-            u32::try_from(clock::recent().saturating_duration_since(entry.received).as_millis()).unwrap_or(u32::MAX);
+        let now = clock::recent();
+        entry.waited = u32::try_from(now.moment.nanos_since(entry.received) / 1_000_000).unwrap_or(u32::MAX);
         entry.pause = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
             return self.release(slot);
         }
-        if entry
-            .message
-            .deadline
-            .is_some_and(|deadline| deadline <= clock::recent())
-        {
+        if entry.message.deadline.is_some_and(|deadline| deadline <= now.instant) {
             return self.finished(slot, Err(expired()));
         }
         let message = entry.message.clone();
@@ -367,7 +368,7 @@ where
 
     /// Sends what is due to sources and Store.
     fn send(&mut self, waiting: bool) -> bool {
-        let now = clock::look();
+        let now = clock::look().instant;
         let mut sent = false;
         if let Some(batch) = self.keep.take(now) {
             self.calls

@@ -30,8 +30,9 @@ where
 {
     pub(super) fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
-        let took = clock::recent() - entry.received;
+        let took = clock::recent().moment.nanos_since(entry.received);
         self.counts.total.record(took);
+        let took = Duration::from_nanos(took);
         let source = &self.desks[entry.source()].capabilities;
         let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
             Some(BreakerState::Open(until)) => Some(until - Instant::now()),
@@ -228,7 +229,7 @@ where
         let token = entry.token.clone();
         let desk = &mut self.desks[entry.source()];
         let lease = desk.capabilities.lease;
-        let nearly_over = lease.is_some_and(|lease| clock::recent() > entry.leased_at() + lease * 3 / 4);
+        let nearly_over = lease.is_some_and(|lease| clock::recent().instant > entry.leased_at() + lease * 3 / 4);
         desk.decided();
         desk.put(slot, token, disposition);
         if nearly_over {
