@@ -5,15 +5,14 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use super::hold::Hold;
+use super::witness::Witnesses;
 use crate::{
-    Class, Error, Message,
+    Error, Message,
     clock::{self, Moment},
     own::Own,
     telemetry::{Stats, till},
@@ -27,20 +26,19 @@ pub struct MeasureLayer(Arc<Shared>);
 #[derive(Debug, Default)]
 struct Shared {
     stats: Arc<Stats>,
-    /// What a throttled attempt holds up, and for how long at most.
-    hold: Option<(Arc<Hold>, Duration)>,
+    witnesses: Witnesses,
 }
 
 impl MeasureLayer {
     /// Counts in `stats`.
     #[must_use]
     pub fn new(stats: Arc<Stats>) -> Self {
-        Self(Arc::new(Shared { stats, hold: None }))
+        Self::before(stats, Witnesses::default())
     }
 
-    /// Tells `hold` of throttled attempts. It is told from here because here each attempt has a reference already.
-    pub(super) fn telling(stats: Arc<Stats>, hold: Option<(Arc<Hold>, Duration)>) -> Self {
-        Self(Arc::new(Shared { stats, hold }))
+    /// Tells `witnesses` of each end, too.
+    pub(super) fn before(stats: Arc<Stats>, witnesses: Witnesses) -> Self {
+        Self(Arc::new(Shared { stats, witnesses }))
     }
 }
 
@@ -109,10 +107,8 @@ where
         till::record(&stats.sink, clock::look().moment.nanos_since(*this.began));
         if let Err(error) = &result {
             stats.failed.count(error.class());
-            if let (Some((hold, most)), Class::Throttled(Some(after))) = (&this.shared.hold, error.class()) {
-                hold.extend(after.min(*most));
-            }
         }
+        this.shared.witnesses.hear(&result);
         Poll::Ready(result)
     }
 }

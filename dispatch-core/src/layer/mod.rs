@@ -43,6 +43,7 @@ mod stack;
 mod step;
 mod timeout;
 mod trace;
+mod witness;
 
 pub use adaptive::{AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings};
 pub use breaker::{Breaker, BreakerHandle, BreakerLayer, BreakerSettings, BreakerState};

@@ -8,7 +8,7 @@ use tower::Layer;
 use super::{
     AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings, Breaker, BreakerLayer, CatchPanic,
     CatchPanicLayer, Concurrency, ConcurrencyLayer, Deadline, DeadlineLayer, Measure, MeasureLayer, RateLimit,
-    RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn,
+    RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn, witness::Witnesses,
 };
 use crate::telemetry::Stats;
 
@@ -114,7 +114,9 @@ impl Stack {
         };
         let longest_hold = self.retry.as_ref().map_or(UNBOUNDED, |policy| policy.throttle_max);
         let longest_hold = self.max_hold.map_or(longest_hold, |most| most.min(longest_hold));
-        let rate_limit = self.rate_limit.longest_hold(longest_hold);
+        let mut rate_limit = self.rate_limit.longest_hold(longest_hold);
+        let mut breaker = self.breaker.unwrap_or_else(BreakerLayer::off);
+        let witnesses = Witnesses::take(&mut breaker, &mut rate_limit);
         let retry = self.retry.map(|policy| RetryPolicy {
             stats: Arc::clone(stats),
             ..policy
@@ -122,10 +124,10 @@ impl Stack {
         StackLayer {
             deadline: DeadlineLayer::new(self.deadline).max_age(self.max_age).seen_by_driver(),
             retry: retry.map_or_else(RetryLayer::off, RetryLayer::new),
-            breaker: self.breaker.unwrap_or_else(BreakerLayer::off),
+            breaker,
             concurrency,
             adaptive,
-            measure: MeasureLayer::telling(Arc::clone(stats), rate_limit.hold()),
+            measure: MeasureLayer::before(Arc::clone(stats), witnesses),
             timeout: TimeoutLayer::new(self.timeout),
             rate_limit: rate_limit.with_stats(Arc::clone(stats)),
         }

@@ -115,7 +115,7 @@ impl BreakerHandle {
     /// What it lets through now.
     #[must_use]
     pub fn state(&self) -> BreakerState {
-        if self.0.mode.load(Relaxed) == CLOSED {
+        if self.is_closed() {
             return BreakerState::Closed;
         }
         match &*lock(&self.0.state) {
@@ -157,9 +157,38 @@ impl BreakerHandle {
         }
     }
 
+    #[inline]
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.mode.load(Relaxed) == CLOSED
+    }
+
+    /// Counts the end of a call that nobody holds a pass for. Half open, probes alone say something.
+    #[inline]
+    pub(in crate::layer) fn hear<R>(&self, result: &Result<R, Error>) {
+        if self.is_closed() {
+            self.count(None, result);
+        }
+    }
+
+    fn count<R>(&self, probe: Option<u64>, result: &Result<R, Error>) {
+        match result.as_ref().map_err(Error::class) {
+            Ok(_) | Err(Class::Permanent) => self.succeeded(probe),
+            Err(Class::Retry | Class::Unavailable) => {
+                if let Err(error) = result {
+                    self.failed(probe, error);
+                }
+            }
+            Err(Class::Throttled(_)) => {
+                if let Some(probe) = probe {
+                    self.give_back(probe);
+                }
+            }
+        }
+    }
+
     /// Lets one call pass, or says why not.
     pub(super) fn admit(self: &Arc<Self>) -> Result<Admitted, Error> {
-        if self.0.mode.load(Relaxed) == CLOSED {
+        if self.is_closed() {
             return Ok(Admitted {
                 breaker: Some(Arc::clone(self)),
                 probe: None,
@@ -290,7 +319,7 @@ pub(super) fn refused() -> Error {
 struct Refused;
 
 /// One call's pass; dropped without an outcome it is given back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Admitted {
     pub(super) breaker: Option<Arc<BreakerHandle>>,
     /// The half-open time whose probe it is.
@@ -298,23 +327,20 @@ pub(super) struct Admitted {
 }
 
 impl Admitted {
+    /// Keeps the breaker for a probe alone.
+    pub(super) fn if_probe(mut self) -> Self {
+        if self.probe.is_none() {
+            self.breaker = None;
+        }
+        self
+    }
+
     /// Counts the outcome. A message that its key's breaker now stands before is told how long.
     pub(super) fn end<R>(mut self, result: Result<R, Error>) -> Result<R, Error> {
         let Some(breaker) = self.breaker.take() else {
             return result;
         };
-        match &result {
-            Ok(_) => breaker.succeeded(self.probe),
-            Err(error) => match error.class() {
-                Class::Permanent => breaker.succeeded(self.probe),
-                Class::Retry | Class::Unavailable => breaker.failed(self.probe, error),
-                Class::Throttled(_) => {
-                    if let Some(probe) = self.probe {
-                        breaker.give_back(probe);
-                    }
-                }
-            },
-        }
+        breaker.count(self.probe, &result);
         match result {
             Err(error) if breaker.0.key.is_some() && error.class() == Class::Unavailable && error.later().is_none() => {
                 let wait = match breaker.state() {

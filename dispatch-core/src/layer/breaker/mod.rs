@@ -41,6 +41,8 @@ enum Scope {
     Off,
     /// Twice counted: each call counts a reference, and shards must not wait for each other to do so.
     All(Arc<BreakerHandle>),
+    /// The same, told of each end by somebody else while it is closed.
+    Told(Arc<BreakerHandle>),
     Key(Arc<KeyedBreakers>),
 }
 
@@ -73,9 +75,18 @@ impl BreakerLayer {
     #[must_use]
     pub fn handle(&self) -> Option<BreakerHandle> {
         match &self.0 {
-            Scope::All(handle) => Some(BreakerHandle::clone(handle)),
+            Scope::All(handle) | Scope::Told(handle) => Some(BreakerHandle::clone(handle)),
             Scope::Off | Scope::Key(_) => None,
         }
+    }
+
+    /// The breaker that is to be told of each end; from here on its services tell it of probes alone. None where each key has
+    /// its own.
+    pub(super) fn told_elsewhere(&mut self) -> Option<BreakerHandle> {
+        let Scope::All(handle) = &self.0 else { return None };
+        let own = BreakerHandle::clone(handle);
+        self.0 = Scope::Told(Arc::clone(handle));
+        Some(own)
     }
 
     /// Whether each key has a breaker of its own.
@@ -98,6 +109,7 @@ impl<S> Layer<S> for BreakerLayer {
             inner,
             scope: match &self.0 {
                 Scope::All(handle) => Scope::All(Arc::new(BreakerHandle::clone(handle))),
+                Scope::Told(handle) => Scope::Told(Arc::new(BreakerHandle::clone(handle))),
                 other => other.clone(),
             },
         }
@@ -120,10 +132,9 @@ where
     #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let admitted = match &self.scope {
-            Scope::Off => Ok(Admitted {
-                breaker: None,
-                probe: None,
-            }),
+            Scope::Off => Ok(Admitted::default()),
+            Scope::Told(breaker) if breaker.is_closed() => Ok(Admitted::default()),
+            Scope::Told(breaker) => breaker.admit().map(Admitted::if_probe),
             Scope::All(breaker) => breaker.admit(),
             Scope::Key(breakers) => breakers.of(&message).admit(),
         };

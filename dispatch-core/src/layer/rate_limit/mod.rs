@@ -35,6 +35,8 @@ pub struct RateLimitLayer {
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     longest_hold: Duration,
+    /// Whether somebody else tells the one bucket of throttled attempts.
+    told: bool,
 }
 
 /// What the services of one layer have in common.
@@ -43,12 +45,13 @@ struct Shared {
     limits: Arc<Limits>,
     stats: Arc<Stats>,
     longest_hold: Duration,
+    told: bool,
 }
 
 #[derive(Debug)]
 enum Limits {
     /// Without a rate: all wait while the far side has asked for time.
-    Unlimited(Arc<Hold>),
+    Unlimited(Hold),
     Global(Limiter),
     Shared(SharedLimiter),
     Keyed {
@@ -56,6 +59,33 @@ enum Limits {
         pace: Pace,
         paces: HashMap<smol_str::SmolStr, Pace>,
     },
+}
+
+impl Limits {
+    /// The one bucket, where there is one.
+    const fn bucket(&self) -> Option<Bucket<'_>> {
+        match self {
+            Self::Global(limiter) => Some(Bucket::Own(limiter)),
+            Self::Shared(limiter) => Some(Bucket::Shared(limiter)),
+            Self::Unlimited(hold) => Some(Bucket::Hold(hold)),
+            Self::Keyed { .. } => None,
+        }
+    }
+}
+
+/// The one bucket of a layer, to be told of throttled attempts.
+#[derive(Debug)]
+pub(super) struct Throttled {
+    limits: Arc<Limits>,
+    longest_hold: Duration,
+}
+
+impl Throttled {
+    pub(super) fn hear(&self, error: &Error) {
+        if let (Some(bucket), Class::Throttled(Some(after))) = (self.limits.bucket(), error.class()) {
+            bucket.hold(after.min(self.longest_hold));
+        }
+    }
 }
 
 impl RateLimitLayer {
@@ -96,16 +126,17 @@ impl RateLimitLayer {
     /// No limit. In a [`Stack`](super::Stack) a throttled attempt holds all of them nevertheless.
     #[must_use]
     pub fn unlimited() -> Self {
-        Self::of(Limits::Unlimited(Arc::default()))
+        Self::of(Limits::Unlimited(Hold::default()))
     }
 
-    /// Who is to be told of throttled attempts, and how long they may hold others at most. None where there is a rate, whose bucket
-    /// sees them itself.
-    pub(super) fn hold(&self) -> Option<(Arc<Hold>, Duration)> {
-        match &*self.limits {
-            Limits::Unlimited(hold) => Some((Arc::clone(hold), self.longest_hold)),
-            Limits::Global(_) | Limits::Shared(_) | Limits::Keyed { .. } => None,
-        }
+    /// Who is to be told of throttled attempts; from here on its services tell it no more. None where there are many, which are
+    /// told here as before.
+    pub(super) fn told_elsewhere(&mut self) -> Option<Throttled> {
+        self.told = !matches!(&*self.limits, Limits::Keyed { .. });
+        self.told.then(|| Throttled {
+            limits: Arc::clone(&self.limits),
+            longest_hold: self.longest_hold,
+        })
     }
 
     /// As [`new`](Self::new) for each key; idle keys are forgotten.
@@ -137,6 +168,7 @@ impl RateLimitLayer {
             limits: Arc::new(limits),
             stats: Arc::default(),
             longest_hold: LONGEST_HOLD,
+            told: false,
         }
     }
 
@@ -181,12 +213,7 @@ impl Passing {
     fn bucket(&self) -> Option<Bucket<'_>> {
         match self {
             Self::Key(limiter, _) => Some(Bucket::Own(limiter)),
-            Self::Global(shared) => match &*shared.limits {
-                Limits::Global(limiter) => Some(Bucket::Own(limiter)),
-                Limits::Shared(limiter) => Some(Bucket::Shared(limiter)),
-                Limits::Unlimited(hold) => Some(Bucket::Hold(hold)),
-                Limits::Keyed { .. } => None,
-            },
+            Self::Global(shared) => shared.limits.bucket(),
         }
     }
 
@@ -225,12 +252,11 @@ impl Bucket<'_> {
         }
     }
 
-    fn hold(self, until: Instant) {
+    fn hold(self, by: Duration) {
         match self {
-            Self::Own(limiter) => limiter.hold(until),
-            Self::Shared(limiter) => limiter.hold(until),
-            // Told of every attempt where it is measured.
-            Self::Hold(_) => {}
+            Self::Own(limiter) => limiter.hold(Instant::now() + by),
+            Self::Shared(limiter) => limiter.hold(Instant::now() + by),
+            Self::Hold(hold) => hold.extend(by),
         }
     }
 }
@@ -251,6 +277,7 @@ impl<S> Layer<S> for RateLimitLayer {
                 limits: Arc::clone(&self.limits),
                 stats: Arc::clone(&self.stats),
                 longest_hold: self.longest_hold,
+                told: self.told,
             })),
         }
     }
@@ -272,6 +299,10 @@ where
 
     #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
+        let shared = &self.shared;
+        if shared.told && shared.limits.bucket().is_none_or(Bucket::try_take) {
+            return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), None);
+        }
         let passing = Passing::of(&self.shared, &message);
         if passing.as_ref().and_then(Passing::bucket).is_none_or(Bucket::try_take) {
             return future::RateLimitFuture::new(Step::direct(self.inner.call(message)), passing);
@@ -286,7 +317,7 @@ where
             shared.stats.rate_limited_wait.record(began.elapsed());
             ready_call(&mut inner, message).await
         });
-        future::RateLimitFuture::new(call, passing)
+        future::RateLimitFuture::new(call, passing.filter(|_| !self.shared.told))
     }
 }
 
@@ -298,7 +329,7 @@ fn hold_if_throttled(passing: Option<&Passing>, error: &Error) {
     if let (Some(passing), Class::Throttled(Some(after))) = (passing, error.class())
         && let Some(bucket) = passing.bucket()
     {
-        bucket.hold(Instant::now() + after.min(passing.longest_hold()));
+        bucket.hold(after.min(passing.longest_hold()));
     }
 }
 
