@@ -44,7 +44,7 @@ pub use outline::Outline;
 pub use pipeline::{HealthCheck, Pipeline};
 #[cfg(feature = "config")]
 pub use registry::{Factory, Registry};
-pub use reply::Reply;
+pub use reply::{Answer, Reply};
 pub use selector::{Selector, SelectorError};
 #[cfg(feature = "signal")]
 pub use signals::asked_to_end;

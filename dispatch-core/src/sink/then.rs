@@ -45,7 +45,7 @@ impl Sink for Then {
             for (name, value) in reply.headers.iter() {
                 message.headers_mut().insert(name, value.clone());
             }
-            message.payload = reply.payload;
+            message.payload = reply.into_answer().payload;
         }
         last.send(message).await
     }

@@ -180,10 +180,7 @@ impl CommandSink {
                     );
                     headers.insert("dispatch-truncated", "true");
                 }
-                Ok(Reply {
-                    payload: output.into_bytes(),
-                    headers,
-                })
+                Ok(Reply::with_headers(output.into_bytes(), headers))
             }
             Some(class) => Err(CommandSinkError::Exit {
                 program: self.program.clone(),

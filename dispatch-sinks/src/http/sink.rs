@@ -417,7 +417,7 @@ impl Caller {
                 tracing::warn!(url = %url.shown, max = self.max_response, "answer is longer than max_response and was cut");
                 headers.insert("dispatch-truncated", "true");
             }
-            return Ok(Reply { payload: body, headers });
+            return Ok(Reply::with_headers(body, headers));
         };
         Err(HttpSinkError::Status {
             url: url.shown.to_string(),

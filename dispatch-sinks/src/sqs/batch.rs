@@ -230,7 +230,7 @@ async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, 
             headers.append("sqs-sequence-number", number);
         }
         let payload = bytes::Bytes::new();
-        set(&entry.id, Ok(Reply { payload, headers }));
+        set(&entry.id, Ok(Reply::with_headers(payload, headers)));
     }
     Ok(outcomes)
 }

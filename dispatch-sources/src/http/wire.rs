@@ -145,7 +145,7 @@ fn failed(status: StatusCode, id: &str, last: Option<&Attempt>, again: Option<Du
 }
 
 fn answer(reply: Reply) -> Response {
-    let mut response = Response::new(Body::from(reply.payload));
+    let mut response = Response::new(Body::from(reply.payload.clone()));
     for (name, value) in reply.headers.iter() {
         let (Ok(name), Ok(value)) = (
             HeaderName::from_bytes(name.as_bytes()),
