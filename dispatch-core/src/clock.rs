@@ -85,7 +85,10 @@ pub(crate) fn nanos(span: Duration) -> u64 {
 fn base() -> Instant {
     static BASE: OnceLock<Instant> = OnceLock::new();
     *BASE.get_or_init(|| {
-        #[expect(clippy::disallowed_methods, reason = "the paused clock of one test must not be the base of all")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "the paused clock of one test must not be the base of all"
+        )]
         let now = std::time::Instant::now();
         Instant::from_std(now.checked_sub(Duration::from_secs(86_400)).unwrap_or(now))
     })

@@ -100,6 +100,7 @@ where
 {
     type Output = Result<R, Error>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.call.poll(cx)).map_err(Into::into);

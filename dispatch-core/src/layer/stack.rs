@@ -8,7 +8,8 @@ use tower::Layer;
 use super::{
     AdaptiveConcurrency, AdaptiveConcurrencyLayer, AdaptiveSettings, Breaker, BreakerLayer, CatchPanic,
     CatchPanicLayer, Concurrency, ConcurrencyLayer, Deadline, DeadlineLayer, Measure, MeasureLayer, RateLimit,
-    RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn, witness::Witnesses,
+    RateLimitLayer, Retry, RetryLayer, RetryPolicy, Timeout, TimeoutLayer, Trace, TraceLayer, keyed::KeyFn,
+    witness::Witnesses,
 };
 use crate::telemetry::Stats;
 

@@ -74,6 +74,7 @@ where
 {
     type Output = Result<R, Error>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project().way.project() {
             WayProj::Direct { call } => call.poll(cx).map_err(Into::into),

@@ -93,6 +93,7 @@ where
 {
     type Output = Result<R, Error>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if let Poll::Ready(result) = this.call.poll(cx) {

@@ -48,11 +48,17 @@ impl<S: Service<Message>> Service<Message> for Trace<S> {
         if let Some(next) = message.headers().get("traceparent").and_then(next_hop) {
             message.headers_mut().insert("traceparent", next);
         }
-        let call = match &span {
-            Some(span) => span.in_scope(|| self.0.call(message)),
-            None => self.0.call(message),
+        // Made where it stays: two ways to one place would copy it.
+        let Some(span) = span else {
+            return Traced {
+                call: self.0.call(message),
+                span: None,
+            };
         };
-        Traced { call, span }
+        Traced {
+            call: span.in_scope(|| self.0.call(message)),
+            span: Some(span),
+        }
     }
 }
 
@@ -69,6 +75,7 @@ pin_project! {
 impl<F: Future> Future for Traced<F> {
     type Output = F::Output;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let _entered = this.span.as_ref().map(|span| span.enter());

@@ -70,6 +70,7 @@ impl Desk {
         }
     }
 
+    #[inline(always)]
     pub(super) fn put(&mut self, slot: usize, token: Token, disposition: Disposition) {
         if self.since.is_none() {
             self.since = Some(Instant::now());
@@ -107,10 +108,9 @@ impl Desk {
         let (batch, slots) = if count == self.waiting.len() {
             self.since = None;
             self.hurried = false;
-            let room = Vec::with_capacity(count);
             (
-                std::mem::replace(&mut self.waiting, room),
-                std::mem::take(&mut self.slots),
+                std::mem::replace(&mut self.waiting, Vec::with_capacity(count)),
+                std::mem::replace(&mut self.slots, Vec::with_capacity(count)),
             )
         } else {
             (

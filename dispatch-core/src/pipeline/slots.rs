@@ -138,10 +138,11 @@ impl<F: Future, E> Slots<F, E> {
     }
 
     /// Makes the entry's future in its room and polls it once.
-    pub(super) fn start(&mut self, index: usize, make: impl FnOnce() -> F) -> Poll<F::Output> {
+    #[inline(always)]
+    pub(super) fn start(&mut self, index: usize, future: F) -> Poll<F::Output> {
         self.cancel(index);
         let mut room = self.spare.pop().unwrap_or_else(|| Box::pin(None));
-        room.set(Some(make()));
+        room.set(Some(future));
         self.slots[index].future = Some(room);
         self.running += 1;
         self.poll_slot(index)
@@ -189,6 +190,7 @@ impl<F: Future, E> Slots<F, E> {
         }
     }
 
+    #[inline(always)]
     fn poll_slot(&mut self, index: usize) -> Poll<F::Output> {
         let slot = &mut self.slots[index];
         // Before the poll: a wake during it must list the slot again.
@@ -219,7 +221,7 @@ mod tests {
         let (send_a, receive_a) = oneshot::channel();
         let (_send_b, receive_b) = oneshot::channel();
         let (a, b) = (slots.insert("a"), slots.insert("b"));
-        assert!(slots.start(a, || receive_a).is_pending() && slots.start(b, || receive_b).is_pending());
+        assert!(slots.start(a, receive_a).is_pending() && slots.start(b, receive_b).is_pending());
 
         send_a.send(7).unwrap();
         let (index, output) = poll_fn(|cx| slots.poll_next(cx, &mut 1)).await;

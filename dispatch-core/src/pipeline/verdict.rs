@@ -24,12 +24,12 @@ const NOT_TRIED: [&str; 2] = ["breaker", IN_PROGRESS];
 /// The wait after an outcome that gives none: throttled without a time, unavailable without a breaker.
 const DEFAULT_WAIT: Duration = Duration::from_secs(1);
 
-/// Reads the outcome. `reopens` is how long the breaker stays open, if it is.
+/// Reads the outcome. `reopens` says how long the breaker stays open, if it is.
 pub(super) fn verdict(
     outcome: Result<Reply, Error>,
     attempt_of: impl FnOnce(&Error) -> Attempt,
     source: &Capabilities,
-    reopens: Option<Duration>,
+    reopens: impl FnOnce() -> Option<Duration>,
 ) -> Verdict {
     let mut error = match outcome {
         Ok(reply) if source.wants_reply => return Verdict::Settle(Disposition::Ack(reply)),
@@ -47,7 +47,7 @@ pub(super) fn verdict(
         (None, Class::Permanent) => bury("permanent", attempts),
         (Some(Later::After(delay)), _) => postpone(delay, attempts, source),
         (None, Class::Throttled(after)) => postpone(after.unwrap_or(DEFAULT_WAIT).max(DEFAULT_WAIT), attempts, source),
-        (None, Class::Unavailable) => postpone(reopens.unwrap_or(DEFAULT_WAIT), attempts, source),
+        (None, Class::Unavailable) => postpone(reopens().unwrap_or(DEFAULT_WAIT), attempts, source),
         // Retries are off: the source alone decides when and how often.
         (None, Class::Retry) if source.redelivers || source.wants_reply => {
             Verdict::Settle(Disposition::Nack { delay: None, attempts })
@@ -92,7 +92,7 @@ mod tests {
 
     /// The verdict in one word.
     fn word(error: Error, source: &Capabilities) -> String {
-        match verdict(Err(error), attempt, source, Some(Duration::from_secs(9))) {
+        match verdict(Err(error), attempt, source, || Some(Duration::from_secs(9))) {
             Verdict::Settle(Disposition::Nack { delay, .. }) => format!("nack {delay:?}"),
             Verdict::Bury { reason, .. } => format!("bury {reason}"),
             Verdict::Park { delay, .. } => format!("park {delay:?}"),
@@ -154,11 +154,11 @@ mod tests {
         let waiting = source(|source| source.wants_reply = true);
 
         assert_eq!(
-            verdict(reply(), attempt, &waiting, None),
+            verdict(reply(), attempt, &waiting, || None),
             Verdict::Settle(Disposition::Ack(Reply::new("answer")))
         );
         assert_eq!(
-            verdict(reply(), attempt, &source(|_| ()), None),
+            verdict(reply(), attempt, &source(|_| ()), || None),
             Verdict::Settle(Disposition::Ack(Reply::default()))
         );
     }

@@ -319,20 +319,17 @@ pub(super) fn refused() -> Error {
 struct Refused;
 
 /// One call's pass; dropped without an outcome it is given back.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) breaker: Option<Arc<BreakerHandle>>,
+    breaker: Option<Arc<BreakerHandle>>,
     /// The half-open time whose probe it is.
-    pub(super) probe: Option<u64>,
+    probe: Option<u64>,
 }
 
 impl Admitted {
-    /// Keeps the breaker for a probe alone.
-    pub(super) fn if_probe(mut self) -> Self {
-        if self.probe.is_none() {
-            self.breaker = None;
-        }
-        self
+    /// The pass, if it is that of a probe.
+    pub(super) fn if_probe(self) -> Option<Self> {
+        self.probe.is_some().then_some(self)
     }
 
     /// Counts the outcome. A message that its key's breaker now stands before is told how long.

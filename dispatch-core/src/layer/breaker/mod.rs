@@ -132,16 +132,16 @@ where
     #[inline(always)]
     fn call(&mut self, message: Message) -> Self::Future {
         let admitted = match &self.scope {
-            Scope::Off => Ok(Admitted::default()),
-            Scope::Told(breaker) if breaker.is_closed() => Ok(Admitted::default()),
+            Scope::Off => Ok(None),
+            Scope::Told(breaker) if breaker.is_closed() => Ok(None),
             Scope::Told(breaker) => breaker.admit().map(Admitted::if_probe),
-            Scope::All(breaker) => breaker.admit(),
-            Scope::Key(breakers) => breakers.of(&message).admit(),
+            Scope::All(breaker) => breaker.admit().map(Some),
+            Scope::Key(breakers) => breakers.of(&message).admit().map(Some),
         };
         match admitted {
             Ok(admitted) => BreakerFuture {
                 call: Some(self.inner.call(message)),
-                admitted: Some(admitted),
+                admitted,
                 refused: None,
             },
             Err(error) => BreakerFuture {
@@ -171,6 +171,7 @@ where
 {
     type Output = Result<R, Error>;
 
+    #[inline(always)]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(call) = this.call.as_pin_mut() else {

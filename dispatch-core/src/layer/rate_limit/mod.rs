@@ -368,6 +368,7 @@ mod future {
     {
         type Output = Result<R, Error>;
 
+        #[inline(always)]
         fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
             let this = self.project();
             let result = ready!(this.call.poll(cx));

@@ -359,7 +359,7 @@ where
         // The stack is always ready: its waits are in its futures. Services must be asked all the same.
         let outcome = match self.service.poll_ready(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => self.slots.start(slot, || self.service.call(message)),
+            _ => self.slots.start(slot, self.service.call(message)),
         };
         if let Poll::Ready(outcome) = outcome {
             self.finished(slot, outcome);

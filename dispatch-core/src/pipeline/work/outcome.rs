@@ -32,13 +32,16 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         let took = clock::recent().moment.nanos_since(entry.received);
         self.counts.total.record(took);
-        let took = Duration::from_nanos(took);
         let source = &self.desks[entry.source()].capabilities;
-        let reopens = match self.plan.breaker.as_ref().map(BreakerHandle::state) {
+        let breaker = &self.plan.breaker;
+        let reopens = || match breaker.as_ref().map(BreakerHandle::state) {
             Some(BreakerState::Open(until)) => Some(until - Instant::now()),
             _ => None,
         };
-        let attempt_of = |error: &Error| Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error);
+        let attempt_of = |error: &Error| {
+            let took = Duration::from_nanos(took);
+            Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error)
+        };
         match verdict(outcome, attempt_of, source, reopens) {
             Verdict::Settle(disposition @ Disposition::Ack(_)) => {
                 self.counts.delivered += 1;
@@ -216,6 +219,7 @@ where
     }
 
     /// Puts the outcome on the source's desk; the slot stays taken until the source has confirmed it.
+    #[inline(always)]
     pub(super) fn settle(&mut self, slot: usize, disposition: Disposition) {
         let Some(entry) = self.slots.entry(slot) else { return };
         if !std::mem::replace(&mut entry.open, false) {
