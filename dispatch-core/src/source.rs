@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Attempt, Capabilities, Delivery, Error, Reply, Token};
+use crate::{Attempt, Capabilities, Delivery, Error, Reply, Token, telemetry::Origin};
 
 /// Something messages can be pulled from.
 ///
@@ -14,6 +14,11 @@ use crate::{Attempt, Capabilities, Delivery, Error, Reply, Token};
 pub trait Source: Send + 'static {
     /// What this source can do; asked once, before the first `receive`.
     fn capabilities(&self) -> Capabilities;
+
+    /// How the spans of its messages name it; the label is the pipeline's to set. By default they name the pipeline.
+    fn origin(&self) -> Option<Origin> {
+        None
+    }
 
     /// Who settles this source's deliveries; it works on after [`close`](Self::close).
     fn settler(&self) -> Arc<dyn Settler>;

@@ -12,7 +12,12 @@ use smol_str::{SmolStr, format_smolstr};
 use tower::{Layer, Service};
 
 use super::{alarms::Alarms, keyed::KeyFn};
-use crate::{Error, Later, Message, Reply, Store, id::random_id, store::Reservation, telemetry::Stats};
+use crate::{
+    Error, Later, Message, Reply, Store,
+    id::random_id,
+    store::Reservation,
+    telemetry::{self, Stats},
+};
 
 /// The code of the error that sends a delivery back because another one of the same message is being worked on.
 pub(crate) const IN_PROGRESS: &str = "in_progress";
@@ -169,13 +174,21 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (settings, renewals) = (Arc::clone(&self.settings), Arc::clone(&self.renewals));
+        // Told now, and to be told on when the reservation is there.
+        let origin = telemetry::tracer().map(|_| telemetry::origin());
+        let mut work = move |message| {
+            if let Some(origin) = &origin {
+                telemetry::coming_from(|| Arc::clone(origin));
+            }
+            inner.call(message)
+        };
         Box::pin(async move {
             let id = match &settings.key {
                 None => Some(message.id().clone()),
                 Some(key) => key(&message),
             };
             let Some(id) = id else {
-                return inner.call(message).await.map_err(Into::into);
+                return work(message).await.map_err(Into::into);
             };
             let hold = match Hold::take(settings, &id).await? {
                 Taken::Ours(hold) => hold,
@@ -184,7 +197,7 @@ where
                     return Ok(Reply::default());
                 }
             };
-            let work = inner.call(message);
+            let work = work(message);
             let outcome: Result<Reply, Error> = hold.renewed_while(work, &renewals).await.map_err(Into::into);
             match outcome {
                 Ok(reply) => {

@@ -20,7 +20,7 @@ use super::{
     deadline::expired,
     retry_policy::{Course, Next, RetryPolicy},
 };
-use crate::{Attempt, Error, Later, Message, clock, lock::lock};
+use crate::{Attempt, Error, Later, Message, clock, lock::lock, telemetry};
 
 /// Tries again after failures that may pass, as [`RetryPolicy`] says.
 ///
@@ -226,6 +226,7 @@ where
             let attempt = Attempt::failed(past.course.attempt, SystemTime::now() - took, took, &error);
             // What the breaker refused was not tried.
             if error.code().is_none_or(|code| code != "breaker") {
+                telemetry::attempt_failed(&attempt);
                 past.attempts.push(attempt);
             }
             Attempt::shorten(&mut past.attempts);

@@ -3,7 +3,8 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, ready},
 };
 
 use pin_project_lite::pin_project;
@@ -11,10 +12,16 @@ use rand::RngExt;
 use tower::{Layer, Service};
 use tracing::Span;
 
-use crate::Message;
+use crate::{
+    Error, Message,
+    telemetry::{self, TraceSpan},
+};
 
-/// Gives each message a `deliver` span (level debug, fields `id`, `attempt`, `trace_id`) and, where the message carries
-/// a W3C `traceparent`, hands the sink one of the same trace with a span id of our own.
+/// Gives each message a `deliver` span in the log (level debug, fields `id`, `attempt`, `trace_id`), and one of the
+/// process's [tracer](crate::telemetry::Tracer) if there is one.
+///
+/// The sink is handed the `traceparent` of the tracer's span. Without a tracer it is, where the message carries one, one of
+/// the same trace with a span id of our own. `tracestate` stays as it is.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TraceLayer;
 
@@ -29,57 +36,117 @@ impl<S> Layer<S> for TraceLayer {
     }
 }
 
-impl<S: Service<Message>> Service<Message> for Trace<S> {
+impl<S> Service<Message> for Trace<S>
+where
+    S: Service<Message>,
+    S::Error: Into<Error>,
+{
     type Response = S::Response;
-    type Error = S::Error;
+    type Error = Error;
     type Future = Traced<S::Future>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.0.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        self.0.poll_ready(cx).map_err(Into::into)
     }
 
     #[inline(always)]
     fn call(&mut self, mut message: Message) -> Self::Future {
         // No span, no memory for one: most run without.
-        let span = tracing::enabled!(tracing::Level::DEBUG).then(|| {
-            let trace_id = trace_id(&message);
-            Box::new(tracing::debug_span!("deliver", id = %message.id(), attempt = message.attempt, trace_id))
-        });
-        if let Some(next) = message.headers().get("traceparent").and_then(next_hop) {
+        let wanted = telemetry::tracer().is_some() || tracing::enabled!(tracing::Level::DEBUG);
+        let spans = if wanted { begin(&mut message) } else { None };
+        let followed = spans.as_ref().is_some_and(|spans| spans.followed.is_some());
+        if !followed && let Some(next) = message.headers().get("traceparent").and_then(next_hop) {
             message.headers_mut().insert("traceparent", next);
         }
         // Made where it stays: two ways to one place would copy it.
-        let Some(span) = span else {
+        let Some(spans) = spans else {
             return Traced {
                 call: self.0.call(message),
-                span: None,
+                spans: None,
             };
         };
+        let entered = spans.enter();
+        let call = self.0.call(message);
+        drop(entered);
         Traced {
-            call: span.in_scope(|| self.0.call(message)),
-            span: Some(span),
+            call,
+            spans: Some(spans),
+        }
+    }
+}
+
+/// Begins the message's spans, and has the next hop know of the tracer's.
+#[cold]
+fn begin(message: &mut Message) -> Option<Box<Spans>> {
+    let followed = telemetry::tracer().and_then(|tracer| tracer.process(message, &telemetry::origin()));
+    if let Some(span) = &followed {
+        let parent = message.headers().get("traceparent");
+        if parent.is_none_or(|parent| parts(parent).is_none()) && message.headers().get("tracestate").is_some() {
+            // It belongs to a parent that is none (W3C Trace Context, section 3.3.1).
+            message.headers_mut().remove("tracestate");
+        }
+        message.headers_mut().insert("traceparent", span.traceparent());
+    }
+    let log = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+        let trace_id = trace_id(message);
+        tracing::debug_span!("deliver", id = %message.id(), attempt = message.attempt, trace_id)
+    });
+    (log.is_some() || followed.is_some()).then(|| Box::new(Spans { log, followed }))
+}
+
+/// What follows one message.
+#[derive(Debug)]
+struct Spans {
+    log: Option<Span>,
+    followed: Option<Arc<dyn TraceSpan>>,
+}
+
+impl Spans {
+    /// Both are the current ones until the answer is dropped.
+    fn enter(&self) -> (Option<tracing::span::Entered<'_>>, Option<telemetry::Entered>) {
+        (
+            self.log.as_ref().map(Span::enter),
+            self.followed.as_ref().map(telemetry::enter),
+        )
+    }
+
+    /// The message is done.
+    #[cold]
+    fn end(&mut self, outcome: Result<(), &Error>) {
+        if let Some(span) = self.followed.take() {
+            span.end(outcome);
         }
     }
 }
 
 pin_project! {
-    /// The call, in its span if there is one.
+    /// The call, in its spans if there are any.
     #[derive(Debug)]
     pub struct Traced<F> {
         #[pin]
         call: F,
-        span: Option<Box<Span>>,
+        spans: Option<Box<Spans>>,
     }
 }
 
-impl<F: Future> Future for Traced<F> {
-    type Output = F::Output;
+impl<F, R, E> Future for Traced<F>
+where
+    F: Future<Output = Result<R, E>>,
+    E: Into<Error>,
+{
+    type Output = Result<R, Error>;
 
     #[inline(always)]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let _entered = this.span.as_ref().map(|span| span.enter());
-        this.call.poll(cx)
+        let Some(spans) = this.spans else {
+            return this.call.poll(cx).map_err(Into::into);
+        };
+        let entered = spans.enter();
+        let result = ready!(this.call.poll(cx)).map_err(Into::into);
+        drop(entered);
+        spans.end(result.as_ref().map(|_| ()));
+        Poll::Ready(result)
     }
 }
 

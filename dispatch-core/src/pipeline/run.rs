@@ -23,11 +23,12 @@ use super::{
     work::{Plan, Work},
 };
 use crate::{
-    Class, Error, Message, Reply, Sink, Store,
+    Class, Error, Message, Reply, Sink, Source, Store,
     backoff::Backoff,
     layer::{BreakerLayer, DedupeLayer, Limit, StackLayer, StackService, unless_panicked},
     own::Own,
     store::QueueSource,
+    telemetry::Origin,
 };
 
 impl Pipeline {
@@ -221,6 +222,13 @@ impl Runs {
             .map(|(_, source)| (source.settler(), source.capabilities()))
             .collect();
         let labels: Vec<_> = parts.sources.iter().map(|(label, _)| label.clone()).collect();
+        let origin = |(label, source): &(SmolStr, Box<dyn Source>)| {
+            let origin = source.origin();
+            let origin = origin.unwrap_or_else(|| Origin::new("dispatch", parts.name.clone()));
+            let label = label.clone();
+            Arc::new(Origin { label, ..origin })
+        };
+        let origins: Vec<_> = parts.sources.iter().map(origin).collect();
         let sources = std::mem::take(&mut parts.sources);
         let intake = Arc::new(Mutex::new(Intake::new(sources, Arc::clone(&self.shared))));
         // Exact: the shares of all shards together are the whole.
@@ -246,6 +254,7 @@ impl Runs {
                     resting: Arc::clone(&retry.resting),
                     crowded: Arc::clone(&retry.crowded),
                     labels: labels.clone(),
+                    origins: origins.clone(),
                 };
                 let desks = desks
                     .iter()

@@ -11,7 +11,7 @@ use tokio::{
 use super::{Claim, Claimed, Completion, Lease, Outcome, Store, turns::Turns};
 use crate::{
     Attempt, Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler,
-    Source, Token,
+    Source, Token, telemetry::Origin,
 };
 
 /// Claims the items of one durable queue; a pipeline reads its parked retries with it, and the source `queue` is its
@@ -237,6 +237,10 @@ impl Source for QueueSource {
             prefetch: CLAIMS * MOST - 64,
             ..Capabilities::default()
         }
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::new("dispatch", &*self.queue))
     }
 
     fn settler(&self) -> Arc<dyn Settler> {

@@ -14,6 +14,7 @@ use crate::{
         Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Positions,
         Queue, Rates, Reservation, Reservations, Slots, Stale, Taken,
     },
+    telemetry::Origin,
 };
 
 /// Faults to come, by the name of the call they strike: `receive`, `settle`, `bury`, `enqueue`, …; and how often each was
@@ -90,6 +91,9 @@ struct FaultySettler {
 impl<S: Source> Source for FaultySource<S> {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
+    }
+    fn origin(&self) -> Option<Origin> {
+        self.inner.origin()
     }
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(FaultySettler {

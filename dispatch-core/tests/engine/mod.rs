@@ -17,6 +17,7 @@ mod slow_claims;
 mod source_panics;
 mod sources;
 mod stacked;
+mod traced;
 mod watched;
 mod window;
 

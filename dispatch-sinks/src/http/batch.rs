@@ -8,7 +8,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use dispatch_core::{Class, Error, Message, Reply};
+use dispatch_core::{Class, Error, Message, Reply, telemetry::batch_span};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
@@ -120,11 +120,15 @@ async fn invoke(caller: Arc<Caller>, mut batch: Vec<Waiting>) {
         return;
     }
     let messages: Vec<_> = batch.iter().map(|(message, _)| message.clone()).collect();
+    let span = batch_span(&messages, &caller.place());
     let call = async {
-        let body = Message::with_id(
+        let mut body = Message::with_id(
             messages[0].id().clone(),
             records(&messages, caller.tells_receipts()).to_string(),
         );
+        if let Some(span) = &span {
+            body.headers_mut().insert("traceparent", span.traceparent());
+        }
         caller.call_batch(&body).await
     };
     let everybody_left = async {
@@ -136,6 +140,9 @@ async fn invoke(caller: Arc<Caller>, mut batch: Vec<Waiting>) {
         answer = call => answer,
         () = everybody_left => return,
     };
+    if let Some(span) = &span {
+        span.end(answer.as_ref().map(|_| ()));
+    }
     for ((_, tell), outcome) in batch.into_iter().zip(outcomes(&messages, answer)) {
         // Who no longer waits has given up on it: it comes again.
         drop(tell.send(outcome));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use dispatch_core::{
     Class, Error, Headers, HealthCheck, Message, Reply, Sink,
     config::{ConfigError, Template},
-    telemetry::Meter,
+    telemetry::{self, Meter},
 };
 use futures::future::Either;
 use http::{
@@ -179,6 +179,16 @@ impl Caller {
         }
         self.within(origin, url, &|url, headers| self.requests.of(url, message, headers))
             .await
+    }
+
+    /// How spans name where a batch goes.
+    pub(super) fn place(&self) -> telemetry::Origin {
+        let host = match &self.target {
+            Target::Fixed(url, _) => url.address.to_string(),
+            // A batch goes to one URL.
+            Target::FixedHost(..) | Target::PerMessage(..) => String::new(),
+        };
+        telemetry::Origin::new("http", host)
     }
 
     /// Sends the body of a batch.

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use dispatch_core::{Class, Error, Headers, Reply};
+use dispatch_core::{
+    Class, Classify as _, Error, Headers, Reply,
+    telemetry::{self, Origin},
+};
 use dispatch_sqs_client::judge;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -194,6 +197,10 @@ async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, 
     const OPERATION: &str = "SendMessageBatch";
     let queue = shared.queue().await?;
     let count = entries.len();
+    let span = telemetry::tracer().map(|tracer| {
+        let parents: Vec<_> = entries.iter().filter_map(|entry| entry.traceparent.clone()).collect();
+        tracer.batch(&parents, count, &Origin::new("aws_sqs", queue.name()))
+    });
     let built: Result<Vec<_>, _> = entries
         .into_iter()
         .enumerate()
@@ -204,8 +211,18 @@ async fn call(shared: &Shared, entries: Vec<Entry>) -> Result<Vec<Result<Reply, 
     let answer = request.set_entries(Some(built)).send().await;
     let answer = match answer {
         Ok(answer) => answer,
-        Err(error) => return Err(shared.heard(judge(OPERATION, queue.name(), error)).await),
+        Err(error) => {
+            let error = shared.heard(judge(OPERATION, queue.name(), error)).await;
+            if let Some(span) = &span {
+                span.end(Err(&Error::new(error.class(), error.to_string())));
+            }
+            return Err(error);
+        }
     };
+    if let Some(span) = &span {
+        // What SQS did not take of it is on the spans of those messages.
+        span.end(Ok(()));
+    }
     let silent = || {
         SqsSinkError::Sqs(SqsError::Server {
             operation: OPERATION,

@@ -11,7 +11,12 @@ use aws_sdk_sqs::{
 };
 use base64::Engine as _;
 use bytes::Bytes;
-use dispatch_core::{Error, Message, config::Template, telemetry::LeftOut};
+use dispatch_core::{
+    Error, Message,
+    config::Template,
+    telemetry::{self, LeftOut},
+};
+use smol_str::SmolStr;
 
 use super::{Encoding, SqsSinkConfig, SqsSinkError};
 
@@ -28,6 +33,8 @@ pub(super) struct Entry {
     dedup: Option<String>,
     delay: Option<i32>,
     trace_header: Option<String>,
+    /// Which span this message has, where spans are made.
+    pub(super) traceparent: Option<SmolStr>,
     attributes: Vec<(String, String, Bytes)>,
     /// What counts towards the limit.
     pub(super) size: usize,
@@ -112,6 +119,7 @@ impl Entry {
             dedup,
             delay,
             trace_header,
+            traceparent: telemetry::tracer().and_then(|_| message.headers().get("traceparent").map(Into::into)),
             attributes: Vec::new(),
         };
         entry.take_attributes(message, &config.attributes, left_out);

@@ -24,6 +24,16 @@ impl<'a> Place<'a> {
         self.queue_url.or(self.queue_name).unwrap_or_default()
     }
 
+    /// The queue's name, without the rest of its URL.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        self.label()
+            .trim_end_matches('/')
+            .rsplit('/')
+            .next()
+            .unwrap_or_default()
+    }
+
     /// Whether the queue is a FIFO queue: its name says so.
     #[must_use]
     pub fn is_fifo(&self) -> bool {

@@ -8,7 +8,9 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_sqs::config::SharedHttpClient;
 use dispatch_core::{
-    Capabilities, Delivery, Error, NackDelay, Order, Received, Settler, Source, config::ConfigError, telemetry::Meter,
+    Capabilities, Delivery, Error, NackDelay, Order, Received, Settler, Source,
+    config::ConfigError,
+    telemetry::{Meter, Origin},
 };
 use dispatch_sqs_client::SqsError;
 use tokio::{
@@ -224,6 +226,10 @@ impl Source for SqsSource {
         capabilities.counts_redeliveries = true;
         capabilities.prefetch = 0;
         capabilities
+    }
+
+    fn origin(&self) -> Option<Origin> {
+        Some(Origin::new("aws_sqs", self.shared.config.place().name()))
     }
 
     fn settler(&self) -> Arc<dyn Settler> {

@@ -40,7 +40,7 @@ use crate::{
     clock::{self, Moment},
     layer::{BreakerHandle, expired},
     message::Wall,
-    telemetry::till::Till,
+    telemetry::{Origin, coming_from, till::Till},
 };
 
 /// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
@@ -74,6 +74,8 @@ pub(super) struct Plan {
     pub(super) crowded: Arc<AtomicBool>,
     /// The sources' labels.
     pub(super) labels: Vec<SmolStr>,
+    /// How spans name the sources.
+    pub(super) origins: Vec<Arc<Origin>>,
 }
 
 /// The messages in flight of one driver.
@@ -355,11 +357,14 @@ where
         if entry.message.deadline.is_some_and(|deadline| deadline <= now.instant) {
             return self.finished(slot, Err(expired()));
         }
-        let message = entry.message.clone();
+        let (message, source) = (entry.message.clone(), entry.source());
         // The stack is always ready: its waits are in its futures. Services must be asked all the same.
         let outcome = match self.service.poll_ready(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => self.slots.start(slot, self.service.call(message)),
+            _ => {
+                coming_from(|| Arc::clone(&self.plan.origins[source]));
+                self.slots.start(slot, self.service.call(message))
+            }
         };
         if let Poll::Ready(outcome) = outcome {
             self.finished(slot, outcome);
