@@ -22,6 +22,7 @@ mod register;
 mod run;
 mod server;
 mod store;
+mod traces;
 
 use std::process::ExitCode;
 

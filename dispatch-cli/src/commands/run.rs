@@ -12,6 +12,7 @@ use crate::{
     logs::{self, Screen},
     run::{Board, End, Ended, Generation, Plan, Process, Signals, Stores, Systemd, Watch, Wish},
     server::Server,
+    traces::Traces,
 };
 
 /// Run pipelines until their input ends or a signal comes
@@ -19,6 +20,8 @@ use crate::{
 /// SIGTERM and SIGINT drain: nothing new is received, what is started is finished; the second one ends at once, as
 /// SIGQUIT does. SIGHUP reads the files again and changes over if they are right. SIGUSR1 and SIGTSTP stop receiving,
 /// SIGUSR2 and SIGTTIN print the status and what is at the sinks.
+///
+/// Traces go to the collector that OTEL_EXPORTER_OTLP_ENDPOINT names, by http/protobuf.
 ///
 /// Exit codes: 0 ended or drained, 1 failed or not drained in time, 78 a mistake in a file, 130 or 143 ended at once.
 #[derive(Debug, Args)]
@@ -144,6 +147,7 @@ async fn supervised(
         Screen::live(global)
     };
     logs::start(global, &screen)?;
+    let traces = Traces::start()?;
     let mut signals = Signals::listen().map_err(|error| Failure::run(format!("cannot listen for signals: {error}")))?;
     let board = Board::default();
     let server = Server::start(&plan.admin, &board).await?;
@@ -168,8 +172,13 @@ async fn supervised(
         End::Ended(ended) => ended,
         End::AtOnce(signal) => return Ok(Outcome::AtOnce(at_once(signal))),
     };
+    let close = async {
+        let closed = process.close(&ended).await;
+        traces.flush().await;
+        closed
+    };
     tokio::select! {
-        closed = process.close(&ended) => closed?,
+        closed = close => closed?,
         signal = second(&mut signals) => return Ok(Outcome::AtOnce(at_once(signal))),
     }
     Ok(Outcome::Ended(ended))

@@ -17,7 +17,9 @@ const DATE: Option<&str> = option_env!("DISPATCH_DATE");
 
 fn features() -> Vec<&'static str> {
     let on = FEATURES.into_iter().filter(|(_, _, compiled_in)| *compiled_in);
-    on.map(|(name, ..)| name).collect()
+    on.map(|(name, ..)| name)
+        .chain(cfg!(feature = "otel").then_some("otel"))
+        .collect()
 }
 
 /// What this binary is.

@@ -131,3 +131,26 @@ fn a_component_that_was_left_out_names_its_feature() {
     assert_eq!(done.code, 78, "{done:?}");
     assert!(done.err.contains("--features postgres"), "{}", done.err);
 }
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_build_without_traces_says_once_which_feature_they_take() {
+    let dir = dir(&[("in.txt", "one\n"), ("p.toml", EMPTY)]);
+    for (variables, expected) in [
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")][..], 1),
+        (
+            &[
+                ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
+                ("OTEL_SDK_DISABLED", "true"),
+            ],
+            0,
+        ),
+        (&[], 0),
+    ] {
+        let mut command = crate::support::command(dir.path(), &["run", "p.toml"]);
+        let done = crate::support::done(command.envs(variables.iter().copied()));
+
+        assert_eq!(done.code, 0, "{done:?}");
+        assert_eq!(done.err.matches("--features otel").count(), expected, "{done:?}");
+    }
+}

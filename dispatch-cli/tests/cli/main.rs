@@ -44,6 +44,8 @@ mod kill;
 mod mutants;
 #[cfg(feature = "full")]
 mod notify;
+#[cfg(feature = "otel")]
+mod otel;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod rolling;

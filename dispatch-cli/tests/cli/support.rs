@@ -39,7 +39,10 @@ pub(crate) fn command(dir: &Path, args: &[&str]) -> Command {
         .env_remove("XDG_CONFIG_HOME");
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if name.starts_with("DISPATCH_") || ["RUST_LOG", "NO_COLOR", "NOTIFY_SOCKET"].contains(&name.as_str()) {
+        if name.starts_with("DISPATCH_")
+            || name.starts_with("OTEL_")
+            || ["RUST_LOG", "NO_COLOR", "NOTIFY_SOCKET"].contains(&name.as_str())
+        {
             command.env_remove(name);
         }
     }
