@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use smol_str::SmolStr;
 
 use super::{
-    Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Queue, Stale,
+    Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Look, Page,
+    Place, Queue, Stale,
 };
 use crate::Error;
 
@@ -68,6 +69,12 @@ impl Queue for Absent {
         self.refuse("queue")
     }
     async fn keys(&self, _: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
+        self.refuse("queue")
+    }
+    async fn waiting(&self, _: &str, _: Look) -> Result<Page, Error> {
+        self.refuse("queue")
+    }
+    async fn withdraw(&self, _: &str, _: &[Place]) -> Result<Vec<u64>, Error> {
         self.refuse("queue")
     }
     async fn purge(&self, _: &str) -> Result<u64, Error> {

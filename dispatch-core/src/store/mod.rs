@@ -15,6 +15,7 @@ mod reservations;
 mod slots;
 mod source;
 mod turns;
+mod waiting;
 
 use std::fmt;
 
@@ -29,6 +30,7 @@ pub use rates::{Rates, Taken};
 pub use reservations::{Reservation, Reservations};
 pub use slots::Slots;
 pub use source::QueueSource;
+pub use waiting::{Look, Page, Place, Waiting};
 
 use crate::Error;
 

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
+use super::{Look, Page, Place};
 use crate::{Attempt, Error, Headers, Message};
 
 /// Durable messages: enqueued once, claimed under a lease, settled under its fence.
@@ -48,6 +49,20 @@ pub trait Queue: Send + Sync {
     /// # Errors
     /// `Unavailable` or `Retry`.
     async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error>;
+
+    /// Shows items that are not leased, in the order of claims: one part of the queue, so that one of millions needs no
+    /// more memory than another. Items come and go meanwhile; one that stays is seen once.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Retry`.
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error>;
+
+    /// Removes the items at these places, as [`waiting`](Self::waiting) showed them, and answers with the rows of those
+    /// that it removed. One that somebody has leased, moved or removed meanwhile is not among them, and is left alone.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Retry`; nothing was removed then.
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error>;
 
     /// Removes every item that is not leased and says how many there were.
     ///

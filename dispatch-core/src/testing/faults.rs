@@ -11,8 +11,8 @@ use crate::{
     Capabilities, Class, Error, Received, SettleError, Settlement, Settler, Source, Store, Token,
     lock::lock,
     store::{
-        Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Positions,
-        Queue, Rates, Reservation, Reservations, Slots, Stale, Taken,
+        Claim, Claimed, Completion, DeadLetter, DeadLetterFilter, DeadLetters, Depth, Enqueued, Item, Lease, Look,
+        Page, Place, Positions, Queue, Rates, Reservation, Reservations, Slots, Stale, Taken,
     },
     telemetry::Origin,
 };
@@ -259,6 +259,14 @@ impl Queue for FaultyStore {
     async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
         self.faults.strike("keys")?;
         self.inner.queue().keys(queue).await
+    }
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
+        self.faults.strike("waiting")?;
+        self.inner.queue().waiting(queue, look).await
+    }
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
+        self.faults.strike("withdraw")?;
+        self.inner.queue().withdraw(queue, places).await
     }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.inner.queue().purge(queue).await

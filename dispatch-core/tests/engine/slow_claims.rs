@@ -8,8 +8,8 @@ use std::{
 use dispatch_core::{
     Error, MemoryStore, Store,
     store::{
-        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Rates, Reservations,
-        Slots, Stale,
+        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Look, Page, Place, Positions, Queue,
+        Rates, Reservations, Slots, Stale,
     },
 };
 use tokio::sync::Semaphore;
@@ -81,6 +81,12 @@ impl Queue for SlowClaims {
     }
     async fn keys(&self, queue: &str) -> Result<Vec<(smol_str::SmolStr, u64)>, Error> {
         self.inner.queue().keys(queue).await
+    }
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
+        self.inner.queue().waiting(queue, look).await
+    }
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
+        self.inner.queue().withdraw(queue, places).await
     }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         self.inner.queue().purge(queue).await

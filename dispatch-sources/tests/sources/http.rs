@@ -14,8 +14,8 @@ use dispatch_core::testing::source::{Bench, source_battery};
 use dispatch_core::{
     Attempt, Disposition, Error, Headers, MemoryStore, NackDelay, Reply, Source as _, Store,
     store::{
-        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Positions, Queue, Rates, Reservations,
-        Slots, Stale,
+        Claim, Claimed, Completion, DeadLetters, Depth, Enqueued, Item, Lease, Look, Page, Place, Positions, Queue,
+        Rates, Reservations, Slots, Stale,
     },
 };
 use dispatch_core::{Message, Pipeline, sink_fn};
@@ -138,6 +138,12 @@ impl Queue for Shaky {
     }
     async fn keys(&self, queue: &str) -> Result<Vec<(smol_str::SmolStr, u64)>, Error> {
         self.store.keys(queue).await
+    }
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
+        self.store.waiting(queue, look).await
+    }
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
+        self.store.withdraw(queue, places).await
     }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
         Queue::purge(&self.store, queue).await

@@ -2,7 +2,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeSet, HashMap},
     ops::Bound,
-    sync::Arc,
+    sync::{Arc, LazyLock},
     time::{Duration, SystemTime},
 };
 
@@ -16,11 +16,36 @@ use tokio::{
 use super::MemoryStore;
 use crate::{
     Error, clock,
-    store::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale},
+    store::{
+        Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Look, Outcome, Page, Place, Queue, Stale, Waiting,
+    },
 };
 
 /// Later than anything that is waited for.
 const FAR: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
+/// Where places are measured from.
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Nanoseconds from the start.
+fn measure(at: Instant) -> i64 {
+    let nanos = |span: Duration| i64::try_from(span.as_nanos()).unwrap_or(i64::MAX);
+    match at.checked_duration_since(*START) {
+        Some(after) => nanos(after),
+        None => -nanos(START.duration_since(at)),
+    }
+}
+
+/// The time that [`measure`] was given.
+fn instant(at: i64) -> Instant {
+    let span = Duration::from_nanos(at.unsigned_abs());
+    let time = if at < 0 {
+        START.checked_sub(span)
+    } else {
+        START.checked_add(span)
+    };
+    time.unwrap_or(*START)
+}
 
 /// One queue.
 #[derive(Debug, Default)]
@@ -216,6 +241,49 @@ impl Line {
         depth
     }
 
+    fn waiting(&mut self, look: &Look, now: Instant) -> Page {
+        self.expire(now);
+        let from = match look.after {
+            None => Bound::Unbounded,
+            Some(Place { priority, at, row }) => Bound::Excluded((Reverse(priority), instant(at), row)),
+        };
+        let mut places = self.waiting.range((from, Bound::Unbounded));
+        let mut page = Page::default();
+        let mut last = None;
+        for &(Reverse(priority), at, row) in places.by_ref().take(look.max) {
+            let place = Place {
+                priority,
+                at: measure(at),
+                row,
+            };
+            last = Some(place);
+            let Some(kept) = self.items.get(&row).filter(|kept| look.shows(&kept.item)) else {
+                continue;
+            };
+            page.items.push(Waiting {
+                place,
+                due: at <= now,
+                behind: self.is_follower(row),
+                item: kept.item.clone(),
+            });
+        }
+        page.next = last.filter(|_| places.next().is_some());
+        page
+    }
+
+    /// Takes an unleased item out.
+    fn withdraw(&mut self, Place { priority, at, row }: Place) -> Option<u64> {
+        if !self.waiting.remove(&(Reverse(priority), instant(at), row)) {
+            return None;
+        }
+        let item = self.items.remove(&row)?.item;
+        self.forget_key(row, &item);
+        if let Some(key) = &item.dedupe {
+            self.dedupe.remove(key);
+        }
+        Some(row)
+    }
+
     /// Whether something can be claimed now, else when time alone will next change that.
     fn next_change(&self, now: Instant) -> Result<(), Option<Instant>> {
         let lease_end = self.leased.first().map(|(until, _)| *until);
@@ -269,6 +337,19 @@ impl Queue for MemoryStore {
             .iter()
             .map(|(key, rows)| (key.clone(), rows.len() as u64))
             .collect())
+    }
+
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
+        Ok(self.state().line(queue).waiting(&look, Instant::now()))
+    }
+
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
+        let mut state = self.state();
+        let line = state.line(queue);
+        let rows = places.iter().filter_map(|place| line.withdraw(*place)).collect();
+        // Those behind them may go.
+        line.changed.notify_waiters();
+        Ok(rows)
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, Error> {

@@ -68,8 +68,8 @@ impl SqlStore {
 }
 
 /// Makes ready what is under leases that have run out.
-struct Recover {
-    queue: String,
+pub(super) struct Recover {
+    pub(super) queue: String,
 }
 
 #[async_trait]

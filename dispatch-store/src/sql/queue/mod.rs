@@ -10,6 +10,7 @@ mod returns;
 mod settle;
 mod take;
 mod wait;
+mod waiting;
 mod watch;
 
 use std::time::Duration;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use dispatch_core::{
     Error,
-    store::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale},
+    store::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Look, Outcome, Page, Place, Queue, Stale},
 };
 use smol_str::SmolStr;
 
@@ -92,6 +93,14 @@ impl Queue for SqlStore {
     async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
         let queue = queue.to_owned();
         Ok(self.database.perform(watch::Keys { queue }).await?)
+    }
+
+    async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
+        self.see(queue, look).await
+    }
+
+    async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
+        self.take_out(queue, places).await
     }
 
     async fn purge(&self, queue: &str) -> Result<u64, Error> {
