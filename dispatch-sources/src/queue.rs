@@ -93,10 +93,11 @@ impl SourceConfig for QueueSourceConfig {
         let source = QueueSource::new(Arc::clone(&context.store), self.queue)
             .lease(self.lease.0)
             .ordered(self.ordered);
-        Ok(Box::new(match self.serve_lower_every {
+        let source = match self.serve_lower_every {
             Some(every) => source.serve_lower_every(every),
             None => source,
-        }))
+        };
+        Ok(Box::new(source.answering(&context.commands, &context.meter)))
     }
 }
 

@@ -34,6 +34,9 @@ mod dispatcherd_socket;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd_start;
+
+#[cfg(feature = "dispatcherd")]
+mod dispatcherd_waiting;
 mod docs;
 mod examples;
 mod exits;

@@ -148,6 +148,22 @@ impl<T> Backlog<T> {
             .unwrap_or_default()
     }
 
+    /// Takes out what is picked; those behind it move up.
+    pub(super) fn take_out(&mut self, picks: impl Fn(&T) -> bool) {
+        self.plain.retain(|item| !picks(item));
+        self.keyed.retain(|_, lane| {
+            lane.waiting.retain(|item| !picks(item));
+            lane.busy || !lane.waiting.is_empty()
+        });
+        let (plain, keyed) = (&self.plain, &self.keyed);
+        self.turns.retain(|key| {
+            if key.is_empty() {
+                return !plain.is_empty();
+            }
+            keyed.get(key).is_some_and(|lane| !lane.waiting.is_empty())
+        });
+    }
+
     /// Takes everything out.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.turns.clear();
@@ -201,6 +217,24 @@ mod tests {
         backlog.done(&"b".into());
 
         assert!(is_empty(&backlog));
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_the_others_their_turns() {
+        let mut backlog = backlog(true, &["a-1", "a-2", "a-3", "b-1", "none", "c-1"]);
+        backlog.pop();
+
+        backlog.take_out(|item| matches!(*item, "a-2" | "b-1" | "none"));
+
+        assert_eq!([backlog.pop(), backlog.pop()], [Some("c-1"), None]);
+        backlog.done(&"a".into());
+        backlog.done(&"c".into());
+        assert_eq!(backlog.pop(), Some("a-3"));
+        backlog.take_out(|_| true);
+        backlog.done(&"a".into());
+        assert!(is_empty(&backlog));
+        backlog.push("none", None);
+        assert_eq!(backlog.pop(), Some("none"));
     }
 
     #[test]

@@ -39,6 +39,7 @@ mod run;
 mod slots;
 mod stuck;
 mod verdict;
+mod visit;
 mod work;
 
 pub use builder::{Pipeline, PipelineBuilder, Summary, parked_queue};

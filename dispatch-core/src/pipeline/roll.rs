@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Mutex,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     task::Waker,
@@ -15,10 +15,14 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
+use super::visit::{Held, Visit, Wanted};
 use crate::{Message, Token, lock::lock};
 
 /// How long a driver may take to answer: it answers between two turns, unless a sink blocks its thread.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same where who asks has to answer within a second himself.
+const VISIT: Duration = Duration::from_millis(200);
 
 /// A message that is being worked on.
 #[derive(Debug, Clone)]
@@ -43,7 +47,7 @@ pub(super) struct Called {
 type Answer = (u64, Vec<InProgress>);
 
 /// Who asks, and who can answer.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Roll {
     /// Which question is the latest.
     question: AtomicU64,
@@ -51,6 +55,14 @@ pub(super) struct Roll {
     /// What wakes each driver.
     drivers: Mutex<BTreeMap<u64, Waker>>,
     numbers: AtomicU64,
+    /// What is asked by commands.
+    visits: Mutex<Vec<Arc<Visit>>>,
+}
+
+impl std::fmt::Debug for Roll {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Roll").finish_non_exhaustive()
+    }
 }
 
 impl Roll {
@@ -72,6 +84,33 @@ impl Roll {
 
     pub(super) fn answer(&self, driver: u64, all: &[InProgress]) {
         lock(&self.askers).retain(|asker| asker.send((driver, all.to_vec())).is_ok());
+    }
+
+    /// What is asked by commands and may not be answered yet.
+    pub(super) fn visits(&self) -> Vec<Arc<Visit>> {
+        lock(&self.visits).clone()
+    }
+
+    /// Asks every driver for what it holds of what is wanted; one that does not answer in time is left out, and nothing is
+    /// taken from it any more.
+    pub(super) async fn visit(&self, wanted: Wanted) -> Held {
+        let (asker, mut answers) = unbounded_channel();
+        let visit = Arc::new(Visit::new(wanted, asker));
+        lock(&self.visits).push(Arc::clone(&visit));
+        self.question.fetch_add(1, Ordering::AcqRel);
+        let mut asked: BTreeMap<u64, Waker> = lock(&self.drivers).clone();
+        asked.values().for_each(Waker::wake_by_ref);
+        let until = Instant::now() + VISIT;
+        let mut all = Held::default();
+        while !asked.is_empty()
+            && let Ok(Some((driver, held))) = timeout_at(until, answers.recv()).await
+        {
+            all.add(held);
+            let left = lock(&self.drivers);
+            asked.retain(|other, _| *other != driver && left.contains_key(other));
+        }
+        lock(&self.visits).retain(|other| !Arc::ptr_eq(other, &visit));
+        all
     }
 
     /// Asks every driver.

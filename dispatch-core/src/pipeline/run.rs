@@ -19,7 +19,7 @@ use super::{
     keep::Keep,
     lanes::LanePolicy,
     parking::Parking,
-    stuck,
+    stuck, visit,
     work::{Plan, Work},
 };
 use crate::{
@@ -71,6 +71,7 @@ impl Pipeline {
             }
         }
         shared.set_phase(Phase::Running);
+        visit::answer_commands(&shared);
 
         // They end with this run: dropped, the set aborts its tasks.
         let mut watches = watch_health(&*sink, &shared);
@@ -90,7 +91,9 @@ impl Pipeline {
             .lanes
             .as_ref()
             .is_some_and(|lanes| lanes.policy == LanePolicy::ParkKey);
-        let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked)).ordered(by_key);
+        let rest = QueueSource::new(Arc::clone(&store), Arc::clone(&parked))
+            .ordered(by_key)
+            .answering_again(&shared.commands, &shared.meter);
         parts.sources.push(("parked".into(), Box::new(rest)));
         if parts.prefetch.is_some() {
             let most = parts.stack.concurrency.most() + prefetch;

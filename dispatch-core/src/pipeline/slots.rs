@@ -92,6 +92,12 @@ impl<F: Future, E> Slots<F, E> {
             .filter_map(|slot| slot.entry.as_ref())
     }
 
+    /// The numbers of the entries that have a future, in their order.
+    pub(super) fn started(&self) -> impl Iterator<Item = usize> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter(|(_, slot)| slot.future.is_some()).map(|(index, _)| index)
+    }
+
     /// How many entries there are.
     pub(super) fn len(&self) -> usize {
         self.slots.len() - self.free.len()

@@ -40,6 +40,11 @@ impl<'d> Filter<'d> {
         }
     }
 
+    /// The texts that stand in each task that it picks, or are its id.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.task.as_deref().into_iter().chain(self.uuid.as_deref())
+    }
+
     /// Whether it picks this task; its `text`, an object, is asked for only where arguments matter.
     pub fn picks<'t>(&self, task: &str, uuid: &str, text: impl FnOnce() -> Cow<'t, str>) -> bool {
         self.task.as_ref().is_none_or(|wanted| wanted == task)

@@ -15,10 +15,12 @@ pub mod chunks;
 mod filter;
 mod heed;
 pub mod json;
+mod listed;
 mod message;
 
 pub use filter::Filter;
 pub use heed::heed;
+pub use listed::{Listed, Shown};
 pub use message::{
     ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
     is_empty, likeness, more_members, with_members,

@@ -18,6 +18,7 @@ mod source_panics;
 mod sources;
 mod stacked;
 mod traced;
+mod waiting;
 mod watched;
 mod window;
 

@@ -5,11 +5,11 @@ use std::{
     sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
 };
 
-use dispatch_core::tasks::{BarePayload, ControlMessage, Filter, Incoming, json, with_members};
+use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, json, with_members};
 use serde_json::{Value, json};
 
 use super::{
-    hall::{Task, Where},
+    listing::{cancel, running},
     service::Service,
 };
 
@@ -68,84 +68,7 @@ fn error(text: &str) -> String {
     json!({ "error": text }).to_string()
 }
 
-fn picks(filter: &Filter<'_>, task: &Task) -> bool {
-    filter.picks(task.name(), task.uuid(), || task.text().into())
-}
-
-/// What the pool of workers answers: its tasks by worker, and those that wait for one; both as JSON text.
-#[derive(Default)]
-struct AtWork {
-    workers: Vec<(String, String)>,
-    queued: Vec<String>,
-}
-
-async fn at_work(service: &Service, command: &str, data: &str) -> Option<AtWork> {
-    let answers = service.commands.ask(command, data).await;
-    if answers.is_empty() {
-        return None;
-    }
-    let mut all = AtWork::default();
-    for answer in &answers {
-        for (key, raw) in json::members(answer).ok().flatten().unwrap_or_default() {
-            if key == "queued" {
-                all.queued.extend(items(raw));
-            } else {
-                all.workers.push((key.into_owned(), raw.to_owned()));
-            }
-        }
-    }
-    Some(all)
-}
-
-/// The members of an object whose keys do not matter.
-fn items(object: &str) -> impl Iterator<Item = String> {
-    let members = json::members(object).ok().flatten().unwrap_or_default();
-    let items: Vec<_> = members.into_iter().map(|(_, raw)| raw.to_owned()).collect();
-    items.into_iter()
-}
-
-async fn running(service: &Service, data: &str) -> String {
-    let filter = Filter::read(data);
-    let waiting = service.hall.list(|task| picks(&filter, task));
-    let at_work = at_work(service, "running", data).await;
-    listed(waiting, at_work)
-}
-
-async fn cancel(service: &Service, data: &str) -> String {
-    let filter = Filter::read(data);
-    // Those that wait first: none of them may start in the place of one that is cancelled.
-    let cancelled = service.hall.cancel(|task| picks(&filter, task));
-    let at_work = at_work(service, "cancel", data).await;
-    listed(cancelled, at_work.or_else(|| Some(AtWork::default())))
-}
-
-/// One object of all tasks: `worker-<id>`, `blocked-<i>`, `queued-<i>`, `delayed-<i>`.
-fn listed(tasks: Vec<(Where, String)>, at_work: Option<AtWork>) -> String {
-    let known = at_work.is_some();
-    let AtWork { workers, queued } = at_work.unwrap_or_default();
-    let mut members = workers;
-    let mut counts = [0_usize; 4];
-    let mut add = |kind: usize, name: &str, text: String| {
-        members.push((format!("{name}-{}", counts[kind]), text));
-        counts[kind] += 1;
-    };
-    for text in queued {
-        add(1, "queued", text);
-    }
-    for (place, text) in tasks {
-        match place {
-            Where::Blocked => add(0, "blocked", text),
-            Where::Queued => add(1, "queued", text),
-            Where::Delayed => add(2, "delayed", text),
-            // Without a pool nobody else knows of them.
-            Where::Out if !known => add(3, "worker", text),
-            Where::Out => {}
-        }
-    }
-    object(members)
-}
-
-fn object(members: impl IntoIterator<Item = (String, String)>) -> String {
+pub(super) fn object(members: impl IntoIterator<Item = (String, String)>) -> String {
     let mut text = "{".to_owned();
     for (key, raw) in members {
         if text.len() > 1 {
@@ -217,11 +140,12 @@ async fn producers(service: &Service) -> String {
 
 async fn main(service: &Service) -> String {
     let pool = one(service, "pool", "{}", "{}").await;
+    // Queues are sources of their own.
+    let others = service.commands.ask("received", "{}").await;
+    let others: u64 = others.iter().filter_map(|count| count.parse::<u64>().ok()).sum();
+    let received = service.counts.received.load(Relaxed) + others;
     object([
-        (
-            "received_count".to_owned(),
-            service.counts.received.load(Relaxed).to_string(),
-        ),
+        ("received_count".to_owned(), received.to_string()),
         (
             "control_count".to_owned(),
             service.counts.control.load(Relaxed).to_string(),

@@ -33,6 +33,7 @@ mod control;
 mod hall;
 mod heard;
 mod listener;
+mod listing;
 mod parts;
 mod producers;
 mod replies;

@@ -14,6 +14,9 @@ pub(super) const LIMIT: usize = 7_999;
 /// How long an answer may take to be sent, its connection included. Who asks waits for a second.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// So many pieces go in one statement: each trip, and each commit, costs as much as many of them.
+const AT_ONCE: usize = 64;
+
 /// The connection for answers; made for the first, and again when it is lost.
 pub(super) struct Replies {
     server: Server,
@@ -61,8 +64,9 @@ impl Replies {
                 client
             }
         };
-        for piece in pieces {
-            let sent = client.execute("SELECT pg_notify($1, $2)", &[&channel, &piece]).await;
+        for pieces in pieces.chunks(AT_ONCE) {
+            let notify = "SELECT count(pg_notify($1, piece)) FROM unnest($2::text[]) AS piece";
+            let sent = client.execute(notify, &[&channel, &pieces]).await;
             sent.map_err(|source| PgError::Work {
                 what: "send an answer",
                 place: self.server.place().to_owned(),

@@ -5,6 +5,7 @@ mod leases;
 mod outcome;
 mod park;
 mod reach;
+mod visit;
 
 use std::{
     pin::Pin,
@@ -333,6 +334,7 @@ where
             })
             .collect();
         self.shared.roll.answer(self.driver, &all);
+        self.visited();
     }
 
     fn resting(&self) -> usize {

@@ -172,12 +172,16 @@ struct Withdraw {
     places: Vec<Place>,
 }
 
-/// PostgreSQL: what a claim is taking just now is passed over, as by another claim.
+/// PostgreSQL: what a claim is taking just now is passed over, as by another claim. Each place is looked up by itself: joined,
+/// the whole queue would be read for each page.
 const TAKE: &str = "
     DELETE FROM dispatch_ready WHERE ctid = ANY (ARRAY(
         SELECT r.ctid FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) AS place(priority, run_at, id)
-        JOIN dispatch_ready r ON r.queue = $1 AND r.priority = place.priority AND r.run_at = place.run_at AND r.id = place.id
-        FOR UPDATE OF r SKIP LOCKED))
+        CROSS JOIN LATERAL (
+            SELECT o.ctid FROM dispatch_ready o
+            WHERE o.queue = $1 AND o.priority = place.priority AND o.run_at = place.run_at AND o.id = place.id
+            FOR UPDATE SKIP LOCKED
+        ) AS r))
     RETURNING id";
 
 /// SQLite.

@@ -1,6 +1,15 @@
 //! The Store's queue as a source.
 
-use std::{collections::VecDeque, fmt, num::NonZeroU32, sync::Arc, time::Duration};
+mod landed;
+mod steer;
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    num::NonZeroU32,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use tokio::{
@@ -8,10 +17,12 @@ use tokio::{
     time::Instant,
 };
 
+use self::{landed::Landed, steer::Steered};
 use super::{Claim, Claimed, Completion, Lease, Outcome, Store, turns::Turns};
 use crate::{
-    Attempt, Capabilities, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement, Settler,
-    Source, Token, telemetry::Origin,
+    Attempt, Capabilities, Commands, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement,
+    Settler, Source, Token,
+    telemetry::{Meter, Origin},
 };
 
 /// Claims the items of one durable queue; a pipeline reads its parked retries with it, and the source `queue` is its
@@ -41,8 +52,12 @@ pub struct QueueSource {
     claims: VecDeque<Claiming>,
     /// Waits until there may be something, likewise.
     wait: Option<JoinHandle<()>>,
-    /// Claimed and not yet asked for, with the time their lease began.
-    ready: VecDeque<(Instant, Delivery)>,
+    /// The number of the next claim.
+    next_claim: u64,
+    /// Claimed and not yet asked for.
+    landed: Arc<Landed>,
+    /// Who answers for it, if anybody is to.
+    steered: Option<Arc<Steered>>,
     /// How many to claim at once, though fewer may be asked for: what is worked off in a few milliseconds.
     ahead: usize,
     /// Whether no more may be claimed than is asked for.
@@ -56,10 +71,12 @@ pub struct QueueSource {
 
 /// A claim under way.
 struct Claiming {
+    number: u64,
     /// When its leases begin, at the earliest.
     began: Instant,
     asked: usize,
-    task: JoinHandle<Result<(Vec<Claimed>, Option<Turns>), Error>>,
+    /// Puts what it brings where it waits, and says how much it was.
+    task: JoinHandle<Result<(usize, Option<Turns>), Error>>,
 }
 
 impl fmt::Debug for QueueSource {
@@ -82,7 +99,9 @@ impl QueueSource {
             turns: None,
             claims: VecDeque::new(),
             wait: None,
-            ready: VecDeque::new(),
+            next_claim: 0,
+            landed: Arc::default(),
+            steered: None,
             ahead: 0,
             exact: false,
             filled: None,
@@ -113,6 +132,33 @@ impl QueueSource {
         self
     }
 
+    /// Answers commands about what waits in the queue: `waiting` and `withdraw` about the tasks in it, of all its processes,
+    /// and `received`, how many this source has handed out. The source `pg_notify` asks so for what its clients call
+    /// `running`, `cancel` and `main`. Comes last: what it answers is of the source as it is now.
+    #[must_use]
+    pub fn answering(self, commands: &Commands, meter: &Meter) -> Self {
+        self.steered(commands, meter, true)
+    }
+
+    /// As [`answering`](Self::answering), of what was received before.
+    pub(crate) fn answering_again(self, commands: &Commands, meter: &Meter) -> Self {
+        self.steered(commands, meter, false)
+    }
+
+    fn steered(mut self, commands: &Commands, meter: &Meter, counts: bool) -> Self {
+        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
+        let steered = Arc::new(Steered::new(
+            store,
+            queue,
+            self.ordered,
+            Arc::clone(&self.landed),
+            meter,
+        ));
+        steered.answer(commands, counts);
+        self.steered = Some(steered);
+        self
+    }
+
     fn queue_settler(&self) -> QueueSettler {
         QueueSettler {
             store: Arc::clone(&self.store),
@@ -128,15 +174,26 @@ impl QueueSource {
             ordered: self.ordered,
             below: None,
         };
-        let turns = self.turns;
+        let mut turns = self.turns;
+        let (landed, steered, settler) = (Arc::clone(&self.landed), self.steered.clone(), self.settler());
+        let (began, number) = (Instant::now(), self.next_claim);
+        self.next_claim += 1;
         let task = tokio::spawn(async move {
-            match turns {
-                None => Ok((store.queue().claim(&queue, claim).await?, None)),
-                Some(mut turns) => Ok((turns.claim(store.queue(), &queue, claim).await?, Some(turns))),
+            let claimed = match &mut turns {
+                None => store.queue().claim(&queue, claim).await?,
+                Some(turns) => turns.claim(store.queue(), &queue, claim).await?,
+            };
+            let count = claimed.len();
+            let deliveries = claimed.into_iter().map(|claimed| deliver(claimed, &settler));
+            let withdrawn = landed.put(number, began, deliveries.collect());
+            if let Some(steered) = steered.filter(|_| !withdrawn.is_empty()) {
+                steered.end(withdrawn).await;
             }
+            Ok((count, turns))
         });
         self.claims.push_back(Claiming {
-            began: Instant::now(),
+            number,
+            began,
             asked: claim.max,
             task,
         });
@@ -150,24 +207,21 @@ impl QueueSource {
         let claimed = (&mut claiming.task).await;
         let (began, asked) = (claiming.began, claiming.asked);
         self.claims.pop_front();
-        let (claimed, turns) = joined(claimed)?;
+        let (count, turns) = joined(claimed)?;
         self.turns = turns;
-        if claimed.is_empty() && self.wait.is_none() {
+        if count == 0 && self.wait.is_none() {
             self.start_wait();
         }
         // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
         // held back from other processes.
         let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
-        let full = claimed.len() == asked && asked >= WORTHWHILE;
+        let full = count == asked && asked >= WORTHWHILE;
         self.ahead = if full && quick && turns.is_none() && !self.exact {
             MOST.min(asked * 2)
         } else {
             0
         };
         self.filled = full.then_some(began);
-        let settler = self.settler();
-        self.ready
-            .extend(claimed.into_iter().map(|claimed| (began, deliver(claimed, &settler))));
         Ok(())
     }
 
@@ -177,7 +231,7 @@ impl QueueSource {
             return;
         }
         let asked: usize = self.claims.iter().map(|claiming| claiming.asked).sum();
-        let mut coming = self.ready.len() + asked;
+        let mut coming = self.landed.count(self.under_way()) + asked;
         while self.claims.len() < CLAIMS && coming + self.ahead <= CLAIMS * MOST {
             self.start_claim(self.ahead);
             coming += self.ahead;
@@ -199,15 +253,22 @@ impl QueueSource {
         self.wait = Some(tokio::spawn(async move { store.queue().changed(&queue).await }));
     }
 
+    /// The oldest claim that is under way; those before it have ended.
+    fn under_way(&self) -> u64 {
+        self.claims.front().map_or(self.next_claim, |claiming| claiming.number)
+    }
+
     /// What is ready and still ours for at least half its lease.
     fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
-        let half = self.lease / 2;
         // One held too long goes back by being dropped.
-        self.ready.retain(|(leased, _)| leased.elapsed() < half);
-        self.ready
-            .drain(..max.min(self.ready.len()))
-            .map(|(_, delivery)| delivery)
-            .collect()
+        let since = Instant::now().checked_sub(self.lease / 2);
+        let taken = self.landed.take(max, self.under_way(), since);
+        if let Some(steered) = &self.steered {
+            let is_new = |delivery: &&Delivery| delivery.history.is_empty() && delivery.message.attempt == 1;
+            let new = taken.iter().filter(is_new).count();
+            steered.received.fetch_add(new as u64, Relaxed);
+        }
+        taken
     }
 }
 
@@ -275,14 +336,15 @@ impl Source for QueueSource {
 
     async fn hold(&mut self) -> Result<(), Error> {
         // Others may have them while we may not.
-        self.ready.clear();
+        drop(self.landed.take(usize::MAX, self.under_way(), None));
         (self.ahead, self.filled) = (0, None);
         let claims = std::mem::take(&mut self.claims);
         if !claims.is_empty() {
             // In a task of its own: what a slow Store brings goes back though nobody waits here any more.
             let (settler, before) = (self.queue_settler(), self.returning.take());
+            let landed = Arc::clone(&self.landed);
             self.returning = Some(tokio::spawn(async move {
-                let given_back = settler.give_back(claims).await;
+                let given_back = settler.give_back(claims, &landed).await;
                 match before {
                     Some(before) => joined(before.await).and(given_back),
                     None => given_back,
@@ -301,14 +363,11 @@ impl Source for QueueSource {
         if let Some(wait) = self.wait.take() {
             wait.abort();
         }
-        let leases = self
-            .ready
-            .drain(..)
-            .map(|(_, delivery)| delivery.receipt.into_parts().0)
-            .collect();
+        let ready = self.landed.take(usize::MAX, self.under_way(), None);
         let settler = self.queue_settler();
-        settler.release(leases).await;
-        let given_back = settler.give_back(std::mem::take(&mut self.claims)).await;
+        settler.release(ready).await;
+        let claims = std::mem::take(&mut self.claims);
+        let given_back = settler.give_back(claims, &self.landed).await;
         self.returned().await.and(given_back)
     }
 }
@@ -322,14 +381,11 @@ struct QueueSettler {
 
 impl QueueSettler {
     /// Gives back what claims bring that are still under way, each of them, whatever becomes of the others.
-    async fn give_back(&self, claims: VecDeque<Claiming>) -> Result<(), Error> {
+    async fn give_back(&self, claims: VecDeque<Claiming>, landed: &Landed) -> Result<(), Error> {
         let mut given_back = Ok(());
         for claiming in claims {
             match joined(claiming.task.await) {
-                Ok((claimed, _)) => {
-                    let token = |claimed: &Claimed| Token::new(claimed.lease.row, claimed.lease.fence);
-                    self.release(claimed.iter().map(token).collect()).await;
-                }
+                Ok(_) => self.release(landed.remove(claiming.number)).await,
                 Err(error) => given_back = Err(error),
             }
         }
@@ -337,12 +393,12 @@ impl QueueSettler {
     }
 
     /// A lease that cannot be given back runs out.
-    async fn release(&self, tokens: Vec<Token>) {
-        let release = |token| Settlement {
-            token,
+    async fn release(&self, deliveries: Vec<Delivery>) {
+        let release = |delivery: Delivery| Settlement {
+            token: delivery.receipt.into_parts().0,
             disposition: Disposition::Release,
         };
-        drop(self.settle(tokens.into_iter().map(release).collect()).await);
+        drop(self.settle(deliveries.into_iter().map(release).collect()).await);
     }
 }
 
