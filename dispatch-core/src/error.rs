@@ -78,7 +78,8 @@ struct Inner {
     attempts: Vec<Attempt>,
 }
 
-/// Where a message goes once the stack has given up on it for now; said by the retry layer, read by the driver.
+/// Where a message goes once the stack has given up on it for now; said by the retry layer, or by a sink that is gone, and read
+/// by the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Later {
     /// Give it again after this long; by the source if it can, else parked in the Store.
@@ -87,6 +88,9 @@ pub enum Later {
     Exhausted,
     /// Its deadline has passed: dead letter.
     Expired,
+    /// Back to its source, and the pipeline drains: the sink is gone for as long as the process lives; see
+    /// [`Error::gone`].
+    Gone,
 }
 
 impl Error {
@@ -114,6 +118,13 @@ impl Error {
     /// The far side is down or refuses us: [`Class::Unavailable`].
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::new(Class::Unavailable, source)
+    }
+
+    /// The sink is gone for as long as this process lives, as standard output is whose reader has closed it:
+    /// [`Class::Unavailable`] with [`Later::Gone`]. The message goes back to its source uncounted, and the pipeline drains,
+    /// since no other message could be sent either.
+    pub fn gone(source: impl Into<BoxError>) -> Self {
+        Self::unavailable(source).with_later(Later::Gone)
     }
 
     /// The far side asks for time: [`Class::Throttled`].

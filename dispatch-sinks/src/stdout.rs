@@ -1,8 +1,9 @@
 //! Prints each message on standard output.
 //!
 //! A message counts as done when its line is written and flushed; lines are never mixed, and never cut, not even when
-//! a send is dropped midway. Standard output that fails (the reader is gone, the disk is full) is `unavailable`, since
-//! no message could be printed then.
+//! a send is dropped midway. Standard output that fails (the disk is full) is `unavailable`, since no message could be
+//! printed then. Where its reader has closed it, nobody ever prints there again: the message goes back to its source, and
+//! the pipeline drains ([`Error::gone`]).
 //!
 //! ```toml
 //! [sink]
@@ -78,8 +79,24 @@ impl Classify for StdoutSinkError {
     }
 
     fn code(&self) -> Option<SmolStr> {
-        let broken = self.0.kind() == io::ErrorKind::BrokenPipe;
-        Some(if broken { "broken_pipe" } else { "write" }.into())
+        Some(if self.is_gone() { "broken_pipe" } else { "write" }.into())
+    }
+}
+
+impl StdoutSinkError {
+    /// Whether the reader has closed its end: a process has no other standard output to wait for.
+    fn is_gone(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+
+    /// What a message is told.
+    fn told(&self) -> Error {
+        let text = format!("{self}: {}", self.0);
+        let error = match self.is_gone() {
+            true => Error::gone(text),
+            false => Error::new(self.class(), text),
+        };
+        error.with_code(self.code().unwrap_or_default())
     }
 }
 
@@ -114,10 +131,10 @@ impl StdoutSink {
     }
 
     /// Writes whole lines in a thread that may block, and which no dropped future can stop halfway.
-    async fn write(&self, text: Vec<u8>) -> Result<(), Error> {
+    async fn write(&self, text: Vec<u8>) -> Result<(), StdoutSinkError> {
         let mut writer = self.writer.clone().lock_owned().await;
         let written = tokio::task::spawn_blocking(move || writer.write_all(&text).and_then(|()| writer.flush())).await;
-        Ok(written.map_err(io::Error::other).flatten().map_err(StdoutSinkError)?)
+        written.map_err(io::Error::other).flatten().map_err(StdoutSinkError)
     }
 }
 
@@ -126,7 +143,7 @@ impl Sink for StdoutSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
         let mut text = Vec::with_capacity(message.payload.len() + 1);
         self.format.line(&message, &mut text);
-        self.write(text).await?;
+        self.write(text).await.map_err(|error| error.told())?;
         Ok(Reply::default())
     }
 
@@ -138,13 +155,7 @@ impl Sink for StdoutSink {
         match self.write(text).await {
             Ok(()) => messages.iter().map(|_| Ok(Reply::default())).collect(),
             // Which of them are out is unknown: none counts.
-            Err(error) => {
-                let (code, text) = (error.code().cloned().unwrap_or_default(), error.report());
-                messages
-                    .iter()
-                    .map(|_| Err(Error::unavailable(text.clone()).with_code(code.clone())))
-                    .collect()
-            }
+            Err(error) => messages.iter().map(|_| Err(error.told())).collect(),
         }
     }
 }
@@ -188,6 +199,8 @@ impl Format {
 
 #[cfg(test)]
 mod tests {
+    use dispatch_core::Later;
+
     use super::*;
 
     #[derive(Clone, Default)]
@@ -202,11 +215,11 @@ mod tests {
         }
     }
 
-    struct Gone;
+    struct Failing(io::ErrorKind);
 
-    impl Write for Gone {
+    impl Write for Failing {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::BrokenPipe.into())
+            Err(self.0.into())
         }
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
@@ -256,21 +269,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_that_is_gone_makes_the_sink_unavailable() {
-        let sink = StdoutSink::to(Format::Lines, Gone);
+    async fn only_a_reader_that_is_gone_is_gone_for_good() {
+        for (kind, code, later) in [
+            (io::ErrorKind::BrokenPipe, "broken_pipe", Some(Later::Gone)),
+            (io::ErrorKind::StorageFull, "write", None),
+        ] {
+            let sink = StdoutSink::to(Format::Lines, Failing(kind));
 
-        let alone = sink.send(Message::new("a")).await.unwrap_err();
-        let batch = sink.send_batch(vec![Message::new("a"), Message::new("b")]).await;
+            let alone = sink.send(Message::new("a")).await;
+            let batch = sink.send_batch(vec![Message::new("a"), Message::new("b")]).await;
 
-        assert_eq!(
-            (alone.class(), alone.code().unwrap().as_str()),
-            (Class::Unavailable, "broken_pipe")
-        );
-        assert_eq!(batch.len(), 2);
-        assert!(
-            batch
-                .iter()
-                .all(|outcome| outcome.as_ref().unwrap_err().class() == Class::Unavailable)
-        );
+            assert_eq!(batch.len(), 2);
+            for outcome in batch.into_iter().chain([alone]) {
+                let error = outcome.unwrap_err();
+                assert_eq!(
+                    (error.class(), error.code().unwrap().as_str(), error.later()),
+                    (Class::Unavailable, code, later)
+                );
+            }
+        }
     }
 }

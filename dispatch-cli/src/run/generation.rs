@@ -54,7 +54,7 @@ pub(crate) struct Generation {
 pub(crate) struct Ended {
     /// What each pipeline did.
     pub(crate) summaries: Vec<Summary>,
-    /// Whether one of them could not run.
+    /// Whether one of them could not run, or not go on.
     pub(crate) failed: bool,
 }
 
@@ -112,14 +112,19 @@ impl Generation {
         }
     }
 
-    /// Waits until all have ended. One that cannot run ends the others.
+    /// Waits until all have ended. One that cannot run, or whose sink is gone, ends the others.
     ///
     /// # Cancel safety
     /// May be dropped and called again.
     pub(crate) async fn ended(&mut self) -> Ended {
         while let Some(joined) = self.tasks.join_next().await {
             match joined {
-                Ok(Ok(summary)) => self.ended.summaries.push(summary),
+                Ok(Ok(summary)) => {
+                    if summary.sink_gone.is_some() {
+                        self.fail();
+                    }
+                    self.ended.summaries.push(summary);
+                }
                 Ok(Err(error)) => {
                     tracing::error!(error = error.report(), "pipeline cannot run");
                     self.fail();

@@ -82,7 +82,9 @@ fn for_people(summaries: &[Summary], members: &[Member]) -> String {
                 plural(summary.dead_lettered, "message")
             ));
         }
-        if !summary.finished {
+        if let Some(why) = &summary.sink_gone {
+            text.push_str(&format!("\n{}: {why}; what was not taken was given back", summary.name));
+        } else if !summary.finished {
             text.push_str(&format!(
                 "\n{}: not everything was finished in time; the rest was given back",
                 summary.name

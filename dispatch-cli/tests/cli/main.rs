@@ -6,6 +6,7 @@ mod admin;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod bridge;
+mod broken_pipe;
 mod dead_letters;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]

@@ -100,6 +100,17 @@ fn done_by(child: Child, what: &str) -> Done {
     }
 }
 
+/// As [`done`], for a reader that closes its end once it has read `reads` bytes, as `head` does.
+pub(crate) fn cut_off(command: &mut Command, reads: usize) -> Done {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut stdout, mut read) = (child.stdout.take().unwrap(), vec![0; reads]);
+    stdout.read_exact(&mut read).unwrap();
+    drop(stdout);
+    let done = done_by(child, &format!("{command:?}"));
+    let out = String::from_utf8(read).unwrap();
+    Done { out, ..done }
+}
+
 /// As [`dispatch`] with something on standard input.
 pub(crate) fn fed(dir: &Path, args: &[&str], input: &[u8]) -> Done {
     use std::io::Write as _;

@@ -347,7 +347,7 @@ pub struct Summary {
     pub parked: u64,
     /// Messages given back to their source with a delay.
     pub nacked: u64,
-    /// Messages given back untried.
+    /// Messages given back untried, or because the sink is gone.
     pub released: u64,
     /// Messages given up on and kept.
     pub dead_lettered: u64,
@@ -355,6 +355,9 @@ pub struct Summary {
     pub seconds: f64,
     /// Whether everything that was started was finished; if not, the rest was cancelled and released.
     pub finished: bool,
+    /// Why the sink could not go on, where that ended the run ([`Error::gone`]); what it did not take was given back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sink_gone: Option<String>,
 }
 
 impl Pipeline {

@@ -65,6 +65,8 @@ struct State {
     components: Vec<ComponentStatus>,
     /// How far each bounded source has come, under its label.
     progress: Vec<(SmolStr, Progress)>,
+    /// Why the sink cannot go on, once it has said so.
+    gone: Option<String>,
 }
 
 /// Where in its life a pipeline is.
@@ -191,6 +193,26 @@ impl Shared {
         self.component(label, |component| {
             (component.connected, component.error) = (false, Some(error))
         });
+    }
+
+    /// The sink is gone for good: every driver drains.
+    pub(super) fn sink_is_gone(&self, why: String) {
+        let first = {
+            let gone = &mut lock(&self.state).gone;
+            let first = gone.is_none();
+            gone.get_or_insert_with(|| why.clone());
+            first
+        };
+        if first {
+            tracing::error!(pipeline = %self.name, error = why, "sink is gone: draining, what it did not take is given back");
+            self.wanted
+                .send_modify(|wanted| wanted.stop = wanted.stop.max(Stop::Drain));
+        }
+    }
+
+    /// Why the sink cannot go on.
+    pub(super) fn gone(&self) -> Option<String> {
+        lock(&self.state).gone.clone()
     }
 
     pub(super) fn progressed(&self, label: &SmolStr, progress: Progress) {

@@ -32,8 +32,8 @@ use crate::{
 };
 
 impl Pipeline {
-    /// Runs until the input has ended, with everything parked done too, or until
-    /// [`Handle::drain`](super::Handle::drain).
+    /// Runs until the input has ended, with everything parked done too, until [`Handle::drain`](super::Handle::drain), or until
+    /// the sink is gone for good ([`Error::gone`]), which drains too and shows in [`Summary::sink_gone`].
     ///
     /// # Errors
     /// `Permanent` if the store cannot be used, and what [`Source::open`](crate::Source::open) says, before anything is
@@ -375,6 +375,7 @@ fn store_backoff() -> Backoff {
 
 fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
     let stats = &shared.stats;
+    let sink_gone = shared.gone();
     Summary {
         name: shared.name.clone(),
         received: stats.received.load(Relaxed),
@@ -385,7 +386,9 @@ fn summary(shared: &Shared, took: Duration, finished: bool) -> Summary {
         released: stats.released.load(Relaxed),
         dead_lettered: stats.dead_lettered.load(Relaxed),
         seconds: took.as_secs_f64(),
-        finished,
+        // What has met a sink that is gone was started, and not finished.
+        finished: finished && sink_gone.is_none(),
+        sink_gone,
     }
 }
 

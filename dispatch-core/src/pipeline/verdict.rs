@@ -16,6 +16,8 @@ pub(super) enum Verdict {
     },
     /// Keep it for a later attempt, then tell the source.
     Park { delay: Duration, attempts: Vec<Attempt> },
+    /// Give it back as it came, and drain: the sink is gone, for this reason.
+    Gone(String),
 }
 
 /// Codes of what a layer refused before anything was tried.
@@ -44,6 +46,7 @@ pub(super) fn verdict(
     match (error.later(), error.class()) {
         (Some(Later::Exhausted), _) => bury("exhausted", attempts),
         (Some(Later::Expired), _) => bury("deadline", attempts),
+        (Some(Later::Gone), _) => Verdict::Gone(error.report()),
         (None, Class::Permanent) => bury("permanent", attempts),
         (Some(Later::After(delay)), _) => postpone(delay, attempts, source),
         (None, Class::Throttled(after)) => postpone(after.unwrap_or(DEFAULT_WAIT).max(DEFAULT_WAIT), attempts, source),
@@ -96,6 +99,7 @@ mod tests {
             Verdict::Settle(Disposition::Nack { delay, .. }) => format!("nack {delay:?}"),
             Verdict::Bury { reason, .. } => format!("bury {reason}"),
             Verdict::Park { delay, .. } => format!("park {delay:?}"),
+            Verdict::Gone(why) => format!("gone {why}"),
             other => format!("{other:?}"),
         }
     }
@@ -141,6 +145,9 @@ mod tests {
             (Error::throttled(None, "x"), &poor, "park 1s"),
             (Error::unavailable("x"), &rich, "nack Some(9s)"),
             (Error::unavailable("x"), &poor, "park 9s"),
+            (Error::gone("x"), &rich, "gone x"),
+            (Error::gone("x"), &poor, "gone x"),
+            (Error::gone("x"), &waiting, "gone x"),
         ];
         for (error, source, expected) in table {
             let shown = format!("{error:?}");

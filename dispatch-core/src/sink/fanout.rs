@@ -4,12 +4,13 @@ use async_trait::async_trait;
 use futures::future::join_all;
 
 use super::Sink;
-use crate::{Class, Error, HealthCheck, Message, Reply};
+use crate::{Class, Error, HealthCheck, Later, Message, Reply};
 
 /// All of several sinks at once; done when every one has taken the message.
 ///
 /// The reply is the first sink's. If any failed, the message fails: as `Permanent` if every failure is, else by the
-/// first failure that may pass. A further attempt goes to all of them again.
+/// first failure that may pass. A further attempt goes to all of them again. Where one of them is gone for good
+/// ([`Error::gone`]), so is the whole.
 #[derive(Debug)]
 pub struct Fanout(Vec<Arc<dyn Sink>>);
 
@@ -29,6 +30,7 @@ impl Sink for Fanout {
         for result in results {
             match result {
                 Ok(own) => reply = reply.or(Some(own)),
+                Err(error) if error.later() == Some(Later::Gone) => failure = Some(error),
                 Err(error) if failure.as_ref().is_none_or(|before| before.class() == Class::Permanent) => {
                     failure = Some(error);
                 }

@@ -5,6 +5,7 @@ mod breaker;
 mod combined_sinks;
 mod dedupe;
 mod drain;
+mod gone;
 mod keeping;
 mod lanes;
 mod leases;

@@ -51,7 +51,17 @@ where
             Verdict::Settle(disposition) => self.settle(slot, disposition),
             Verdict::Bury { reason, attempts } => self.bury(slot, reason, attempts),
             Verdict::Park { delay, attempts } => self.park(slot, delay, attempts),
+            Verdict::Gone(why) => self.sink_is_gone(slot, why),
         }
+    }
+
+    /// Gives the message back, and those behind it, and has the pipeline drain.
+    #[cold]
+    fn sink_is_gone(&mut self, slot: usize, why: String) {
+        self.shared.sink_is_gone(why);
+        self.release(slot);
+        // At once: each would find the same, and open the breaker, which parks what it refuses.
+        self.release_backlog();
     }
 
     /// Gives a message back with its delay. In an ordered lane its followers go back behind it where the source keeps
