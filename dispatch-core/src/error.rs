@@ -76,6 +76,7 @@ struct Inner {
     source: BoxError,
     later: Option<Later>,
     attempts: Vec<Attempt>,
+    trace_id: Option<SmolStr>,
 }
 
 /// Where a message goes once the stack has given up on it for now; said by the retry layer, or by a sink that is gone, and read
@@ -102,6 +103,7 @@ impl Error {
             source: source.into(),
             later: None,
             attempts: Vec::new(),
+            trace_id: None,
         }))
     }
 
@@ -187,6 +189,16 @@ impl Error {
     /// Takes the recorded attempts out.
     pub fn take_attempts(&mut self) -> Vec<Attempt> {
         std::mem::take(&mut self.0.attempts)
+    }
+
+    /// Notes the trace that the failed delivery was part of.
+    pub(crate) fn set_trace_id(&mut self, trace_id: SmolStr) {
+        self.0.trace_id = Some(trace_id);
+    }
+
+    /// Takes the trace that the failed delivery was part of, where a tracer followed it.
+    pub(crate) fn take_trace_id(&mut self) -> Option<SmolStr> {
+        self.0.trace_id.take()
     }
 
     /// The whole story on one line: this error and each of its sources.

@@ -110,11 +110,18 @@ impl Spans {
         )
     }
 
-    /// The message is done.
+    /// The message is done. An error takes the trace with it: the message that the driver has may be of none.
     #[cold]
-    fn end(&mut self, outcome: Result<(), &Error>) {
-        if let Some(span) = self.followed.take() {
-            span.end(outcome);
+    fn end(&mut self, outcome: Result<(), &mut Error>) {
+        let Some(span) = self.followed.take() else { return };
+        match outcome {
+            Ok(()) => span.end(Ok(())),
+            Err(error) => {
+                if let Some((trace_id, _)) = parts(&span.traceparent()) {
+                    error.set_trace_id(trace_id.into());
+                }
+                span.end(Err(error));
+            }
         }
     }
 }
@@ -143,9 +150,9 @@ where
             return this.call.poll(cx).map_err(Into::into);
         };
         let entered = spans.enter();
-        let result = ready!(this.call.poll(cx)).map_err(Into::into);
+        let mut result = ready!(this.call.poll(cx)).map_err(Into::into);
         drop(entered);
-        spans.end(result.as_ref().map(|_| ()));
+        spans.end(result.as_mut().map(|_| ()));
         Poll::Ready(result)
     }
 }

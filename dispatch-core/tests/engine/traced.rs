@@ -116,7 +116,8 @@ async fn a_tracer_follows_a_message_through_its_attempts_to_its_end() {
         Message::with_id("plain", "x"),
     ];
     let source = MemorySource::ending(messages);
-    let pipeline = Pipeline::builder("test").source(source).sink(sink);
+    let store = Arc::new(MemoryStore::new());
+    let pipeline = Pipeline::builder("test").source(source).sink(sink).store(store.clone());
     let pipeline = pipeline.timeout(Duration::from_secs(3_600));
 
     let pipeline = pipeline
@@ -138,6 +139,9 @@ async fn a_tracer_follows_a_message_through_its_attempts_to_its_end() {
         ["source dispatch test", "attempt 1 never", "never"]
     );
     assert_eq!(told("traced-hung"), ["source dispatch test", "not ended"]);
+    // It came without a parent: its trace is the one that was begun here.
+    let letters = letters(&store).await;
+    assert_eq!((letters.len(), letters[0].trace_id.as_deref()), (1, Some(&OURS[3..35])));
 }
 
 #[tokio::test(start_paused = true)]

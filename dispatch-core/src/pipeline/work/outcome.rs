@@ -28,7 +28,7 @@ impl<S> Work<S>
 where
     S: Service<Message, Response = Reply, Error = Error>,
 {
-    pub(super) fn finished(&mut self, slot: usize, outcome: Result<Reply, Error>) {
+    pub(super) fn finished(&mut self, slot: usize, mut outcome: Result<Reply, Error>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let took = clock::recent().moment.nanos_since(entry.received);
         self.counts.total.record(took);
@@ -42,6 +42,8 @@ where
             let took = Duration::from_nanos(took);
             Attempt::failed(entry.message.attempt, SystemTime::now() - took, took, error)
         };
+        // Of the delivery, where a tracer followed it: the message that is kept here may have come with none.
+        let trace_id = outcome.as_mut().err().and_then(Error::take_trace_id);
         match verdict(outcome, attempt_of, source, reopens) {
             Verdict::Settle(disposition @ Disposition::Ack(_)) => {
                 self.counts.delivered += 1;
@@ -49,7 +51,7 @@ where
             }
             Verdict::Settle(Disposition::Nack { delay, attempts }) => self.nack(slot, delay, attempts),
             Verdict::Settle(disposition) => self.settle(slot, disposition),
-            Verdict::Bury { reason, attempts } => self.bury(slot, reason, attempts),
+            Verdict::Bury { reason, attempts } => self.bury(slot, reason, attempts, trace_id),
             Verdict::Park { delay, attempts } => self.park(slot, delay, attempts),
             Verdict::Gone(why) => self.sink_is_gone(slot, why),
         }
@@ -193,7 +195,7 @@ where
         }
     }
 
-    pub(super) fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>) {
+    fn bury(&mut self, slot: usize, reason: &'static str, attempts: Vec<Attempt>, trace_id: Option<SmolStr>) {
         let Some(entry) = self.slots.entry(slot) else { return };
         let mut history = entry.take_history();
         history.extend(attempts);
@@ -212,7 +214,7 @@ where
             key: message.key().cloned(),
             reason: SmolStr::new_static(reason),
             attempts: history,
-            trace_id: crate::layer::trace_id(message).map(SmolStr::new),
+            trace_id: trace_id.or_else(|| crate::layer::trace_id(message).map(SmolStr::new)),
             config_hash: self.plan.config_hash.clone(),
             created_at: message.created_at(),
             died_at: SystemTime::now(),
