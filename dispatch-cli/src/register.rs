@@ -66,7 +66,7 @@ mod tests {
             .sources()
             .chain(registry.sinks())
             .chain(registry.stores())
-            .map(|(name, _)| name)
+            .map(|component| component.name)
             .collect();
 
         for (name, _, compiled_in) in FEATURES {

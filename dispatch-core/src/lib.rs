@@ -43,7 +43,7 @@ pub use message::{Envelope, Message};
 pub use outline::Outline;
 pub use pipeline::{HealthCheck, Pipeline};
 #[cfg(feature = "config")]
-pub use registry::{Factory, Registry};
+pub use registry::{Component, Factory, Registry};
 pub use reply::{Answer, Reply};
 pub use selector::{Selector, SelectorError};
 #[cfg(feature = "signal")]

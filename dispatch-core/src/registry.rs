@@ -9,7 +9,8 @@ use toml::{Spanned, de::DeValue, de::ValueDeserializer};
 use crate::{
     Sink, Source, Store,
     config::{
-        BuildContext, ConfigError, LayerConfig, MessageLayer, SinkConfig, SourceConfig, StoreConfig, StoreContext,
+        BuildContext, ConfigError, LayerConfig, MessageLayer, SinkConfig, SourceConfig, Stability, StoreConfig,
+        StoreContext,
     },
 };
 
@@ -20,6 +21,8 @@ pub(crate) type Builder<C, T> = Box<dyn FnOnce(&C) -> Result<T, ConfigError> + S
 pub struct Factory<C, T> {
     /// One line for people.
     pub summary: &'static str,
+    /// What those who name it may rely on.
+    pub stability: Stability,
     /// Whether it does all that its place in a file asks for; see [`StoreConfig::WHOLE`].
     pub(crate) whole: bool,
     /// The JSON Schema of its configuration.
@@ -33,6 +36,27 @@ impl<C, T> fmt::Debug for Factory<C, T> {
         f.debug_struct("Factory")
             .field("summary", &self.summary)
             .finish_non_exhaustive()
+    }
+}
+
+/// A type of component, for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Component {
+    /// The name after `type =`, or under `[layers]`.
+    pub name: &'static str,
+    /// One line about it.
+    pub summary: &'static str,
+    /// What those who name it may rely on.
+    pub stability: Stability,
+}
+
+impl Component {
+    fn of<C, T>((name, factory): (&&'static str, &Factory<C, T>)) -> Self {
+        Self {
+            name,
+            summary: factory.summary,
+            stability: factory.stability,
+        }
     }
 }
 
@@ -64,6 +88,7 @@ impl Registry {
     pub fn source<S: SourceConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            stability: S::STABILITY,
             whole: true,
             schema: S::json_schema,
             read: |value| {
@@ -79,6 +104,7 @@ impl Registry {
     pub fn sink<S: SinkConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            stability: S::STABILITY,
             whole: true,
             schema: S::json_schema,
             read: |value| {
@@ -94,6 +120,7 @@ impl Registry {
     pub fn store<S: StoreConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: S::SUMMARY,
+            stability: S::STABILITY,
             whole: S::WHOLE,
             schema: S::json_schema,
             read: |value| {
@@ -109,6 +136,7 @@ impl Registry {
     pub fn layer<L: LayerConfig>(&mut self) -> &mut Self {
         let factory = Factory {
             summary: L::SUMMARY,
+            stability: L::STABILITY,
             whole: true,
             schema: L::json_schema,
             read: |value| {
@@ -127,22 +155,22 @@ impl Registry {
     }
 
     /// The sources, by type.
-    pub fn sources(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.sources.iter().map(|(name, factory)| (*name, factory.summary))
+    pub fn sources(&self) -> impl Iterator<Item = Component> {
+        self.sources.iter().map(Component::of)
     }
 
     /// The sinks, by type.
-    pub fn sinks(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.sinks.iter().map(|(name, factory)| (*name, factory.summary))
+    pub fn sinks(&self) -> impl Iterator<Item = Component> {
+        self.sinks.iter().map(Component::of)
     }
 
     /// The stores, by type.
-    pub fn stores(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.stores.iter().map(|(name, factory)| (*name, factory.summary))
+    pub fn stores(&self) -> impl Iterator<Item = Component> {
+        self.stores.iter().map(Component::of)
     }
 
     /// The layers that were added, by name.
-    pub fn layers(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
-        self.layers.iter().map(|(name, factory)| (*name, factory.summary))
+    pub fn layers(&self) -> impl Iterator<Item = Component> {
+        self.layers.iter().map(Component::of)
     }
 }

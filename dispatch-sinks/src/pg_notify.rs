@@ -28,7 +28,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use dispatch_core::{
     Class, Classify, Error, Message, Reply, Sink,
-    config::{BuildContext, ConfigError, Secret, SinkConfig, Template},
+    config::{BuildContext, ConfigError, Secret, SinkConfig, Stability, Template},
     random_id,
     tasks::{LONGEST_CHANNEL, chunks::split, json},
 };
@@ -64,6 +64,7 @@ impl PgNotifySinkConfig {
 impl SinkConfig for PgNotifySinkConfig {
     const TYPE: &'static str = "pg_notify";
     const SUMMARY: &'static str = "publishes each message as a PostgreSQL notification";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, _: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(PgNotifySink::new(self)?))

@@ -37,7 +37,7 @@ use std::{sync::Arc, time::SystemTime};
 use async_trait::async_trait;
 use dispatch_core::{
     Error, Message, Reply, Selector, Sink, Store,
-    config::{BuildContext, ConfigError, Period, SinkConfig},
+    config::{BuildContext, ConfigError, Period, SinkConfig, Stability},
     store::{Enqueued, Item},
     tasks::{ASKS, heed},
 };
@@ -82,6 +82,7 @@ impl QueueSinkConfig {
 impl SinkConfig for QueueSinkConfig {
     const TYPE: &'static str = "queue";
     const SUMMARY: &'static str = "puts each message into our own durable queue in the Store";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(QueueSink::new(self, Arc::clone(&context.store))?))

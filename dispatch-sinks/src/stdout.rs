@@ -31,7 +31,7 @@ use async_trait::async_trait;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use dispatch_core::{
     Class, Classify, Error, Headers, Message, Reply, Sink,
-    config::{BuildContext, ConfigError, SinkConfig},
+    config::{BuildContext, ConfigError, SinkConfig, Stability},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -62,6 +62,7 @@ pub enum Format {
 impl SinkConfig for StdoutSinkConfig {
     const TYPE: &'static str = "stdout";
     const SUMMARY: &'static str = "prints each message on standard output";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, _: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(StdoutSink::new(self.format)))

@@ -30,7 +30,7 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use dispatch_core::{
     Source,
-    config::{BuildContext, ConfigError, Period, SourceConfig},
+    config::{BuildContext, ConfigError, Period, SourceConfig, Stability},
     store::QueueSource,
 };
 use schemars::JsonSchema;
@@ -75,6 +75,7 @@ impl QueueSourceConfig {
 impl SourceConfig for QueueSourceConfig {
     const TYPE: &'static str = "queue";
     const SUMMARY: &'static str = "reads our own durable queue in the Store";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         if self.queue.is_empty() {

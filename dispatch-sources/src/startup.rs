@@ -31,7 +31,7 @@ use std::{
 use async_trait::async_trait;
 use dispatch_core::{
     Capabilities, Error, Message, Order, Received, Settler, Source,
-    config::{BuildContext, ConfigError, SourceConfig},
+    config::{BuildContext, ConfigError, SourceConfig, Stability},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -66,6 +66,7 @@ impl StartupSourceConfig {
 impl SourceConfig for StartupSourceConfig {
     const TYPE: &'static str = "startup";
     const SUMMARY: &'static str = "makes messages once per start";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, _: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(StartupSource::new(&self)?))

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use dispatch_core::{
     MemoryStore, Store,
-    config::{ConfigError, StoreConfig, StoreContext},
+    config::{ConfigError, Stability, StoreConfig, StoreContext},
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -41,6 +41,7 @@ pub struct MemoryConfig {
 impl StoreConfig for MemoryConfig {
     const TYPE: &'static str = "memory";
     const SUMMARY: &'static str = "process memory: nothing is kept when the process ends";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
         let mut store = MemoryStore::new();

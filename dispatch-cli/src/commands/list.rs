@@ -1,7 +1,8 @@
 //! `dispatch list`.
 
 use clap::{Args, ValueEnum};
-use dispatch_core::Registry;
+use dispatch_core::{Component, Registry, config::Stability};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     output::{print, print_json, table},
 };
 
-/// List the components of this build
+/// List the components of this build, and how stable each is
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only this kind
@@ -31,7 +32,7 @@ pub(crate) struct List {
 enum Format {
     /// For people.
     Text,
-    /// One JSON object: names and summaries.
+    /// One JSON object: names, how stable they are, and summaries.
     Json,
     /// The JSON Schema of one kind, or of whole files.
     Jsonschema,
@@ -72,13 +73,12 @@ impl Kind {
     }
 
     /// Names with one line each.
-    fn entries(self, registry: &Registry, schema: &Value) -> Vec<(String, String)> {
-        let owned = |(name, summary): (&str, &str)| (name.to_owned(), summary.to_owned());
+    fn entries(self, registry: &Registry, schema: &Value) -> Vec<Entry> {
         match self {
-            Self::Sources => registry.sources().map(owned).collect(),
-            Self::Stores => registry.stores().map(owned).collect(),
+            Self::Sources => registry.sources().map(Entry::of).collect(),
+            Self::Stores => registry.stores().map(Entry::of).collect(),
             Self::Sinks => {
-                let mut sinks: Vec<_> = registry.sinks().map(owned).collect();
+                let mut sinks: Vec<_> = registry.sinks().map(Entry::of).collect();
                 // Those that hold others are the engine's own and in no registry.
                 for schema in schema
                     .pointer("/$defs/sink/anyOf")
@@ -87,8 +87,8 @@ impl Kind {
                     .flatten()
                 {
                     let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
-                    if sinks.iter().all(|(name, _)| name != text("title")) {
-                        sinks.push((text("title").to_owned(), text("description").to_owned()));
+                    if sinks.iter().all(|sink| sink.name != text("title")) {
+                        sinks.push(Entry::own(text("title"), text("description")));
                     }
                 }
                 sinks
@@ -97,16 +97,42 @@ impl Kind {
                 let layers = schema
                     .pointer("/properties/layers/properties")
                     .and_then(Value::as_object);
-                let own: Vec<_> = registry.layers().map(owned).collect();
-                let line = |(name, schema): (&String, &Value)| match own.iter().find(|(own, _)| own == name) {
-                    Some(entry) => entry.clone(),
+                let line = |(name, schema): (&String, &Value)| match registry.layers().find(|own| own.name == name) {
+                    Some(added) => Entry::of(added),
                     None => {
                         let words = schema.get("description").and_then(Value::as_str).unwrap_or_default();
-                        (name.clone(), words.lines().collect::<Vec<_>>().join(" "))
+                        Entry::own(name, &words.lines().collect::<Vec<_>>().join(" "))
                     }
                 };
                 layers.into_iter().flatten().map(line).collect()
             }
+        }
+    }
+}
+
+/// A line of the list.
+#[derive(Debug, Serialize)]
+struct Entry {
+    name: String,
+    stability: Stability,
+    summary: String,
+}
+
+impl Entry {
+    fn of(component: Component) -> Self {
+        Self {
+            name: component.name.to_owned(),
+            stability: component.stability,
+            summary: component.summary.to_owned(),
+        }
+    }
+
+    /// One of the engine's own, which no registry holds.
+    fn own(name: &str, summary: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            stability: Stability::Stable,
+            summary: summary.to_owned(),
         }
     }
 }
@@ -125,9 +151,7 @@ impl List {
         if global.json || self.format == Format::Json {
             let mut all = Map::new();
             for kind in kinds {
-                let entries = kind.entries(registry, &schema);
-                let entry = |(name, summary)| json!({ "name": name, "summary": summary });
-                all.insert(kind.name().to_owned(), entries.into_iter().map(entry).collect());
+                all.insert(kind.name().to_owned(), json!(kind.entries(registry, &schema)));
             }
             print_json(&all)?;
             return Ok(0);
@@ -137,7 +161,13 @@ impl List {
             let rows: Vec<_> = kind
                 .entries(registry, &schema)
                 .into_iter()
-                .map(|(name, summary)| vec![format!("  {name}"), summary])
+                .map(|entry| {
+                    vec![
+                        format!("  {}", entry.name),
+                        entry.stability.name().to_owned(),
+                        entry.summary,
+                    ]
+                })
                 .collect();
             text.push_str(&format!("{}\n{}\n", kind.name(), table(&rows)));
         }

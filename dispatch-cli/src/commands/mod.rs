@@ -44,7 +44,7 @@ pub(crate) enum Verb {
     Lint(lint::Lint),
     /// Lint pipeline files, then connect to every component
     Check(check::Check),
-    /// List the components of this build
+    /// List the components of this build, and how stable each is
     List(list::List),
     /// Write a new pipeline file, such as: create file/rate_limit,retry/http
     Create(create::Create),

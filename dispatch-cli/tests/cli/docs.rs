@@ -118,14 +118,20 @@ fn the_library_in_the_readme_is_an_example_of_fewer_than_fifteen_lines() {
 fn every_component_has_its_page() {
     for kind in ["sources", "sinks", "stores"] {
         let (_, listed) = dispatch(&["list", kind]);
-        let names: Vec<_> = listed
+        let lines: Vec<_> = listed
             .lines()
-            .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+            .filter_map(|line| {
+                let mut words = line.strip_prefix("  ")?.split_whitespace();
+                words.next().zip(words.next())
+            })
             .collect();
-        assert!(!names.is_empty(), "{listed}");
-        for name in names {
+        assert!(!lines.is_empty(), "{listed}");
+        for (name, stability) in lines {
             let page = root().join(format!("docs/{kind}/{name}.md"));
             assert!(page.exists(), "there is no {}", page.display());
+            let page = fs::read_to_string(page).unwrap().to_lowercase();
+            let says = format!("[{stability}](../configuration.md#stability)");
+            assert!(page.contains(&says), "{kind}/{name} is {stability}");
         }
     }
 }

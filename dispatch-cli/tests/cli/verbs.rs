@@ -57,6 +57,42 @@ fn every_example_is_right() {
     }
 }
 
+/// Who adds a component says what those who name it may rely on: one that says nothing is experimental.
+#[test]
+fn every_component_says_how_stable_it_is() {
+    let dir = dir(&[]);
+    let json = dispatch(dir.path(), &["list", "--json"]).json();
+    let text = dispatch(dir.path(), &["list"]).out;
+
+    let mut beta = Vec::new();
+    for kind in ["sources", "sinks", "stores", "layers"] {
+        let entries = json[kind].as_array().unwrap();
+        assert!(!entries.is_empty(), "{json}");
+        for entry in entries {
+            let (name, stability) = (entry["name"].as_str().unwrap(), entry["stability"].as_str().unwrap());
+            let line = |line: &str| line.split_whitespace().take(2).eq([name, stability]);
+            assert!(text.lines().any(line), "{name} {stability}: {text}");
+            match stability {
+                "stable" => {}
+                "beta" => beta.push(format!("{kind}/{name}")),
+                _ => panic!("{kind}/{name} is {stability}"),
+            }
+        }
+    }
+    let known = [
+        "sources/pg_notify",
+        "sources/sqs",
+        "sources/sqsd_cron",
+        "sinks/pg_notify",
+        "sinks/process",
+        "sinks/sqs",
+        "stores/redis",
+    ];
+    assert!(beta.iter().all(|one| known.contains(&one.as_str())), "{beta:?}");
+    #[cfg(feature = "full")]
+    assert_eq!(beta, known);
+}
+
 #[test]
 fn what_create_writes_is_right() {
     let dir = dir(&[]);

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use smol_str::SmolStr;
 
+use super::Stability;
 use crate::{Commands, Sink, Source, Store, layer::MessageLayer, telemetry::Meter};
 
 /// The configuration of a source: what stands in `[source]` beside `type`.
@@ -16,6 +17,8 @@ pub trait SourceConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// What those who name it may rely on.
+    const STABILITY: Stability = Stability::Experimental;
 
     /// Checks the values and makes the source. Connects to nothing: the first `receive` or `probe` does.
     ///
@@ -30,6 +33,8 @@ pub trait SinkConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// What those who name it may rely on.
+    const STABILITY: Stability = Stability::Experimental;
 
     /// Checks the values and makes the sink. Connects to nothing: the first `send` or `probe` does.
     ///
@@ -44,6 +49,8 @@ pub trait StoreConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// What those who name it may rely on.
+    const STABILITY: Stability = Stability::Experimental;
     /// Whether it keeps all that a pipeline's `[store]` must: dead letters, parked retries and the queue, too. One that
     /// does not can stand where reservations alone are kept, under `[dedupe]`.
     const WHOLE: bool = true;
@@ -61,6 +68,8 @@ pub trait LayerConfig: DeserializeOwned + JsonSchema + Send + 'static {
     const TYPE: &'static str;
     /// One line for `dispatch list`.
     const SUMMARY: &'static str;
+    /// What those who name it may rely on.
+    const STABILITY: Stability = Stability::Experimental;
 
     /// Checks the values and makes the layer. It stands right around the sink, inside the built-in ones.
     ///

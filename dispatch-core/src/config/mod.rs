@@ -16,6 +16,7 @@ mod read;
 mod schema;
 mod shape;
 mod sinks;
+mod stability;
 mod template;
 mod value;
 mod verdict;
@@ -33,6 +34,7 @@ pub use loaded::LoadedPipeline;
 pub use model::{AdminConfig, MonitoringConfig};
 pub use schema::schema;
 pub use shape::{Percent, Switch};
+pub use stability::Stability;
 pub use template::{Template, TemplateError};
 pub use value::{ByteSize, Period, Rate, Secret};
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use dispatch_core::{
     Error, MemoryStore, Message, Registry, Sink, Source, Store,
     config::{
-        BuildContext, ConfigError, LayerConfig, MessageLayer, Period, Secret, SinkConfig, SourceConfig, StoreConfig,
-        StoreContext,
+        BuildContext, ConfigError, LayerConfig, MessageLayer, Period, Secret, SinkConfig, SourceConfig, Stability,
+        StoreConfig, StoreContext,
     },
     testing::{MemorySink, MemorySource},
 };
@@ -98,6 +98,7 @@ struct ShoutConfig {
 impl LayerConfig for ShoutConfig {
     const TYPE: &'static str = "shout";
     const SUMMARY: &'static str = "makes payloads upper case";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, _: &BuildContext) -> Result<MessageLayer, ConfigError> {
         let times = self.times;

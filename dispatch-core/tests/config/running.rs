@@ -171,6 +171,20 @@ fn an_echo_has_the_defaults_and_no_secret() {
 }
 
 #[test]
+fn a_component_that_does_not_say_how_stable_it_is_is_experimental() {
+    let registry = registry();
+
+    let words = registry.sources().find(|source| source.name == "words").unwrap();
+    let shout = registry.layers().find(|layer| layer.name == "shout").unwrap();
+
+    assert_eq!(words.summary, "the words of a text");
+    assert_eq!(
+        (words.stability, shout.stability),
+        (Stability::Experimental, Stability::Beta)
+    );
+}
+
+#[test]
 fn the_schema_names_every_type() {
     let schema = schema(&registry()).to_string();
 

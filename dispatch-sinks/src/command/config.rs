@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use dispatch_core::{
     Sink,
-    config::{BuildContext, ByteSize, ConfigError, SinkConfig, Template, Verdict},
+    config::{BuildContext, ByteSize, ConfigError, SinkConfig, Stability, Template, Verdict},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,7 @@ impl CommandSinkConfig {
 impl SinkConfig for CommandSinkConfig {
     const TYPE: &'static str = "command";
     const SUMMARY: &'static str = "runs one process per message, with the payload on its standard input";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(CommandSink::new(&self, &context.base_dir)?))

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use dispatch_core::{
     Sink,
-    config::{BuildContext, ByteSize, ConfigError, Period, Secret, SinkConfig, Template, Verdict},
+    config::{BuildContext, ByteSize, ConfigError, Period, Secret, SinkConfig, Stability, Template, Verdict},
 };
 use schemars::JsonSchema;
 use serde::{
@@ -138,6 +138,7 @@ impl HttpSinkConfig {
 impl SinkConfig for HttpSinkConfig {
     const TYPE: &'static str = "http";
     const SUMMARY: &'static str = "sends each message to a URL and reads the status";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(HttpSink::metered(&self, &context.base_dir, &context.meter)?))

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use dispatch_core::{
     Class, Sink,
-    config::{BuildContext, ConfigError, Period, SinkConfig},
+    config::{BuildContext, ConfigError, Period, SinkConfig, Stability},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
@@ -327,6 +327,7 @@ impl ProcessSinkConfig {
 impl SinkConfig for ProcessSinkConfig {
     const TYPE: &'static str = "process";
     const SUMMARY: &'static str = "hands tasks to a pool of long-lived worker processes, Python or your own";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(ProcessSink::new(self, context)?))

@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use dispatch_core::{
     Sink,
-    config::{BuildContext, ConfigError, Period, Secret, SinkConfig, Template},
+    config::{BuildContext, ConfigError, Period, Secret, SinkConfig, Stability, Template},
 };
 use dispatch_sqs_client::Place;
 use schemars::JsonSchema;
@@ -74,6 +74,7 @@ impl Default for SqsSinkConfig {
 impl SinkConfig for SqsSinkConfig {
     const TYPE: &'static str = "sqs";
     const SUMMARY: &'static str = "sends each message to Amazon SQS";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, context: &BuildContext) -> Result<Arc<dyn Sink>, ConfigError> {
         Ok(Arc::new(SqsSink::metered(self, &context.meter)?))

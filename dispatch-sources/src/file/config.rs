@@ -1,6 +1,6 @@
 use dispatch_core::{
     Source,
-    config::{BuildContext, ByteSize, ConfigError, SourceConfig},
+    config::{BuildContext, ByteSize, ConfigError, SourceConfig, Stability},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,7 @@ impl FileSourceConfig {
 impl SourceConfig for FileSourceConfig {
     const TYPE: &'static str = "file";
     const SUMMARY: &'static str = "pulls lines from files";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(FileSource::new(&self, context)?))

@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use dispatch_core::{
     Source,
-    config::{BuildContext, ByteSize, ConfigError, Secret, SourceConfig},
+    config::{BuildContext, ByteSize, ConfigError, Secret, SourceConfig, Stability},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +60,7 @@ impl Default for HttpSourceConfig {
 impl SourceConfig for HttpSourceConfig {
     const TYPE: &'static str = "http";
     const SUMMARY: &'static str = "takes messages from HTTP requests";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(HttpSource::new(&self, context)?))

@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use dispatch_core::{
     Backoff, Jitter, Source,
-    config::{BuildContext, ConfigError, Period, Secret, SourceConfig},
+    config::{BuildContext, ConfigError, Period, Secret, SourceConfig, Stability},
     pipeline::parked_queue,
     tasks::{BarePayload, LONGEST_CHANNEL},
 };
@@ -254,6 +254,7 @@ impl PgNotifySourceConfig {
 impl SourceConfig for PgNotifySourceConfig {
     const TYPE: &'static str = "pg_notify";
     const SUMMARY: &'static str = "named tasks from PostgreSQL notifications, as dispatcherd takes them";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(PgNotifySource::new(self.service(context)?)))

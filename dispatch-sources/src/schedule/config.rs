@@ -2,7 +2,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use dispatch_core::{
     Message, Source,
-    config::{BuildContext, ConfigError, Period, SourceConfig},
+    config::{BuildContext, ConfigError, Period, SourceConfig, Stability},
     store::Item,
     tasks::heed,
 };
@@ -124,6 +124,7 @@ impl ScheduleSourceConfig {
 impl SourceConfig for ScheduleSourceConfig {
     const TYPE: &'static str = "schedule";
     const SUMMARY: &'static str = "makes a message at each slot of an interval or a cron pattern";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(ScheduleSource::new(&self, context)?))

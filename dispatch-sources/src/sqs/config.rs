@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use dispatch_core::{
     Source,
-    config::{BuildContext, ConfigError, Period, Secret, SourceConfig},
+    config::{BuildContext, ConfigError, Period, Secret, SourceConfig, Stability},
 };
 use dispatch_sqs_client::Place;
 use schemars::JsonSchema;
@@ -88,6 +88,7 @@ pub(super) const LONGEST: Duration = Duration::from_secs(43_200);
 impl SourceConfig for SqsSourceConfig {
     const TYPE: &'static str = "sqs";
     const SUMMARY: &'static str = "takes messages from Amazon SQS";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(SqsSource::metered(self, &context.meter)?))

@@ -2,7 +2,7 @@ use std::{path::PathBuf, time::Duration};
 
 use dispatch_core::{
     Source,
-    config::{BuildContext, ConfigError, Period, SourceConfig},
+    config::{BuildContext, ConfigError, Period, SourceConfig, Stability},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,7 @@ impl SqsdCronSourceConfig {
 impl SourceConfig for SqsdCronSourceConfig {
     const TYPE: &'static str = "sqsd_cron";
     const SUMMARY: &'static str = "makes a message for each periodic task of a cron.yaml";
+    const STABILITY: Stability = Stability::Beta;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(SqsdCronSource::new(&self, context)?))

@@ -36,7 +36,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use dispatch_core::{
     Capabilities, Delivery, Error, Message, Order, Received, Settler, Source,
-    config::{BuildContext, ByteSize, ConfigError, SourceConfig},
+    config::{BuildContext, ByteSize, ConfigError, SourceConfig, Stability},
     pipeline::parked_queue,
     store::DeadLetter,
 };
@@ -83,6 +83,7 @@ impl Default for StdinSourceConfig {
 impl SourceConfig for StdinSourceConfig {
     const TYPE: &'static str = "stdin";
     const SUMMARY: &'static str = "pulls lines from standard input";
+    const STABILITY: Stability = Stability::Stable;
 
     fn build(self, context: &BuildContext) -> Result<Box<dyn Source>, ConfigError> {
         Ok(Box::new(StdinSource::new(&self, context)))

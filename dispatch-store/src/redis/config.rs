@@ -2,7 +2,7 @@ use std::{sync::Arc, time::Duration};
 
 use dispatch_core::{
     Store,
-    config::{ConfigError, Period, Secret, StoreConfig, StoreContext},
+    config::{ConfigError, Period, Secret, Stability, StoreConfig, StoreContext},
 };
 use redis::{Client, aio::ConnectionManagerConfig};
 use schemars::JsonSchema;
@@ -48,6 +48,7 @@ impl RedisConfig {
 impl StoreConfig for RedisConfig {
     const TYPE: &'static str = "redis";
     const SUMMARY: &'static str = "a Redis server: reservations, schedule slots and positions, for [dedupe]";
+    const STABILITY: Stability = Stability::Beta;
     const WHOLE: bool = false;
 
     fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {

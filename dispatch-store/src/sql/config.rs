@@ -10,7 +10,7 @@ mod sqlite {
 
     use dispatch_core::{
         Store,
-        config::{ConfigError, Period, StoreConfig, StoreContext},
+        config::{ConfigError, Period, Stability, StoreConfig, StoreContext},
     };
     use schemars::JsonSchema;
     use serde::Deserialize;
@@ -58,6 +58,7 @@ mod sqlite {
     impl StoreConfig for SqliteConfig {
         const TYPE: &'static str = "sqlite";
         const SUMMARY: &'static str = "a database file of our own; nothing to install, one machine";
+        const STABILITY: Stability = Stability::Stable;
 
         fn build(self, context: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
             if self.path.as_os_str().is_empty() {
@@ -84,7 +85,7 @@ mod postgres {
 
     use dispatch_core::{
         Store,
-        config::{ConfigError, Period, Secret, StoreConfig, StoreContext},
+        config::{ConfigError, Period, Secret, Stability, StoreConfig, StoreContext},
     };
     use schemars::JsonSchema;
     use serde::Deserialize;
@@ -123,6 +124,7 @@ mod postgres {
     impl StoreConfig for PostgresConfig {
         const TYPE: &'static str = "postgres";
         const SUMMARY: &'static str = "a PostgreSQL server, shared by many processes";
+        const STABILITY: Stability = Stability::Stable;
 
         fn build(self, _: &StoreContext) -> Result<Arc<dyn Store>, ConfigError> {
             if self.max_connections == 0 {

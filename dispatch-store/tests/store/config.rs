@@ -6,7 +6,7 @@ fn every_store_of_this_build_is_registered() {
 
     dispatch_store::register(&mut registry);
 
-    let names: Vec<_> = registry.stores().map(|(name, _)| name).collect();
+    let names: Vec<_> = registry.stores().map(|store| store.name).collect();
     let mut expected = vec!["memory"];
     expected.extend(cfg!(feature = "postgres").then_some("postgres"));
     expected.extend(cfg!(feature = "redis").then_some("redis"));
