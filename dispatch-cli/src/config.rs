@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use clap::Args;
@@ -10,6 +11,7 @@ use dispatch_core::{
     Registry,
     config::{Diagnostics, LoadedPipeline, Loader, Override},
 };
+use serde_json::Value;
 
 use crate::{
     env_file,
@@ -58,6 +60,8 @@ pub(crate) struct Text {
 pub(crate) struct Loaded {
     pub(crate) file: String,
     pub(crate) pipeline: LoadedPipeline,
+    /// The file as `dispatch echo` prints it, where the admin server may be asked for it.
+    pub(crate) shown: Option<Arc<Value>>,
 }
 
 impl ConfigArgs {
@@ -192,13 +196,17 @@ pub(crate) fn load(args: &ConfigArgs, registry: &Registry, color: Color) -> Resu
 pub(crate) fn load_texts(texts: Vec<Text>, loader: &Loader<'_>, color: Color) -> Result<Vec<Loaded>> {
     let mut loaded = Vec::new();
     let mut mistakes = Vec::new();
-    for Text { name, text } in texts {
-        match loader.load(&name, &text) {
+    for Text { name, text } in &texts {
+        match loader.load(name, text) {
             Ok(pipeline) => {
                 if !pipeline.warnings.0.is_empty() {
                     crate::output::note(&pipeline.warnings.render(color.on_stderr()));
                 }
-                loaded.push(Loaded { file: name, pipeline });
+                loaded.push(Loaded {
+                    file: name.clone(),
+                    pipeline,
+                    shown: None,
+                });
             }
             Err(diagnostics) => mistakes.push(diagnostics),
         }
@@ -208,6 +216,12 @@ pub(crate) fn load_texts(texts: Vec<Text>, loader: &Loader<'_>, color: Color) ->
     }
     if let Some(words) = two_of_a_name(&loaded) {
         return Err(Failure::config(words));
+    }
+    if loaded.iter().any(|one| one.pipeline.admin.debug) {
+        for (one, Text { name, text }) in loaded.iter_mut().zip(&texts) {
+            let shown = loader.echo(name, text);
+            one.shown = Some(Arc::new(shown.map_err(|wrong| mistaken([wrong], color))?));
+        }
     }
     Ok(loaded)
 }

@@ -6,6 +6,7 @@ use dispatch_core::{
     Error, Store,
     pipeline::{Handle, Phase, Summary},
 };
+use serde_json::Value;
 use tokio::task::JoinSet;
 
 use super::{Monitors, Plan};
@@ -17,6 +18,8 @@ pub(crate) struct Member {
     pub(crate) file: String,
     pub(crate) handle: Handle,
     pub(crate) store: Arc<dyn Store>,
+    /// What it runs by, fit to be shown; only where somebody may ask.
+    pub(crate) shown: Option<Arc<Value>>,
 }
 
 /// What runs now, for those that outlive a generation.
@@ -99,6 +102,7 @@ impl Generation {
                 file: planned.file,
                 handle,
                 store: planned.store,
+                shown: planned.shown,
             });
             tasks.spawn(planned.pipeline.run());
         }

@@ -1,5 +1,6 @@
 //! What `dispatch run` is made of: the plan that files make, the generation that runs it, and all that watches.
 
+mod at_work;
 mod generation;
 mod live;
 mod monitors;
@@ -10,6 +11,7 @@ mod summary;
 mod systemd;
 mod watch;
 
+pub(crate) use at_work::at_work;
 pub(crate) use generation::{Board, Ended, Generation, Member};
 pub(crate) use live::{Live, TICK};
 pub(crate) use monitors::Monitors;

@@ -29,6 +29,8 @@ pub(crate) struct Planned {
     pub(crate) file: String,
     pub(crate) pipeline: Pipeline,
     pub(crate) store: Arc<dyn Store>,
+    /// What it runs by, fit to be shown; only where somebody may ask.
+    pub(crate) shown: Option<Arc<Value>>,
     /// Where its scoreboard listens.
     pub(crate) monitoring: Option<SocketAddr>,
 }
@@ -67,7 +69,12 @@ impl Plan {
         let prints = loaded.iter().any(|loaded| prints(&loaded.pipeline.settings));
         let mut pipelines = Vec::new();
         let mut mistakes: Vec<Diagnostics> = Vec::new();
-        for Loaded { file, mut pipeline } in loaded {
+        for loaded in loaded {
+            let Loaded {
+                file,
+                mut pipeline,
+                shown,
+            } = loaded;
             let monitoring = monitoring(&file, &pipeline)?;
             let store = match stores.0.get(&pipeline.store_key) {
                 Some(store) => Arc::clone(store),
@@ -88,6 +95,7 @@ impl Plan {
                         file,
                         pipeline,
                         store,
+                        shown,
                         monitoring,
                     });
                 }

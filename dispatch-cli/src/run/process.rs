@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use dispatch_core::{
-    Registry,
-    pipeline::{InProgress, Status},
-};
-use serde::Serialize;
+use dispatch_core::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Watch, Wish, report};
+use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Watch, Wish, at_work, report};
 use crate::{args::Global, config::ConfigArgs, failure::Result, logs::Screen, output::note, server::Server};
 
 /// How the pipelines came to their end.
@@ -140,15 +136,7 @@ impl Process<'_> {
         let members = Arc::clone(&self.generation.members);
         // A driver that does not turn takes a second: the next signal need not wait for it.
         tokio::spawn(async move {
-            let all = members.iter().map(async |member| {
-                let work = member.handle.in_progress().await;
-                Dump {
-                    status: member.handle.status(),
-                    in_progress: work.iter().map(Work::of).collect(),
-                }
-            });
-            let all = futures::future::join_all(all).await;
-            match serde_json::to_string(&all) {
+            match serde_json::to_string(&at_work(&members).await) {
                 Ok(text) => note(&text),
                 Err(error) => tracing::warn!(%error, "status cannot be printed"),
             }
@@ -161,31 +149,5 @@ impl Process<'_> {
         self.server.stop().await;
         self.stores.keep(&[]).await;
         report(ended, &self.generation.members, self.global, self.screen.0.is_some())
-    }
-}
-
-/// A pipeline as it is printed.
-#[derive(Debug, Serialize)]
-struct Dump {
-    #[serde(flatten)]
-    status: Status,
-    in_progress: Vec<Work>,
-}
-
-/// A message at the sink; its payload is nobody's business here.
-#[derive(Debug, Serialize)]
-struct Work {
-    id: String,
-    attempt: u32,
-    seconds: f64,
-}
-
-impl Work {
-    fn of(one: &InProgress) -> Self {
-        Self {
-            id: one.message.id().to_string(),
-            attempt: one.message.attempt,
-            seconds: one.started_at.elapsed().unwrap_or_default().as_secs_f64(),
-        }
     }
 }

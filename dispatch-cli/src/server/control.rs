@@ -21,7 +21,7 @@ pub(super) struct Which {
 }
 
 impl Which {
-    fn of(&self, board: &Board) -> Result<Vec<Member>, Box<Response>> {
+    pub(super) fn of(&self, board: &Board) -> Result<Vec<Member>, Box<Response>> {
         let all = board.members();
         let chosen: Vec<_> = all
             .iter()

@@ -3,6 +3,7 @@
 mod auth;
 mod control;
 mod dead_letters;
+mod debug;
 mod health;
 mod metrics;
 mod openapi;
@@ -108,6 +109,13 @@ impl Running {
 /// Every route; those before the guard are open to all who can reach the address.
 fn router(board: Board, config: &AdminConfig) -> Router {
     let guard = Arc::new(auth::Guard::new(config));
+    let debug = match config.debug {
+        true => Router::new()
+            .route("/debug/in-flight", get(debug::in_flight))
+            .route("/debug/config", get(debug::config))
+            .route("/debug/tasks", get(debug::tasks)),
+        false => Router::new(),
+    };
     let guarded = Router::new()
         .route("/metrics", get(metrics::metrics))
         .route("/healthz", get(health::healthz))
@@ -122,6 +130,7 @@ fn router(board: Board, config: &AdminConfig) -> Router {
         .route("/v1/dlq/{number}", get(dead_letters::show))
         .route("/v1/dlq/replay", post(dead_letters::replay))
         .route("/v1/dlq/purge", post(dead_letters::purge))
+        .merge(debug)
         .layer(middleware::from_fn_with_state(guard, auth::check));
     Router::new()
         .route("/livez", get(health::livez))

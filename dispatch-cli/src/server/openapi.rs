@@ -54,6 +54,25 @@ pub(super) async fn document() -> Json<Value> {
         "get",
         operation("how each pipeline is", parameters([PIPELINE])),
     );
+    for (path, summary, parameters) in [
+        (
+            "/debug/in-flight",
+            "which messages are at the sinks; with [admin] debug = true",
+            parameters([PIPELINE]),
+        ),
+        (
+            "/debug/config",
+            "what the pipelines run by, secrets hidden; with [admin] debug = true",
+            parameters([PIPELINE]),
+        ),
+        (
+            "/debug/tasks",
+            "how busy the process's threads are; with [admin] debug = true",
+            none(),
+        ),
+    ] {
+        add(path, "get", operation(summary, parameters));
+    }
     for (path, summary) in [
         ("/v1/pause", "stop receiving; what is started goes on"),
         ("/v1/resume", "receive again"),

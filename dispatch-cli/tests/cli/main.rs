@@ -8,6 +8,7 @@ mod admin;
 mod bridge;
 mod broken_pipe;
 mod dead_letters;
+mod debug;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
 mod dispatcherd;

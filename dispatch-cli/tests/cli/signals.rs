@@ -216,7 +216,8 @@ async fn a_dump_says_what_is_at_the_sink_and_for_how_long() {
     let dump: Value = serde_json::from_str(&line).unwrap();
     let work = &dump[0]["in_progress"][0];
     assert!(work["id"].as_str().unwrap().ends_with("in.txt:0"), "{line}");
-    assert_eq!(work["attempt"], 1);
+    assert_eq!((&work["attempt"], &work["source"]), (&1.into(), &"source".into()));
+    assert!(work["since"].as_str().unwrap().ends_with('Z'), "{line}");
     assert!(work["seconds"].as_f64().is_some_and(|seconds| seconds >= 0.0), "{line}");
     worker.let_go();
     assert_eq!(running.ends().await, 0, "{:#?}", running.log());

@@ -86,6 +86,14 @@ impl<'a> Loader<'a> {
         self
     }
 
+    /// One file's text as it is meant, to be shown: as [`echo`](super::echo), under this loader's overrides.
+    ///
+    /// # Errors
+    /// Mistakes of syntax.
+    pub fn echo(&self, name: &str, text: &str) -> Result<serde_json::Value, Diagnostics> {
+        super::echo(&super::schema(self.registry), name, text, &self.overrides)
+    }
+
     /// Reads one file's text.
     ///
     /// # Errors

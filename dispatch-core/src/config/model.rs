@@ -115,6 +115,8 @@ pub struct AdminConfig {
     pub listen: String,
     /// What callers must send as a bearer token; needed where the address is not a loopback one.
     pub token: Option<Secret>,
+    /// Whether `/debug/` is there too: what is at the sinks, the configuration, the runtime's tasks.
+    pub debug: bool,
 }
 
 /// `[monitoring]`.
@@ -157,6 +159,7 @@ impl Default for AdminConfig {
         Self {
             listen: "127.0.0.1:9090".to_owned(),
             token: None,
+            debug: false,
         }
     }
 }
@@ -197,6 +200,7 @@ mod tests {
         let admin = |listen: &str, token: Option<&str>| AdminConfig {
             listen: listen.to_owned(),
             token: token.map(Secret::new),
+            debug: false,
         };
 
         for (listen, token, expected) in [

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use smol_str::SmolStr;
 use tokio::{
     sync::mpsc::{UnboundedSender, unbounded_channel},
     time::{Instant, timeout_at},
@@ -29,6 +30,8 @@ const VISIT: Duration = Duration::from_millis(200);
 pub struct InProgress {
     /// The message.
     pub message: Message,
+    /// Its source's label, such as `source` or `source.jobs`; `parked` for what the pipeline had put into the Store.
+    pub source: SmolStr,
     /// What its source knows the delivery by.
     pub token: Token,
     /// When the work on it began.

@@ -328,6 +328,7 @@ where
                 let began = entry.received.instant() + Duration::from_millis(entry.waited.into());
                 InProgress {
                     message: entry.message.clone(),
+                    source: self.plan.labels[entry.source()].clone(),
                     token: entry.token.clone(),
                     started_at: wall - now.saturating_duration_since(began),
                 }
