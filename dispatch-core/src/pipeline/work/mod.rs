@@ -1,10 +1,15 @@
 //! Everything received and not yet settled, driven forward in place: started in turn, judged, kept, settled.
 
+mod end;
 mod entry;
 mod leases;
 mod outcome;
 mod park;
 mod reach;
+mod settled;
+mod take;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 use std::{
@@ -18,9 +23,8 @@ use std::{
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use rand::RngExt as _;
 use smol_str::SmolStr;
-use tokio::time::{Instant, Sleep, sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tower::Service;
 
 use self::{
@@ -32,23 +36,15 @@ use super::{
     desk::Desk,
     keep::{Keep, Kept},
     lanes::{Backlog, Lanes},
-    parking::{Parking, restore},
+    parking::Parking,
     roll::InProgress,
     slots::Slots,
 };
 use crate::{
-    Attempt, Class, Delivery, Disposition, Error, Message, Reply, SettleError,
-    clock::{self, Moment},
+    Error, Message, Reply, SettleError, clock,
     layer::{BreakerHandle, expired},
-    message::Wall,
     telemetry::{Origin, coming_from, till::Till},
 };
-
-/// So often a settlement that failed is tried again where there is no lease; where there is one, for as long as it is
-/// ours. Then the message comes again.
-const SETTLE_TRIES: u8 = 5;
-/// The longest wait before such a try, in doublings of 100 ms; chance takes up to half of it.
-const SETTLE_DOUBLINGS: u8 = 7;
 
 /// So many lists of woken messages in one turn; then the runtime has its own.
 const ROUNDS: u8 = 16;
@@ -200,85 +196,6 @@ where
     /// Whether everything that was received is settled, and nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.slots.len() == 0 && self.keep.is_idle() && self.desks.iter().all(Desk::is_idle)
-    }
-
-    /// Takes a batch in; its messages start at the next [`poll`](Self::poll).
-    pub(super) fn take(&mut self, source: usize, batch: Vec<Delivery>) {
-        let stats = &self.shared.stats;
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let (received, wall_now) = (Moment::of(now), Wall::from(wall));
-        let deadline = self.plan.deadline.map(|total| now + total);
-        self.reach.look(now, self.plan.concurrency + self.reach.places(0));
-        stats.received.fetch_add(batch.len() as u64, Relaxed);
-        stats
-            .in_flight
-            .fetch_add(i64::try_from(batch.len()).unwrap_or(i64::MAX), Relaxed);
-        let capabilities = &self.desks[source].capabilities;
-        if let (true, Some(lease)) = (capabilities.extends, capabilities.lease) {
-            let tick = now + lease / 4;
-            self.keeper_at = Some(self.keeper_at.map_or(tick, |at| at.min(tick)));
-        }
-        let own_source = u16::try_from(source).unwrap_or(u16::MAX);
-        // The last one is the pipeline's own.
-        let from_store = source + 1 == self.desks.len();
-        let may_queue_up = self.parking.is_some() && !from_store;
-        let mut latest = 0;
-        for Delivery {
-            mut message,
-            history,
-            receipt,
-        } in batch
-        {
-            let lag = message.age_at(wall_now);
-            self.counts.queue.record(lag);
-            latest = lag;
-            if let (None, Some(deadline)) = (message.deadline, deadline) {
-                // From the first receipt on, as far as the source remembers it.
-                let spent = |first: &Attempt| wall.duration_since(first.at).unwrap_or_default();
-                let spent = history.first().map_or(Duration::ZERO, spent);
-                message.set_deadline(deadline.checked_sub(spent).map_or(now, |deadline| deadline.max(now)));
-            }
-            if let Some(age) = self.plan.max_age {
-                message.end_by(now + age.saturating_sub(Duration::from_nanos(lag)));
-            }
-            let parked = from_store && restore(&mut message);
-            let lane = match &self.plan.lanes {
-                // The source's own order is not the pipeline's to choose.
-                _ if self.desks[source].capabilities.needs_lanes => message.key().cloned(),
-                lanes => lanes.as_ref().and_then(|lanes| (lanes.key)(&message)),
-            };
-            let lane = lane.map(Box::new);
-            self.serial = self.serial.wrapping_add(1);
-            let prior = u16::try_from(history.len()).unwrap_or(u16::MAX);
-            let entry = Entry {
-                message,
-                history: (!history.is_empty()).then(|| Box::new(history)),
-                // From here on the duty to settle is ours; `drop` sees to what is left.
-                token: receipt.into_parts().0,
-                open: true,
-                source: own_source,
-                lane,
-                serial: self.serial,
-                received,
-                leased: 0,
-                prior,
-                started: false,
-                waited: 0,
-                pause: None,
-                lost: false,
-                parked,
-                keeping: false,
-                settling: None,
-            };
-            let slot = self.slots.insert(entry);
-            if may_queue_up && self.is_behind_parked(slot) {
-                self.queue_up(slot);
-                continue;
-            }
-            let lane = self.slots.entry(slot).and_then(|entry| entry.lane.as_deref());
-            self.backlog.push(slot, lane);
-        }
-        self.shared.stats.queue_lag_millis.store(latest / 1_000_000, Relaxed);
     }
 
     /// Drives everything as far as it goes. `waiting`: nothing new will come before this is polled again, so what is
@@ -441,77 +358,6 @@ where
         }
     }
 
-    fn settled(&mut self, slot: usize, result: Result<(), SettleError>) {
-        let Some(entry) = self.slots.entry(slot) else { return };
-        let stats = &self.shared.stats;
-        match result {
-            Ok(()) => {
-                if entry.parked && !entry.goes_back() {
-                    self.left_the_store(slot);
-                }
-            }
-            Err(SettleError::Stale | SettleError::Withdrawn) => {
-                stats.lease_lost.fetch_add(u64::from(!entry.lost), Relaxed);
-                tracing::warn!(id = %entry.message.id(), "lease lost before the settlement: the message may be worked on twice");
-            }
-            Err(SettleError::Failed(error)) => {
-                let source = &self.plan.labels[entry.source()];
-                let lease = self.desks[entry.source()].capabilities.lease;
-                let ours = lease.is_some_and(|lease| Instant::now() < entry.leased_at() + lease) && !entry.lost;
-                if let Some((settled, tries)) = &mut entry.settling
-                    // What goes back does so with the end of its lease, too.
-                    && (*tries < SETTLE_TRIES || (ours && !settled.goes_back()))
-                    // What the source refuses for good is refused again.
-                    && error.class() != Class::Permanent
-                {
-                    *tries = tries.saturating_add(1);
-                    let wait = Duration::from_millis(100) * (1 << (*tries).min(SETTLE_DOUBLINGS));
-                    // What failed together need not come back together.
-                    let wait = wait.mul_f64(rand::rng().random_range(0.5..1.0));
-                    stats.settle_retried.fetch_add(1, Relaxed);
-                    let serial = entry.serial;
-                    tracing::warn!(%source, id = %entry.message.id(), error = error.report(), ?wait, "settlement failed, trying again");
-                    self.calls.push(Box::pin(async move {
-                        sleep(wait).await;
-                        Returned::SettleAgain { slot, serial }
-                    }));
-                    return;
-                }
-                stats.settle_failed.fetch_add(1, Relaxed);
-                tracing::error!(%source, id = %entry.message.id(), error = error.report(), "settlement failed: the message may come again");
-            }
-        }
-        self.counts.settled += 1;
-        if let Some(entry) = self.slots.remove(slot) {
-            self.desks[entry.source()].confirmed();
-            self.reach.settled();
-        }
-    }
-
-    /// Gives back what was not started.
-    pub(super) fn release_backlog(&mut self) {
-        for slot in self.backlog.drain() {
-            self.release(slot);
-        }
-    }
-
-    /// Cancels what is started, and gives it back with everything else that is not settled.
-    pub(super) fn cancel(&mut self) {
-        self.release_backlog();
-        let kept_waiting = self.keep.abandon();
-        let unsettled: Vec<_> = self
-            .slots
-            .entries()
-            // What is on its way into the Store right now is settled when that comes back.
-            .filter(|(slot, entry)| entry.open && (!entry.keeping || kept_waiting.contains(slot)))
-            .map(|(slot, _)| slot)
-            .collect();
-        for slot in unsettled {
-            self.slots.cancel(slot);
-            self.release(slot);
-        }
-    }
-
     fn poll_timer(&mut self, cx: &mut Context<'_>) -> bool {
         let due = self
             .desks
@@ -528,55 +374,5 @@ where
         }
         // True only once for each time that falls due: what is due is then sent.
         timer.as_mut().poll(cx).is_ready()
-    }
-}
-
-impl<S: Service<Message>> Drop for Work<S> {
-    /// A driver that is dropped (its future cancelled, or a panic) gives back what it holds, and tells what it knows.
-    fn drop(&mut self) {
-        self.shared.roll.leave(self.driver);
-        for (_, entry) in self.slots.entries().filter(|(_, entry)| entry.open) {
-            self.desks[entry.source()].put(0, entry.token.clone(), Disposition::Release);
-        }
-        // Without a runtime there is nobody to send it; leases and connections end by themselves.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        for desk in &mut self.desks {
-            if let Some(parcel) = desk.take_all() {
-                runtime.spawn(parcel.send());
-            }
-        }
-    }
-}
-#[cfg(test)]
-mod tests {
-    use tower::Layer as _;
-
-    use super::*;
-    use crate::{layer::Stack, message::Envelope};
-
-    fn size_of_call<S: Service<Message>>(_: &S) -> usize {
-        size_of::<S::Future>()
-    }
-
-    /// What the figure of `benches/memory.rs` is made of: who adds a word to one of these sees it here first.
-    #[test]
-    fn a_message_in_flight_stays_small() {
-        let sink = tower::service_fn(|_: Message| std::future::ready(Ok::<_, Error>(Reply::default())));
-        let bare = size_of_val(&sink.clone().call(Message::new("x")));
-
-        let stack = size_of_call(&Stack::default().layers(&Arc::default()).layer(sink)) - bare;
-
-        assert!(
-            stack <= 208,
-            "the layers take {stack} bytes around the sink's own future"
-        );
-        assert!(size_of::<Entry>() <= 120, "an entry takes {}", size_of::<Entry>());
-        assert!(
-            size_of::<Envelope>() <= 104,
-            "a bare message takes {}",
-            size_of::<Envelope>()
-        );
     }
 }
