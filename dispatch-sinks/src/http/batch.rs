@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use smol_str::SmolStr;
 use tokio::{sync::oneshot, time::sleep};
 
-use super::{BatchConfig, sink::Caller};
+use super::{BatchConfig, caller::Caller};
 
 /// The system attributes that a record carries, each under the name that its source gave it.
 const SYSTEM: [(&str, &str); 9] = [

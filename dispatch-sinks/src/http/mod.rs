@@ -53,6 +53,7 @@
 
 mod batch;
 mod body;
+mod caller;
 mod config;
 mod connect;
 mod counted;
