@@ -10,7 +10,7 @@ use std::{
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Done, Running, command, cut_off, dir, dispatch, get, until};
+use crate::support::{Done, Running, command, cut_off, dir, dispatch, get, send, until};
 
 /// More than a pipe holds, a line of 1 KiB for each number.
 const LINES: usize = 2_000;
@@ -125,4 +125,24 @@ async fn a_run_over_a_queue_ends_and_its_messages_stay_in_it() {
     second.signal(Signal::TERM);
     assert_eq!(second.ends().await, 0, "{:?}", second.log());
     assert_eq!(numbers(second.out().as_bytes()), (0..10).collect());
+}
+
+/// The other pipeline of the process ends with it; nobody who waits for an answer waits in vain.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sender_that_waits_is_told_to_send_again() {
+    let answering = pipeline("type = \"http\"\nlisten = \"127.0.0.1:0\"\nmode = \"sync\"");
+    let other = pipeline("type = \"queue\"\nqueue = \"work\"").replace("\"p\"", "\"q\"");
+    let dir = dir(&[("p.toml", &answering), ("q.toml", &other)]);
+    let mut running = Running::unread(command(dir.path(), &["run", "p.toml", "q.toml"]).stdin(Stdio::null()));
+    let line: Value = serde_json::from_str(&running.says("\"listening\"").await).unwrap();
+    running.ready().await;
+
+    let url = format!("http://{}/", line["address"].as_str().unwrap());
+    let (status, body) = send("POST", &url, &[], "x").await;
+
+    assert_eq!(status, 503, "{body}");
+    assert_eq!(running.ends().await, 1, "{:#?}", running.log());
+    let summaries = running.log();
+    let summaries = summaries.iter().filter(|line| line.contains("\"summary\""));
+    assert_eq!(summaries.count(), 2);
 }

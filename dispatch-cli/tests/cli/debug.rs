@@ -17,8 +17,11 @@ async fn debugging_is_off_unless_it_is_asked_for() {
     let running = Running::start(dir.path(), &["run", "p.toml"]);
     let admin = running.ready().await;
 
+    let described: Value = serde_json::from_str(&get(&format!("{admin}/v1/openapi.json")).await.1).unwrap();
     for path in PATHS {
         assert_eq!(get(&format!("{admin}{path}")).await.0, 404, "{path}");
+        let words = &described["paths"][path]["get"]["summary"];
+        assert!(words.as_str().unwrap().contains("debug = true"), "{path}: {words}");
     }
 }
 

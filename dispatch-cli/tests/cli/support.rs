@@ -142,9 +142,20 @@ impl Running {
     }
 
     pub(crate) fn spawn(command: &mut Command) -> Self {
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Self::over(child)
+    }
+
+    /// As [`spawn`](Self::spawn), with nobody to read what it prints.
+    pub(crate) fn unread(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        Self::over(child)
+    }
+
+    fn over(mut child: Child) -> Self {
         let log = Arc::<Mutex<Vec<String>>>::default();
-        let (stderr, mut stdout) = (child.stderr.take().unwrap(), child.stdout.take().unwrap());
+        let (stderr, stdout) = (child.stderr.take().unwrap(), child.stdout.take());
         let out = Arc::<Mutex<Vec<u8>>>::default();
         let (lines, printed) = (log.clone(), out.clone());
         let readers = vec![
@@ -156,7 +167,7 @@ impl Running {
             thread::spawn(move || {
                 // A full pipe would hold the binary up.
                 let mut all = Vec::new();
-                drop(stdout.read_to_end(&mut all));
+                drop(stdout.map(|mut stdout| stdout.read_to_end(&mut all)));
                 *printed.lock().unwrap() = all;
             }),
         ];
