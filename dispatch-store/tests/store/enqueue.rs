@@ -198,6 +198,91 @@ async fn enqueue_after_probe(server: &Server, store: &Arc<dyn Store>, queue: &st
     next(store, queue).await;
 }
 
+/// However it is called and whatever waits already: a publisher of many in one transaction, on tables that were empty when
+/// they were last analysed, while nothing is vacuumed.
+#[tokio::test]
+async fn the_last_of_many_costs_what_the_first_did() {
+    let Some(server) = Server::find("the_last_of_many_costs_what_the_first_did").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    let schema = &server.schema;
+    for table in ["dispatch_item", "dispatch_ready"] {
+        server.run(&format!("VACUUM ANALYZE {schema}.{table}")).await;
+    }
+    let identity = "identity => 'k' || number, on_duplicate";
+    for (name, options) in [
+        ("plain", String::new()),
+        ("delayed", "delay => 3600".to_owned()),
+        (
+            "at once below delayed",
+            "delay => 3600 * (number % 2), priority => (number % 2)::smallint".to_owned(),
+        ),
+        ("serial", format!("{identity} => 'serial'")),
+        ("serial, delayed", format!("{identity} => 'serial', delay => 3600")),
+        ("queue_one", format!("{identity} => 'queue_one'")),
+        ("discard", format!("{identity} => 'discard'")),
+        ("discard, delayed", format!("{identity} => 'discard', delay => 3600")),
+        (
+            "one identity",
+            "identity => 'same', on_duplicate => 'serial'".to_owned(),
+        ),
+    ] {
+        let comma = if options.is_empty() { "" } else { ", " };
+        let call = format!("PERFORM {schema}.dispatch_enqueue('{name}', 'x'{comma}{options});");
+
+        let [first, last] = server.cost_of_many(&call).await;
+
+        assert!(
+            last <= first * 5.0,
+            "{name}: {first} ms for 100 at first, {last} ms at last"
+        );
+    }
+    server.end(store).await;
+}
+
+/// To be told is to find nothing else that is due, of its priority.
+#[tokio::test]
+async fn one_of_many_is_announced() {
+    let Some(server) = Server::find("one_of_many_is_announced").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    let mut listener = sea_orm::sqlx::postgres::PgListener::connect(&server.url).await.unwrap();
+    // A channel is the whole database's: a name that no other test has.
+    let queue = &server.schema;
+    listener.listen(&format!("dispatch_{queue}")).await.unwrap();
+    listener.listen(&format!("end_{queue}")).await.unwrap();
+    let many = |priority: i16, options: &str| {
+        format!("dispatch_enqueue('{queue}', n::text, priority => {priority}::smallint {options})")
+    };
+    let serial = ", identity => 'i', on_duplicate => 'serial'";
+
+    for (call, expected) in [
+        (many(0, ", delay => 3600"), 0),
+        (many(0, &format!(", delay => 3600 {serial}")), 0),
+        (many(0, ""), 1),
+        (many(0, serial), 0),
+        (many(1, serial), 1),
+        (many(2, ""), 1),
+    ] {
+        // Each in a transaction of its own: in one, the server tells of the same once.
+        for n in 1..=3 {
+            let call = call.replace("n::text", &format!("'{n}'"));
+            server.run(&format!("SELECT {}.{call}", server.schema)).await;
+        }
+        server.run(&format!("NOTIFY end_{queue}")).await;
+        let mut heard = 0;
+        while listener.recv().await.unwrap().channel() != format!("end_{queue}") {
+            heard += 1;
+        }
+        assert_eq!(heard, expected, "{call}");
+    }
+    server.end(store).await;
+}
+
 #[tokio::test]
 async fn postgres_behind_a_pooler_passes_the_battery() {
     let Some(server) = Server::find("postgres_behind_a_pooler_passes_the_battery").await else {
