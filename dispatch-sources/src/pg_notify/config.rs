@@ -303,7 +303,7 @@ impl PgNotifySourceConfig {
             most: self.max_waiting,
             overflow: self.overflow,
             store: Arc::clone(&context.store),
-            queue: parked_queue(&context.pipeline),
+            queue: format!("{}:{}", parked_queue(&context.pipeline), context.component),
         };
         let hall = Arc::new(Hall::new(settings, &context.meter));
         let backoff = Backoff::exponential(base, 2.0).max(max).jitter(Jitter::Full);

@@ -12,7 +12,7 @@ use dispatch_core::{
     Backoff, Commands,
     config::BuildContext,
     tasks::{BarePayload, ControlMessage, Incoming, TaskMessage, chunks::Assembly, more_members},
-    telemetry::Counter,
+    telemetry::{Counter, Meter},
 };
 use dispatch_pg_client::Server;
 use tokio::time::Instant;
@@ -44,6 +44,7 @@ pub(super) struct Service {
     pub(super) rejected: Counter,
     pub(super) gaps: Counter,
     pub(super) gap_length: Counter,
+    meter: Meter,
 }
 
 /// How a silent connection is asked whether it still hears.
@@ -142,6 +143,7 @@ impl Service {
             ),
             parts: Parts::new(server.is_some().then_some(listener::NAME), meter),
             counts: Counts::default(),
+            meter: meter.clone(),
             commands: context.commands.clone(),
             started: Instant::now(),
             config,
@@ -174,6 +176,19 @@ impl Service {
                 }
             }
         });
+    }
+
+    /// Takes spilled tasks back, for as long as the service runs.
+    pub(super) async fn take_back(&self) {
+        let taking = || self.hall.take_back(&self.commands, &self.meter);
+        while self
+            .parts
+            .caught("what takes spilled tasks back", taking())
+            .await
+            .is_err()
+        {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
     }
 
     /// Takes in one task of the service's own.

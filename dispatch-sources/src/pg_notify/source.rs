@@ -66,6 +66,8 @@ impl PgNotifySource {
         if let Some(server) = self.service.server.clone() {
             self.running.spawn(listener::run(Arc::clone(&self.service), server));
         }
+        let service = Arc::clone(&self.service);
+        self.running.spawn(async move { service.take_back().await });
         producers::start(&self.service, &mut self.running);
         if let Some(path) = self.service.config.control.socket.clone() {
             let service = Arc::clone(&self.service);

@@ -8,6 +8,7 @@ mod http;
 mod pg_notify;
 mod pg_notify_outage;
 mod pg_notify_panics;
+mod pg_notify_spill;
 mod schedule;
 mod schedule_cancel;
 mod sqs;

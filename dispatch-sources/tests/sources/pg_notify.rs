@@ -682,11 +682,7 @@ async fn what_waits_at_the_end_is_kept_in_the_store() {
     drop(out);
     let kept = timeout(Duration::from_secs(10), async {
         loop {
-            let depth = store
-                .queue()
-                .depth(&dispatch_core::pipeline::parked_queue("p"))
-                .await
-                .unwrap();
+            let depth = store.queue().depth("parked:p:source").await.unwrap();
             if depth.delayed == 1 && depth.ready >= 1 {
                 return;
             }

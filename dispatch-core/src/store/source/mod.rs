@@ -140,8 +140,10 @@ impl QueueSource {
         self.steered(commands, meter, true)
     }
 
-    /// As [`answering`](Self::answering), of what was received before.
-    pub(crate) fn answering_again(self, commands: &Commands, meter: &Meter) -> Self {
+    /// As [`answering`](Self::answering), of messages that were received before and so are not counted in `received`: retries,
+    /// what a source has put into the store itself.
+    #[must_use]
+    pub fn answering_again(self, commands: &Commands, meter: &Meter) -> Self {
         self.steered(commands, meter, false)
     }
 

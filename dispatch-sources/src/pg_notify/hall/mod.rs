@@ -1,6 +1,7 @@
 //! Where tasks wait: for their delay, for their like to be done, for their turn.
 
 mod settling;
+mod spilled;
 mod state;
 mod task;
 #[cfg(test)]
@@ -13,8 +14,9 @@ use std::{
 };
 
 use dispatch_core::{
-    Delivery, Settler, Store,
-    store::Item,
+    Delivery, Settler, Source as _, Store,
+    store::{Enqueued, Item, QueueSource},
+    tasks::heed,
     telemetry::{Counter, Gauge, Meter},
 };
 use tokio::{sync::Notify, time::Instant};
@@ -30,7 +32,7 @@ use self::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Overflow {
-    /// It goes into the store, and comes back from there.
+    /// It goes into the store, and comes back from there once there is room.
     #[default]
     Spill,
     /// It is dropped, counted and logged.
@@ -41,6 +43,12 @@ pub enum Overflow {
 pub(super) struct Hall {
     state: Mutex<State>,
     changed: Notify,
+    /// Told when there may be room again.
+    freed: Notify,
+    /// Told when there is none.
+    full: Notify,
+    /// Ends what the store has of spilled tasks.
+    store: Arc<dyn Settler>,
     settings: Settings,
     discarded: Counter,
     shed: Counter,
@@ -53,9 +61,10 @@ pub(super) struct Settings {
     pub(super) most: usize,
     pub(super) overflow: Overflow,
     pub(super) store: Arc<dyn Store>,
-    /// The queue in the store that the pipeline reads too.
+    /// The queue in the store for what finds no room.
     pub(super) queue: String,
 }
+
 /// Where a listed task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Where {
@@ -71,6 +80,9 @@ impl Hall {
         Self {
             state: Mutex::default(),
             changed: Notify::new(),
+            freed: Notify::new(),
+            full: Notify::new(),
+            store: QueueSource::new(Arc::clone(&settings.store), settings.queue.as_str()).settler(),
             settings,
             discarded: meter.counter(
                 "dispatch_tasks_discarded_total",
@@ -105,10 +117,17 @@ impl Hall {
                 }
             }
             self.gauge(&state);
-            tasks.collect::<Vec<_>>()
+            let is_closed = state.closed;
+            let rest = tasks.filter(|task| {
+                let superfluous = !is_closed && state.is_superfluous(task);
+                self.discarded.add(u64::from(superfluous));
+                !superfluous
+            });
+            rest.collect::<Vec<_>>()
         };
         self.changed.notify_one();
         if !rest.is_empty() {
+            self.full.notify_one();
             self.put_away(rest, "too many wait").await;
         }
     }
@@ -134,12 +153,20 @@ impl Hall {
         let (now, mut patterns) = (SystemTime::now(), Patterns::default());
         let later = |task: &Task| {
             let mut item = Item::of(&patterns.message(task, now));
+            if let Err(error) = heed(&mut item) {
+                tracing::debug!(%error, "a task's own wishes are not heeded in the store");
+            }
+            // What is left of its delay; its text has the whole.
             item.run_at = task.delay.map(|delay| now + delay);
             item
         };
         let items = tasks.iter().map(later).collect();
         match self.settings.store.queue().enqueue(&self.settings.queue, items).await {
-            Ok(_) => self.spilled.add(count as u64),
+            Ok(stored) => {
+                let duplicates = stored.iter().filter(|answer| **answer == Enqueued::Duplicate).count() as u64;
+                self.discarded.add(duplicates);
+                self.spilled.add(count as u64 - duplicates);
+            }
             Err(error) => {
                 self.shed.add(count as u64);
                 tracing::error!(
@@ -161,9 +188,11 @@ impl Hall {
             let due = {
                 let mut state = self.state();
                 self.discarded.add(state.undelay(Instant::now()));
+                self.end_dropped(&mut state);
                 let taken = state.take(max, &self.settler());
                 if !taken.is_empty() {
                     self.gauge(&state);
+                    self.freed.notify_one();
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -207,10 +236,17 @@ impl Hall {
         state.ready.retain(|at| !all.contains(at));
         let cancelled = chosen
             .into_iter()
-            .map(|(place, _, at)| (place, state.remove(at).task.text().to_owned()))
+            .map(|(place, _, at)| {
+                let task = state.remove(at).task;
+                let text = task.text().to_owned();
+                state.dropped.extend(task.stored);
+                (place, text)
+            })
             .collect();
         self.gauge(&state);
+        self.end_dropped(&mut state);
         drop(state);
+        self.freed.notify_one();
         self.changed.notify_one();
         cancelled
     }
@@ -220,10 +256,12 @@ impl Hall {
         self.state().ready.len()
     }
 
-    /// Hands out nothing more; what waits goes into the store, or is logged as lost.
+    /// Hands out nothing more; what waits goes into the store, or is logged as lost. What the store has goes back to it.
     pub(super) async fn close(&self) {
         let waiting = self.state().close(Instant::now());
         self.waiting.set(0);
+        let (stored, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|task| task.stored.is_some());
+        self.give_back(stored).await;
         if !waiting.is_empty() {
             self.put_away(waiting, "the service ends").await;
         }

@@ -15,7 +15,7 @@ pub(super) struct Settling(pub(super) Arc<Hall>);
 impl Settler for Settling {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
         let hall = &self.0;
-        let (mut results, mut homeless) = (Vec::with_capacity(batch.len()), Vec::new());
+        let (mut results, mut homeless, mut stored) = (Vec::with_capacity(batch.len()), Vec::new(), Vec::new());
         {
             let mut state = hall.state();
             let mut back = Vec::new();
@@ -24,12 +24,17 @@ impl Settler for Settling {
                 let held = state
                     .tasks
                     .get(at)
-                    .is_some_and(|live| live.fence == token.fence && live.place == Place::Running);
-                if !held {
+                    .filter(|live| live.fence == token.fence && live.place == Place::Running);
+                let Some(live) = held else {
                     results.push(Err(SettleError::Stale));
                     continue;
-                }
+                };
                 results.push(Ok(()));
+                let goes_back = matches!(disposition, Disposition::Release | Disposition::Nack { .. });
+                if let Some(token) = live.task.stored.clone().filter(|_| state.closed || !goes_back) {
+                    stored.push((results.len() - 1, at, Settlement { token, disposition }));
+                    continue;
+                }
                 match disposition {
                     Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => {
                         state.remove(at);
@@ -58,6 +63,9 @@ impl Settler for Settling {
         hall.changed.notify_one();
         if !homeless.is_empty() {
             hall.put_away(homeless, "the service ends").await;
+        }
+        if !stored.is_empty() {
+            self.settle_stored(stored, &mut results).await;
         }
         results
     }

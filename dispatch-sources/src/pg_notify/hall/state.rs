@@ -30,6 +30,10 @@ pub(super) struct State {
     serial: u64,
     pub(super) closed: bool,
     patterns: Patterns,
+    /// How many tasks here are the store's.
+    pub(super) stored: usize,
+    /// What the store still has of tasks that have been dropped.
+    pub(super) dropped: Vec<Token>,
 }
 
 /// The same for every task of the same name and arguments.
@@ -53,6 +57,8 @@ pub(super) struct Live {
     pub(super) fence: u64,
     /// Its group, while there are groups.
     like: Option<Like>,
+    /// Since when the store does not take its end.
+    pub(super) unsettled: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +67,17 @@ pub(super) enum Place {
     Blocked,
     Ready,
     Running,
+}
+
+impl Group {
+    /// Whether a task of this policy is dropped beside those that are here.
+    fn drops(&self, policy: OnDuplicate) -> bool {
+        match policy {
+            OnDuplicate::Parallel | OnDuplicate::Serial => false,
+            OnDuplicate::Discard => self.running > 0 || !self.blocked.is_empty(),
+            OnDuplicate::QueueOne => !self.blocked.is_empty(),
+        }
+    }
 }
 
 impl Live {
@@ -106,6 +123,16 @@ impl State {
         self.ready.len() + self.blocked + self.delayed.len()
     }
 
+    /// Whether a task that comes now, and finds no room, is dropped because of its like.
+    pub(super) fn is_superfluous(&mut self, task: &Task) -> bool {
+        if task.delay.is_some() || matches!(task.on_duplicate, OnDuplicate::Parallel | OnDuplicate::Serial) {
+            return false;
+        }
+        self.groups()
+            .get(&like(task))
+            .is_some_and(|group| group.drops(task.on_duplicate))
+    }
+
     /// Puts a task where it belongs; false: it is dropped, since its like runs or waits.
     pub(super) fn admit(&mut self, task: Task) -> bool {
         let Some(delay) = task.delay else {
@@ -119,12 +146,14 @@ impl State {
 
     fn insert(&mut self, task: Task, place: Place, like: Option<Like>) -> usize {
         self.serial += 1;
+        self.stored += usize::from(task.stored.is_some());
         self.tasks.insert(Live {
             task,
             place,
             came: self.serial,
             fence: 0,
             like,
+            unsettled: None,
         })
     }
 
@@ -137,14 +166,11 @@ impl State {
         }
         let like = like(&task);
         let group = self.groups().entry(Arc::clone(&like)).or_default();
-        let (running, blocked) = (group.running > 0, !group.blocked.is_empty());
-        let wait = match task.on_duplicate {
-            OnDuplicate::Parallel => false,
-            OnDuplicate::Discard if running || blocked => return false,
-            OnDuplicate::Discard => false,
-            OnDuplicate::QueueOne if blocked => return false,
-            OnDuplicate::Serial | OnDuplicate::QueueOne => running,
-        };
+        if group.drops(task.on_duplicate) {
+            self.dropped.extend(task.stored);
+            return false;
+        }
+        let wait = matches!(task.on_duplicate, OnDuplicate::Serial | OnDuplicate::QueueOne) && group.running > 0;
         let place = if wait { Place::Blocked } else { Place::Ready };
         let at = self.insert(task, place, Some(Arc::clone(&like)));
         let group = self.groups().entry(like).or_default();
@@ -176,6 +202,7 @@ impl State {
     /// Takes a task out of everything but `ready`, and lets its next like go.
     pub(super) fn remove(&mut self, at: usize) -> Live {
         let live = self.tasks.remove(at);
+        self.stored -= usize::from(live.task.stored.is_some());
         if let Place::Delayed(due) = live.place {
             self.delayed.remove(&(due, at));
         }
@@ -227,7 +254,11 @@ impl State {
         waiting.sort_unstable();
         waiting
             .into_iter()
-            .map(|(_, at)| self.tasks.remove(at).remaining(now))
+            .map(|(_, at)| {
+                let live = self.tasks.remove(at);
+                self.stored -= usize::from(live.task.stored.is_some());
+                live.remaining(now)
+            })
             .collect()
     }
 
@@ -237,6 +268,7 @@ impl State {
         while let Some((due, at)) = self.delayed.first().copied().filter(|(due, _)| *due <= now) {
             self.delayed.remove(&(due, at));
             let live = self.tasks.remove(at);
+            self.stored -= usize::from(live.task.stored.is_some());
             dropped += u64::from(!self.admit_now(live.task));
         }
         dropped

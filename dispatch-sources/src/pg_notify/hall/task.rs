@@ -7,8 +7,8 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use dispatch_core::{
-    Message, Outline,
-    tasks::{OnDuplicate, TaskMessage, add_members},
+    Message, Outline, Token,
+    tasks::{BarePayload, Incoming, OnDuplicate, TaskMessage, add_members},
 };
 
 /// A task in the hall: its text, where in it the names stand, and what the hall itself heeds.
@@ -21,6 +21,8 @@ pub(in crate::pg_notify) struct Task {
     pub(super) delay: Option<Duration>,
     pub(super) on_duplicate: OnDuplicate,
     outline: Option<Outline>,
+    /// What the store has it leased under, if it was spilled.
+    pub(super) stored: Option<Token>,
 }
 
 /// A piece of a task's text, or what stands there with escapes.
@@ -98,7 +100,20 @@ impl Task {
             on_duplicate: task.on_duplicate,
             // What was added stands behind it all.
             outline: task.outline,
+            stored: None,
         }
+    }
+
+    /// A task that was spilled, as it comes back from the store: what it had to wait for it has waited for there. None: somebody
+    /// has put something else there.
+    pub(super) fn back(text: &str, token: Token) -> Option<Self> {
+        let Incoming::Task(mut task) = Incoming::read(text, BarePayload::Reject) else {
+            return None;
+        };
+        let uuid = task.uuid.take()?;
+        let mut task = Self::keep(task, uuid, "", &mut Room::default());
+        (task.delay, task.stored) = (None, Some(token));
+        Some(task)
     }
 
     pub(in crate::pg_notify) fn text(&self) -> &str {

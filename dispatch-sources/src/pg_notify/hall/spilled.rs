@@ -1,0 +1,234 @@
+//! The way back of spilled tasks: through the hall, so that they wait for their like as all others do. Until such a task is
+//! done the store has it too, under a lease that is extended here.
+
+use std::{sync::Arc, time::Duration};
+
+use dispatch_core::{
+    Commands, Delivery, Disposition, Error, Received, Reply, SettleError, Settlement, Source as _, Token,
+    store::QueueSource, telemetry::Meter,
+};
+use tokio::time::{Instant, interval, sleep};
+
+use super::{
+    Hall, Overflow,
+    settling::Settling,
+    state::{Place, State},
+    task::Task,
+};
+
+/// How long a crash can hide a spilled task that has come back.
+const LEASE: Duration = Duration::from_secs(30);
+/// So many come back at once, at most.
+const MOST: usize = 500;
+/// After an error of the store.
+const AGAIN: Duration = Duration::from_secs(1);
+
+impl Hall {
+    /// Takes spilled tasks back whenever there is room, for ever.
+    pub(in crate::pg_notify) async fn take_back(&self, commands: &Commands, meter: &Meter) {
+        if self.settings.overflow == Overflow::Shed {
+            return;
+        }
+        let store = Arc::clone(&self.settings.store);
+        let mut source = QueueSource::new(store, self.settings.queue.as_str())
+            .lease(LEASE)
+            .answering_again(commands, meter);
+        // What is claimed has its room here.
+        source.hold_at_most(MOST);
+        let taking = async {
+            loop {
+                let room = self.room().await;
+                let received = tokio::select! {
+                    biased;
+                    // What is claimed already is for others.
+                    () = self.full.notified() => source.hold().await,
+                    received = source.receive(room) => received.map(|received| {
+                        if let Received::Batch(deliveries) = received {
+                            self.admit_back(deliveries);
+                        }
+                    }),
+                };
+                if let Err(error) = received {
+                    tracing::debug!(error = error.report(), "spilled tasks do not come back yet");
+                    sleep(AGAIN).await;
+                }
+            }
+        };
+        tokio::join!(taking, self.keep_leases());
+    }
+
+    /// Waits until there is room for some tens, and says for how many: room for one at a time would be a claim for each.
+    async fn room(&self) -> usize {
+        let enough = (self.settings.most / 2).clamp(1, MOST);
+        loop {
+            let freed = self.freed.notified();
+            let room = self.settings.most.saturating_sub(self.state().waiting());
+            if room >= enough {
+                return room.min(MOST);
+            }
+            freed.await;
+        }
+    }
+
+    fn admit_back(&self, deliveries: Vec<Delivery>) {
+        {
+            let mut state = self.state();
+            for delivery in deliveries {
+                if state.closed || state.waiting() >= self.settings.most {
+                    // Dropped, it goes back.
+                    continue;
+                }
+                let text = delivery.message.payload.clone();
+                let token = delivery.receipt.token().clone();
+                let Some(task) = str::from_utf8(&text)
+                    .ok()
+                    .and_then(|text| Task::back(text, token.clone()))
+                else {
+                    tracing::error!(queue = self.settings.queue, id = %delivery.message.id(), "no task: dropped from the store");
+                    state.dropped.push(delivery.receipt.into_parts().0);
+                    continue;
+                };
+                // From here on the lease is the hall's.
+                drop(delivery.receipt.into_parts());
+                if !state.admit(task) {
+                    self.discarded.add(1);
+                }
+            }
+            self.gauge(&state);
+            self.end_dropped(&mut state);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Ends in the store what was dropped or cancelled here; nobody waits for it.
+    pub(super) fn end_dropped(&self, state: &mut State) {
+        if state.dropped.is_empty() {
+            return;
+        }
+        let (tokens, store) = (std::mem::take(&mut state.dropped), Arc::clone(&self.store));
+        tokio::spawn(async move {
+            let ends = tokens.into_iter().map(|token| Settlement {
+                token,
+                disposition: Disposition::Ack(Reply::default()),
+            });
+            for error in store.settle(ends.collect()).await.into_iter().filter_map(Result::err) {
+                tracing::warn!(%error, "a task that was dropped or cancelled comes again from the store");
+            }
+        });
+    }
+
+    /// Gives back to the store what is its own.
+    pub(super) async fn give_back(&self, tasks: Vec<Task>) {
+        let settlement = |task: Task| {
+            let disposition = match task.delay {
+                None => Disposition::Release,
+                delay => Disposition::Nack {
+                    delay,
+                    attempts: Vec::new(),
+                },
+            };
+            task.stored.map(|token| Settlement { token, disposition })
+        };
+        let batch: Vec<_> = tasks.into_iter().filter_map(settlement).collect();
+        if !batch.is_empty() {
+            // What fails comes back when its lease has run out.
+            drop(self.store.settle(batch).await);
+        }
+    }
+
+    async fn keep_leases(&self) {
+        let mut ticks = interval(LEASE / 3);
+        loop {
+            ticks.tick().await;
+            let tokens = self.leased();
+            for tokens in tokens.chunks(MOST) {
+                let kept = self.store.extend(tokens.to_vec(), LEASE).await;
+                let lost = tokens.iter().zip(kept).filter_map(|(token, kept)| match kept {
+                    Err(SettleError::Stale) => Some(token),
+                    _ => None,
+                });
+                self.forget(&lost.cloned().collect::<Vec<_>>());
+            }
+        }
+    }
+
+    /// Every lease that is to go on.
+    fn leased(&self) -> Vec<Token> {
+        let mut state = self.state();
+        if state.stored == 0 {
+            return Vec::new();
+        }
+        // Its end was told to the store in vain, and nobody tells it again: it comes again when its lease has run out.
+        let given_up: Vec<usize> = state
+            .tasks
+            .iter()
+            .filter(|(_, live)| live.unsettled.is_some_and(|since| since.elapsed() > LEASE))
+            .map(|(at, _)| at)
+            .collect();
+        for at in given_up {
+            state.remove(at);
+        }
+        let going_on = state.tasks.iter().filter(|(_, live)| live.unsettled.is_none());
+        going_on.filter_map(|(_, live)| live.task.stored.clone()).collect()
+    }
+
+    /// Those that somebody else may have by now are not begun here.
+    fn forget(&self, lost: &[Token]) {
+        if lost.is_empty() {
+            return;
+        }
+        let mut state = self.state();
+        let gone: Vec<usize> = state
+            .tasks
+            .iter()
+            .filter(|(_, live)| live.place != Place::Running)
+            .filter(|(_, live)| live.task.stored.as_ref().is_some_and(|token| lost.contains(token)))
+            .map(|(at, _)| at)
+            .collect();
+        for at in &gone {
+            state.remove(*at);
+        }
+        // Last: one may have been let go by the one before.
+        state.ready.retain(|at| !gone.contains(at));
+        self.gauge(&state);
+    }
+}
+
+impl Settling {
+    /// Ends tasks that the store has too: there first. The places are those in `results` and in the hall.
+    pub(super) async fn settle_stored(
+        &self,
+        ended: Vec<(usize, usize, Settlement)>,
+        results: &mut [Result<(), SettleError>],
+    ) {
+        let hall = Arc::clone(&self.0);
+        // In a task of its own: a settlement that nobody waits for any more is one all the same.
+        let settling = tokio::spawn(async move {
+            let (places, batch): (Vec<_>, Vec<_>) = ended
+                .into_iter()
+                .map(|(result, at, settlement)| ((result, at), settlement))
+                .unzip();
+            let answers = hall.store.settle(batch).await;
+            let mut state = hall.state();
+            for ((_, at), answer) in places.iter().zip(&answers) {
+                if let Err(SettleError::Failed(_)) = answer {
+                    state.tasks[*at].unsettled = Some(Instant::now());
+                } else {
+                    state.remove(*at);
+                }
+            }
+            drop(state);
+            hall.changed.notify_one();
+            hall.freed.notify_one();
+            places
+                .into_iter()
+                .map(|(result, _)| result)
+                .zip(answers)
+                .collect::<Vec<_>>()
+        });
+        match settling.await {
+            Ok(answers) => answers.into_iter().for_each(|(place, answer)| results[place] = answer),
+            Err(error) => tracing::error!(error = Error::retry(error).report(), "spilled tasks come again"),
+        }
+    }
+}
