@@ -17,10 +17,10 @@ use dispatch_core::Registry;
 pub use memory::MemoryConfig;
 #[cfg(feature = "redis")]
 pub use redis::RedisConfig;
-#[cfg(feature = "postgres")]
-pub use sql::PostgresConfig;
 #[cfg(feature = "sqlite")]
 pub use sql::SqliteConfig;
+#[cfg(feature = "postgres")]
+pub use sql::{PostgresConfig, Wakeup};
 
 /// Adds every store of this crate; those that were left out are noted with the feature that adds them.
 pub fn register(registry: &mut Registry) {

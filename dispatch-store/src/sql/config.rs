@@ -2,7 +2,7 @@
 pub use sqlite::{SqliteConfig, Synchronous};
 
 #[cfg(feature = "postgres")]
-pub use postgres::PostgresConfig;
+pub use postgres::{PostgresConfig, Wakeup};
 
 #[cfg(feature = "sqlite")]
 mod sqlite {
@@ -92,6 +92,22 @@ mod postgres {
 
     use crate::sql::{SqlStore, database::Target, postgres};
 
+    /// How often a waiter looks by itself, unless told otherwise: where notifications wake it, and where nothing else does.
+    const POLL: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(500)];
+    /// What it may be told.
+    const POLLS: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(60)];
+
+    /// How readers of queues learn of what other processes put there.
+    #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Wakeup {
+        /// By LISTEN and NOTIFY, over a connection of its own; a poll stands behind it.
+        #[default]
+        Notify,
+        /// By the poll alone: no connection listens, and this process sends no notification.
+        Poll,
+    }
+
     /// What stands in `[store]` beside `type = "postgres"`.
     #[derive(Debug, Clone, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -111,6 +127,12 @@ mod postgres {
         /// The schema for our tables; made if it is not there. Default: the first on the user's search path.
         #[serde(default)]
         pub schema: Option<String>,
+        /// How readers of queues learn of what other processes put there. Default `notify`.
+        #[serde(default)]
+        pub wakeup: Wakeup,
+        /// How often an idle reader looks by itself, from `10ms` to `1m`. Default `2s`, with `wakeup = "poll"` `500ms`.
+        #[serde(default)]
+        pub poll_interval: Option<Period>,
     }
 
     fn max_connections() -> u32 {
@@ -143,6 +165,7 @@ mod postgres {
                 schema: self.schema,
                 max_connections: self.max_connections,
                 connect_timeout: self.connect_timeout.0,
+                listens: self.wakeup == Wakeup::Notify,
             };
             if target.servers().is_err() {
                 return Err(ConfigError::at("url", "this URL cannot be read").help(form));
@@ -150,10 +173,18 @@ mod postgres {
             if target.listen_url_is_wrong() {
                 return Err(ConfigError::at("listen_url", "this URL cannot be read").help(form));
             }
-            Ok(Arc::new(SqlStore::new(
-                Target::Postgres(Box::new(target)),
-                Duration::from_secs(2),
-            )))
+            let [listening, polling] = POLL;
+            let poll = match self.poll_interval {
+                Some(Period(poll)) => poll,
+                None if target.listens => listening,
+                None => polling,
+            };
+            let [least, most] = POLLS;
+            if poll < least || poll > most {
+                let message = format!("a look each {} is none", Period(poll));
+                return Err(ConfigError::at("poll_interval", message).help("from \"10ms\" to \"1m\""));
+            }
+            Ok(Arc::new(SqlStore::new(Target::Postgres(Box::new(target)), poll)))
         }
     }
 }

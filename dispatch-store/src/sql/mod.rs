@@ -15,6 +15,7 @@
 //! max_connections = 8
 //! connect_timeout = "10s"
 //! schema = "dispatch"           # made if it is not there; absent: the user's search path
+//! wakeup = "notify"             # or "poll": no connection listens
 //! ```
 //!
 //! # Guarantees
@@ -27,7 +28,7 @@
 //!   later version has written is refused with words, not guessed at.
 //! * SQLite: what many tasks write at the same time goes to disk in one commit. Several processes may share the file.
 //! * PostgreSQL: a lost server is `Unavailable` until it is back. Other processes wake by NOTIFY, and by a poll every
-//!   two seconds where a hint was lost.
+//!   two seconds where a hint was lost; with `wakeup = "poll"` by a poll alone.
 //! * Times are kept to the microsecond. Texts (ids, keys, names) must not hold a zero byte on PostgreSQL; payloads and
 //!   headers may hold anything.
 //!
@@ -76,7 +77,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 #[cfg(feature = "postgres")]
-pub use config::PostgresConfig;
+pub use config::{PostgresConfig, Wakeup};
 #[cfg(feature = "sqlite")]
 pub use config::{SqliteConfig, Synchronous};
 use database::{Database, Target};

@@ -31,13 +31,16 @@ pub(super) struct Target {
     pub(super) schema: Option<String>,
     pub(super) max_connections: u32,
     pub(super) connect_timeout: Duration,
+    /// Whether notifications are sent and heard.
+    pub(super) listens: bool,
 }
 
 /// Connections to a server.
 #[derive(Debug)]
 pub(super) struct Postgres {
     connections: Arc<Connections>,
-    notifier: Notifier,
+    /// None: who waits polls.
+    notifier: Option<Notifier>,
 }
 
 impl Target {
@@ -102,7 +105,9 @@ impl Target {
             Some(listening) => listening.map_err(|error| nowhere(wrap(error)))?,
             None => servers,
         };
-        let notifier = Notifier::new(Arc::clone(&connections), listening, hints);
+        let notifier = self
+            .listens
+            .then(|| Notifier::new(Arc::clone(&connections), listening, hints));
         Ok(Postgres { connections, notifier })
     }
 
@@ -171,11 +176,15 @@ impl Postgres {
     }
 
     pub(super) fn announce(&self, queue: &str) {
-        self.notifier.announce(queue);
+        if let Some(notifier) = &self.notifier {
+            notifier.announce(queue);
+        }
     }
 
     pub(super) fn listen(&self, queue: &str) {
-        self.notifier.listen(queue);
+        if let Some(notifier) = &self.notifier {
+            notifier.listen(queue);
+        }
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -183,7 +192,9 @@ impl Postgres {
     }
 
     pub(super) async fn close(&self) {
-        self.notifier.end();
+        if let Some(notifier) = &self.notifier {
+            notifier.end();
+        }
         self.connections.close().await;
     }
 }

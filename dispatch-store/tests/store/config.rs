@@ -24,6 +24,25 @@ fn an_unknown_key_is_refused() {
 
 #[cfg(feature = "postgres")]
 #[test]
+fn a_poll_that_is_no_look_now_and_then_is_refused() {
+    use dispatch_core::config::{StoreConfig, StoreContext};
+
+    for (interval, fits) in [("9ms", false), ("10ms", true), ("1m", true), ("61s", false)] {
+        for wakeup in ["notify", "poll"] {
+            let toml = format!("url = \"postgres://host/db\"\nwakeup = \"{wakeup}\"\npoll_interval = \"{interval}\"");
+            let config: dispatch_store::PostgresConfig = toml::from_str(&toml).unwrap();
+            let field = config
+                .build(&StoreContext { base_dir: ".".into() })
+                .err()
+                .and_then(|error| error.field);
+            assert_eq!(field.is_none(), fits, "{interval}: {field:?}");
+            assert!(fits || field.as_deref() == Some("poll_interval"));
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[test]
 fn a_url_of_another_kind_is_refused_without_being_printed() {
     use dispatch_core::config::{StoreConfig, StoreContext};
 

@@ -7,7 +7,7 @@ use dispatch_core::{
     store::{Completion, Outcome},
     testing::store::store_battery,
 };
-use dispatch_store::PostgresConfig;
+use dispatch_store::{PostgresConfig, Wakeup};
 use sea_orm::{ConnectionTrait, Database, DatabaseConnection, TransactionTrait};
 
 use crate::{claim, item, next};
@@ -144,6 +144,58 @@ async fn another_process_wakes_by_a_hint() {
     server.end(here).await;
 }
 
+/// Each connection whose last word was LISTEN, of those that call themselves so.
+async fn listeners(server: &Server, name: &str) -> i64 {
+    let sql = format!(
+        "SELECT count(*) AS n FROM pg_stat_activity WHERE application_name = '{name}' AND query LIKE 'LISTEN%'"
+    );
+    let counting = sea_orm::Statement::from_string(sea_orm::DatabaseBackend::Postgres, sql);
+    let row = server.admin.query_one_raw(counting).await.unwrap().unwrap();
+    row.try_get("", "n").unwrap()
+}
+
+#[tokio::test]
+async fn who_polls_has_no_connection_that_listens_and_finds_what_others_put_there() {
+    let Some(server) = Server::find("who_polls_has_no_connection_that_listens_and_finds_what_others_put_there").await
+    else {
+        return;
+    };
+    for (wakeup, expected) in [(Wakeup::Poll, 0), (Wakeup::Notify, 1)] {
+        let name = random_id();
+        let (there, here) = (
+            server.open(),
+            server.open_with(|config| {
+                config.wakeup = wakeup;
+                name_connections(config, &name);
+            }),
+        );
+        for _ in 0..3 {
+            let waiting = next(&here, "q");
+            let sending = async {
+                // It waits by now.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                there.queue().enqueue("q", vec![item("by another")]).await.unwrap();
+            };
+            let (claimed, ()) = tokio::join!(waiting, sending);
+            assert_eq!(claimed.len(), 1);
+            // By itself, too: its own news need nobody.
+            here.queue().enqueue("q", vec![item("its own")]).await.unwrap();
+            assert_eq!(next(&here, "q").await.len(), 1);
+        }
+
+        assert_eq!(listeners(&server, &name).await, expected, "{wakeup:?}");
+        there.close().await.unwrap();
+        here.close().await.unwrap();
+    }
+    let store = server.open();
+    server.end(store).await;
+}
+
+fn name_connections(config: &mut PostgresConfig, name: &str) {
+    let mark = if config.url.expose().contains('?') { '&' } else { '?' };
+    config.url = Secret::new(format!("{}{mark}application_name={name}", config.url.expose()));
+}
+
 /// Vacuum came when the queue was nearly empty: by its statistics, to walk the whole table for each item is cheap.
 #[tokio::test]
 async fn old_statistics_make_nothing_quadratic() {
@@ -180,10 +232,7 @@ async fn a_killed_backend_is_replaced() {
         return;
     };
     let name = random_id();
-    let store = server.open_with(|config| {
-        let mark = if config.url.expose().contains('?') { '&' } else { '?' };
-        config.url = Secret::new(format!("{}{mark}application_name={name}", config.url.expose()));
-    });
+    let store = server.open_with(|config| name_connections(config, &name));
     let items = (0..50).map(|number| item(&number.to_string())).collect();
     store.queue().enqueue("q", items).await.unwrap();
     let claimed = store.queue().claim("q", claim(10)).await.unwrap();
