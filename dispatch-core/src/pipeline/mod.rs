@@ -24,6 +24,7 @@
 //! [`Settler::settle`](crate::Settler::settle). What must outlive the process goes through the Store before the source
 //! may forget it.
 
+mod bloat;
 mod builder;
 mod control;
 mod desk;

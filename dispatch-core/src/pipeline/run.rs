@@ -11,6 +11,7 @@ use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 
 use super::{
+    bloat,
     builder::{Pipeline, PipelineBuilder, Summary, parked_queue},
     control::{Phase, Shared, Stop},
     desk::Desk,
@@ -78,6 +79,7 @@ impl Pipeline {
         if let Some(after) = parts.stuck_after {
             watches.spawn(stuck::watch(Arc::clone(&shared), after));
         }
+        watches.spawn(bloat::watch(Arc::clone(&store), shared.meter.of("store")));
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts
             .sources

@@ -6,6 +6,7 @@
 //! returns `Ok`; a claim or a completion may yet be undone by a crash, and then happens again.
 
 mod absent;
+mod bloat;
 mod dead_letters;
 mod memory;
 mod positions;
@@ -22,6 +23,7 @@ use std::fmt;
 use async_trait::async_trait;
 
 pub use absent::Absent;
+pub use bloat::Bloat;
 pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
 pub use memory::MemoryStore;
 pub use positions::Positions;
@@ -55,6 +57,14 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// # Errors
     /// `Unavailable` while the place cannot be reached; `Permanent` where a person must act (corrupt, newer schema).
     async fn probe(&self) -> Result<(), Error>;
+
+    /// What the server has yet to clear away; none where there is no such thing, and then nobody asks again.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Retry`.
+    async fn bloat(&self) -> Result<Option<Bloat>, Error> {
+        Ok(None)
+    }
 
     /// Writes out what is buffered and closes.
     ///

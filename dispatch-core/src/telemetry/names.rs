@@ -42,3 +42,9 @@ pub const QUEUE_LAG: &str = "dispatch_queue_lag_seconds";
 pub const RATE_LIMITED_WAIT: &str = "dispatch_rate_limited_wait_seconds";
 /// Time by the label `stage`: `queue` (creation to receipt), `sink` (one attempt), `total` (receipt to outcome), `ack` (one settling call); histogram, seconds.
 pub const STAGE: &str = "dispatch_stage_seconds";
+/// Dead rows in the tables of the store's queues, where a server clears them away by itself, as of the last look; gauge.
+pub const STORE_DEAD_ROWS: &str = "dispatch_store_dead_rows";
+/// How long the oldest transaction is open that keeps the store's server from clearing dead rows away; gauge, seconds.
+pub const STORE_OLDEST_TRANSACTION: &str = "dispatch_store_oldest_transaction_seconds";
+/// How many transactions were begun since the oldest state that somebody holds in the store's server; gauge.
+pub const STORE_HELD_TRANSACTIONS: &str = "dispatch_store_held_transactions";

@@ -185,6 +185,9 @@ impl Store for FaultyStore {
         self.faults.strike("probe")?;
         self.inner.probe().await
     }
+    async fn bloat(&self) -> Result<Option<crate::store::Bloat>, Error> {
+        self.inner.bloat().await
+    }
 }
 
 #[async_trait]

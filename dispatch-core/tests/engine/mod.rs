@@ -1,6 +1,7 @@
 //! The driver between a memory source, a memory sink and a memory store, on a paused clock.
 
 mod ack_order;
+mod bloat;
 mod breaker;
 mod combined_sinks;
 mod dedupe;

@@ -49,6 +49,7 @@
 //! # #[cfg(not(feature = "sqlite"))] fn main() {}
 //! ```
 
+mod bloat;
 mod config;
 mod conn;
 #[cfg(feature = "postgres")]
@@ -83,7 +84,7 @@ pub use config::{SqliteConfig, Synchronous};
 use database::{Database, Target};
 use dispatch_core::{
     Error, Store,
-    store::{DeadLetters, Positions, Queue, Rates, Reservations, Slots},
+    store::{Bloat, DeadLetters, Positions, Queue, Rates, Reservations, Slots},
 };
 pub use error::SqlStoreError;
 
@@ -127,6 +128,10 @@ impl Store for SqlStore {
         self.database.connect().await?;
         // An engine that is open says nothing about the server behind it.
         self.positions().load("probe").await.map(drop)
+    }
+
+    async fn bloat(&self) -> Result<Option<Bloat>, Error> {
+        Ok(self.database.perform(bloat::Look).await?)
     }
 
     async fn close(&self) -> Result<(), Error> {

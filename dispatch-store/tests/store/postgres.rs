@@ -196,6 +196,37 @@ fn name_connections(config: &mut PostgresConfig, name: &str) {
     config.url = Secret::new(format!("{}{mark}application_name={name}", config.url.expose()));
 }
 
+#[tokio::test]
+async fn a_transaction_that_stays_open_shows_in_what_is_dead() {
+    let Some(server) = Server::find("a_transaction_that_stays_open_shows_in_what_is_dead").await else {
+        return;
+    };
+    let store = server.open();
+    store.probe().await.unwrap();
+    assert!(store.bloat().await.unwrap().is_some());
+    let open = server.admin.begin().await.unwrap();
+    open.execute_unprepared("SELECT pg_current_xact_id()").await.unwrap();
+    let began = tokio::time::Instant::now();
+
+    // The server counts what is dead a moment late.
+    let mut seen = Default::default();
+    while began.elapsed() < Duration::from_secs(60) {
+        let items = (0..100).map(|_| item("x")).collect();
+        store.queue().enqueue("q", items).await.unwrap();
+        store.queue().purge("q").await.unwrap();
+        seen = store.bloat().await.unwrap().unwrap();
+        if seen.dead_rows >= 200 && seen.oldest_transaction.as_secs() >= 2 && seen.held_transactions >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let waited = began.elapsed();
+    open.rollback().await.unwrap();
+
+    assert!(waited < Duration::from_secs(60), "{seen:?}");
+    server.end(store).await;
+}
+
 /// Vacuum came when the queue was nearly empty: by its statistics, to walk the whole table for each item is cheap.
 #[tokio::test]
 async fn old_statistics_make_nothing_quadratic() {
