@@ -147,6 +147,125 @@ async fn what_was_given_to_the_sink_is_taken_out_unless_another_knows_it() {
     assert_eq!(all.sink.messages()[0].id().as_str(), known);
 }
 
+/// The head of an ordered lane has failed and rests in the window; two wait behind it.
+async fn with_a_resting_head() -> Setup {
+    let (store, commands) = (Arc::new(MemoryStore::new()), Commands::default());
+    let items = ["head", "second", "third"].map(|id| Item {
+        key: Some("k".into()),
+        ..task(id)
+    });
+    store.queue().enqueue("q", items.into()).await.unwrap();
+    let sink = MemorySink::answering(|message| match (message.id().as_str(), message.attempt) {
+        ("head", 1) => no("not yet"),
+        _ => Ok(()),
+    });
+    let pipeline = Pipeline::builder("test")
+        .source(QueueSource::new(store.clone(), "q").answering(&commands, &Meter::default()))
+        .sink(sink.clone())
+        .store(store.clone())
+        .commands(commands.clone())
+        .lanes(super::lanes::by_key(true))
+        .retry(every(Duration::from_secs(3_600)))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+    while ask(&commands, "held", "{}").await.delayed.is_empty() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Setup {
+        store,
+        commands,
+        sink,
+        run,
+        handle,
+    }
+}
+
+/// Of a lane: who is cancelled, and who is then done.
+#[tokio::test(start_paused = true)]
+async fn what_rests_or_waits_in_an_ordered_lane_is_taken_out_and_the_rest_goes_on_in_order() {
+    for (cancelled, goes_on) in [
+        (&["head"][..], &["second", "third"][..]),
+        (&["second"], &["head", "third"]),
+        (&["second", "third"], &["head"]),
+        (&["third", "head"], &["second"]),
+        (&["third", "second", "head"], &[]),
+    ] {
+        let all = with_a_resting_head().await;
+        let held = ask(&all.commands, "held", "{}").await;
+        assert_eq!(ids(&held.delayed), ["head".to_owned()].into());
+        assert_eq!(ids(&held.queued), ["second", "third"].map(str::to_owned).into());
+
+        for id in cancelled {
+            let dropped = ask(&all.commands, "drop_held", &format!(r#"{{"uuid": "{id}"}}"#)).await;
+            let dropped = [dropped.delayed, dropped.queued].concat();
+            assert_eq!(ids(&dropped), [(*id).to_owned()].into(), "{cancelled:?}");
+        }
+        while depth(&all.store).await != Depth::default() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+
+        let took: Vec<_> = all
+            .sink
+            .messages()
+            .iter()
+            .map(|message| message.id().to_string())
+            .collect();
+        assert_eq!(took, goes_on, "{cancelled:?}");
+        let attempts: u32 = all.sink.calls().values().sum();
+        assert_eq!(attempts as usize, 1 + goes_on.len(), "{cancelled:?}");
+        all.handle.drain();
+        let summary = all.run.await.unwrap().unwrap();
+        assert_eq!((summary.delivered, summary.dead_lettered), (goes_on.len() as u64, 0));
+    }
+}
+
+/// The same where the source keeps the order: a head that waits for long rests in the store, and holds its followers back there.
+#[tokio::test]
+async fn a_head_that_rests_in_an_ordered_queue_is_taken_out_and_its_followers_go() {
+    let (store, commands) = (Arc::new(MemoryStore::new()), Commands::default());
+    let items = ["head", "second", "third"].map(|id| Item {
+        key: Some("k".into()),
+        ..task(id)
+    });
+    store.queue().enqueue("q", items.into()).await.unwrap();
+    let sink = MemorySink::answering(|message| match message.id().as_str() {
+        "head" => no("never"),
+        _ => Ok(()),
+    });
+    let source = QueueSource::new(store.clone(), "q").ordered(true);
+    let pipeline = Pipeline::builder("test")
+        .source(source.answering(&commands, &Meter::default()))
+        .sink(sink.clone())
+        .store(store.clone())
+        .commands(commands.clone())
+        .retry(every(Duration::from_secs(3_600)))
+        .build()
+        .unwrap();
+    let handle = pipeline.handle();
+    let run = tokio::spawn(pipeline.run());
+    sink.called(1).await;
+    while depth(&store).await.leased > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    let waiting = ask(&commands, "waiting", "{}").await;
+    let withdrawn = ask(&commands, "withdraw", r#"{"uuid": "head"}"#).await;
+
+    assert_eq!(ids(&waiting.delayed), ["head".to_owned()].into());
+    assert_eq!(ids(&waiting.blocked), ["second", "third"].map(str::to_owned).into());
+    assert_eq!(ids(&withdrawn.delayed), ["head".to_owned()].into());
+    let taking = sink.took(2);
+    tokio::time::timeout(Duration::from_secs(60), taking).await.unwrap();
+    let took: Vec<_> = sink.messages().iter().map(|message| message.id().to_string()).collect();
+    assert_eq!(took, ["second", "third"]);
+    handle.drain();
+    assert_eq!(run.await.unwrap().unwrap().delivered, 2);
+    assert_eq!(depth(&store).await, Depth::default());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_claim_that_a_withdrawal_overtakes_brings_nothing_that_was_withdrawn() {
     let (store, commands) = (Arc::new(SlowClaims::new(0)), Commands::default());
