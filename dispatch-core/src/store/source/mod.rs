@@ -1,6 +1,8 @@
 //! The Store's queue as a source.
 
+mod claims;
 mod landed;
+mod settler;
 mod steer;
 
 use std::{
@@ -12,16 +14,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{
-    task::{JoinError, JoinHandle},
-    time::Instant,
-};
+use tokio::{task::JoinHandle, time::Instant};
 
-use self::{landed::Landed, steer::Steered};
-use super::{Claim, Claimed, Completion, Lease, Outcome, Store, turns::Turns};
+use self::{
+    claims::{CLAIMS, Claiming, MOST, joined},
+    landed::Landed,
+    settler::QueueSettler,
+    steer::Steered,
+};
+use super::{Store, turns::Turns};
 use crate::{
-    Attempt, Capabilities, Commands, Delivery, Disposition, Error, NackDelay, Order, Received, SettleError, Settlement,
-    Settler, Source, Token,
+    Capabilities, Commands, Delivery, Error, NackDelay, Order, Received, Settler, Source,
     telemetry::{Meter, Origin},
 };
 
@@ -67,16 +70,6 @@ pub struct QueueSource {
     /// A claim that a hold overtook, on its way back.
     returning: Option<JoinHandle<Result<(), Error>>>,
     closed: bool,
-}
-
-/// A claim under way.
-struct Claiming {
-    number: u64,
-    /// When its leases begin, at the earliest.
-    began: Instant,
-    asked: usize,
-    /// Puts what it brings where it waits, and says how much it was.
-    task: JoinHandle<Result<(usize, Option<Turns>), Error>>,
 }
 
 impl fmt::Debug for QueueSource {
@@ -168,78 +161,6 @@ impl QueueSource {
         }
     }
 
-    fn start_claim(&mut self, max: usize) {
-        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        let claim = Claim {
-            max: max.max(self.ahead).min(MOST),
-            lease: self.lease,
-            ordered: self.ordered,
-            below: None,
-        };
-        let mut turns = self.turns;
-        let (landed, steered, settler) = (Arc::clone(&self.landed), self.steered.clone(), self.settler());
-        let (began, number) = (Instant::now(), self.next_claim);
-        self.next_claim += 1;
-        let task = tokio::spawn(async move {
-            let claimed = match &mut turns {
-                None => store.queue().claim(&queue, claim).await?,
-                Some(turns) => turns.claim(store.queue(), &queue, claim).await?,
-            };
-            let count = claimed.len();
-            let deliveries = claimed.into_iter().map(|claimed| deliver(claimed, &settler));
-            let withdrawn = landed.put(number, began, deliveries.collect());
-            if let Some(steered) = steered.filter(|_| !withdrawn.is_empty()) {
-                steered.end(withdrawn).await;
-            }
-            Ok((count, turns))
-        });
-        self.claims.push_back(Claiming {
-            number,
-            began,
-            asked: claim.max,
-            task,
-        });
-    }
-
-    /// Takes in what a claim brought, and learns from it how much to claim at once.
-    async fn finish_claim(&mut self) -> Result<(), Error> {
-        let Some(claiming) = self.claims.front_mut() else {
-            return Ok(());
-        };
-        let claimed = (&mut claiming.task).await;
-        let (began, asked) = (claiming.began, claiming.asked);
-        self.claims.pop_front();
-        let (count, turns) = joined(claimed)?;
-        self.turns = turns;
-        if count == 0 && self.wait.is_none() {
-            self.start_wait();
-        }
-        // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
-        // held back from other processes.
-        let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
-        let full = count == asked && asked >= WORTHWHILE;
-        self.ahead = if full && quick && turns.is_none() && !self.exact {
-            MOST.min(asked * 2)
-        } else {
-            0
-        };
-        self.filled = full.then_some(began);
-        Ok(())
-    }
-
-    /// Claims on while the last ones are worked on.
-    fn claim_ahead(&mut self) {
-        if self.ahead == 0 || self.wait.is_some() {
-            return;
-        }
-        let asked: usize = self.claims.iter().map(|claiming| claiming.asked).sum();
-        let mut coming = self.landed.count(self.under_way()) + asked;
-        while self.claims.len() < CLAIMS && coming + self.ahead <= CLAIMS * MOST {
-            self.start_claim(self.ahead);
-            coming += self.ahead;
-        }
-    }
-
     /// Waits until what a hold sends back has gone.
     async fn returned(&mut self) -> Result<(), Error> {
         let Some(returning) = &mut self.returning else {
@@ -248,16 +169,6 @@ impl QueueSource {
         let returned = returning.await;
         self.returning = None;
         joined(returned)
-    }
-
-    fn start_wait(&mut self) {
-        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        self.wait = Some(tokio::spawn(async move { store.queue().changed(&queue).await }));
-    }
-
-    /// The oldest claim that is under way; those before it have ended.
-    fn under_way(&self) -> u64 {
-        self.claims.front().map_or(self.next_claim, |claiming| claiming.number)
     }
 
     /// What is ready and still ours for at least half its lease.
@@ -272,16 +183,6 @@ impl QueueSource {
         }
         taken
     }
-}
-
-fn deliver(claimed: Claimed, settler: &Arc<dyn Settler>) -> Delivery {
-    let token = Token::new(claimed.lease.row, claimed.lease.fence);
-    let (message, history) = claimed.item.into_message();
-    Delivery::new(message, token, Arc::clone(settler)).with_history(history)
-}
-
-fn joined<T>(result: Result<Result<T, Error>, JoinError>) -> Result<T, Error> {
-    result.unwrap_or_else(|error| Err(Error::retry(error)))
 }
 
 #[async_trait]
@@ -371,123 +272,5 @@ impl Source for QueueSource {
         let claims = std::mem::take(&mut self.claims);
         let given_back = settler.give_back(claims, &self.landed).await;
         self.returned().await.and(given_back)
-    }
-}
-
-/// Settles what was claimed from one queue.
-#[derive(Debug)]
-struct QueueSettler {
-    store: Arc<dyn Store>,
-    queue: Arc<str>,
-}
-
-impl QueueSettler {
-    /// Gives back what claims bring that are still under way, each of them, whatever becomes of the others.
-    async fn give_back(&self, claims: VecDeque<Claiming>, landed: &Landed) -> Result<(), Error> {
-        let mut given_back = Ok(());
-        for claiming in claims {
-            match joined(claiming.task.await) {
-                Ok(_) => self.release(landed.remove(claiming.number)).await,
-                Err(error) => given_back = Err(error),
-            }
-        }
-        given_back
-    }
-
-    /// A lease that cannot be given back runs out.
-    async fn release(&self, deliveries: Vec<Delivery>) {
-        let release = |delivery: Delivery| Settlement {
-            token: delivery.receipt.into_parts().0,
-            disposition: Disposition::Release,
-        };
-        drop(self.settle(deliveries.into_iter().map(release).collect()).await);
-    }
-}
-
-const fn lease_of(token: &Token) -> Lease {
-    Lease {
-        row: token.number,
-        fence: token.fence,
-    }
-}
-
-/// The most that one claim takes: a store holds rows twice while it reads them, and a window of thousands must not.
-const MOST: usize = 500;
-/// So many claims at once from a queue that is worked off quickly: while one comes, the server looks for the next.
-const CLAIMS: usize = 2;
-/// A claim of fewer is the wish of a small window.
-const WORTHWHILE: usize = 32;
-/// Claims that follow each other faster than this grow.
-const QUICK: Duration = Duration::from_millis(20);
-
-/// The waits before a message comes again whose nack says none: after its first attempt, and at most.
-const DELAYS: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(300)];
-
-/// Twice as long after each attempt: what never works must not come for ever in quick succession.
-fn default_delay(attempts: &[Attempt]) -> Duration {
-    let [first, most] = DELAYS;
-    let tried = attempts.last().map_or(1, |attempt| attempt.number.max(1));
-    first.saturating_mul(1 << (tried - 1).min(16)).min(most)
-}
-
-fn answers(count: usize, result: Result<Vec<Result<(), super::Stale>>, Error>) -> Vec<Result<(), SettleError>> {
-    match result {
-        Ok(results) => results
-            .into_iter()
-            .map(|result| result.map_err(|super::Stale| SettleError::Stale))
-            .collect(),
-        Err(error) => {
-            let (class, text) = (error.class(), error.report());
-            (0..count)
-                .map(|_| Err(SettleError::Failed(Error::new(class, text.clone()))))
-                .collect()
-        }
-    }
-}
-
-#[async_trait]
-impl Settler for QueueSettler {
-    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        if batch.is_empty() {
-            return Vec::new();
-        }
-        let count = batch.len();
-        let complete = |settlement: Settlement| Completion {
-            lease: lease_of(&settlement.token),
-            outcome: match settlement.disposition {
-                Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Outcome::Done,
-                Disposition::Nack { delay, attempts } => Outcome::Retry {
-                    delay: delay.unwrap_or_else(|| default_delay(&attempts)),
-                    attempts,
-                },
-                Disposition::Release => Outcome::Release,
-            },
-        };
-        let batch = batch.into_iter().map(complete).collect();
-        answers(count, self.store.queue().settle(&self.queue, batch).await)
-    }
-
-    async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
-        let count = batch.len();
-        let leases = batch.iter().map(lease_of).collect();
-        answers(count, self.store.queue().extend(&self.queue, leases, by).await)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-
-    #[test]
-    fn what_fails_for_ever_comes_ever_more_seldom() {
-        let after = |number| {
-            let attempt = Attempt::failed(number, SystemTime::now(), Duration::ZERO, &Error::retry("no"));
-            default_delay(&[attempt]).as_secs()
-        };
-
-        assert_eq!([1, 2, 3, 9, 10, u32::MAX].map(after), [1, 2, 4, 256, 300, 300]);
-        assert_eq!(default_delay(&[]).as_secs(), 1);
     }
 }

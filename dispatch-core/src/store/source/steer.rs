@@ -16,8 +16,8 @@ use tokio::{
 };
 
 use super::{
-    QueueSettler,
     landed::{Landed, Pick},
+    settler::QueueSettler,
 };
 use crate::{
     Commands, Delivery, Disposition, Error, Message, Reply, Settlement, Settler,
