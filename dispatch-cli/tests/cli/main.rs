@@ -32,6 +32,9 @@ mod dispatcherd_outage;
 mod dispatcherd_rust;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
+mod dispatcherd_rust_durable;
+#[cfg(feature = "full")]
+#[cfg(feature = "dispatcherd")]
 mod dispatcherd_socket;
 #[cfg(feature = "full")]
 #[cfg(feature = "dispatcherd")]
