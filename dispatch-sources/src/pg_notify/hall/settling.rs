@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use dispatch_core::{Disposition, SettleError, Settlement, Settler};
 use tokio::time::Instant;
 
-use super::{Hall, state::Place};
+use super::{Hall, spilled::Ended, state::Place};
 
 /// Takes outcomes back into the hall.
 pub(super) struct Settling(pub(super) Arc<Hall>);
@@ -32,7 +32,12 @@ impl Settler for Settling {
                 results.push(Ok(()));
                 let goes_back = matches!(disposition, Disposition::Release | Disposition::Nack { .. });
                 if let Some(token) = live.task.stored.clone().filter(|_| state.closed || !goes_back) {
-                    stored.push((results.len() - 1, at, Settlement { token, disposition }));
+                    stored.push(Ended {
+                        result: results.len() - 1,
+                        at,
+                        fence: live.fence,
+                        settlement: Settlement { token, disposition },
+                    });
                     continue;
                 }
                 match disposition {

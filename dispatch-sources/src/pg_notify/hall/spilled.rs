@@ -194,25 +194,36 @@ impl Hall {
     }
 }
 
+/// The end of a task that the store has too.
+pub(super) struct Ended {
+    /// Its place among the answers.
+    pub(super) result: usize,
+    /// Its place in the hall, and the hand-over that has ended.
+    pub(super) at: usize,
+    pub(super) fence: u64,
+    pub(super) settlement: Settlement,
+}
+
 impl Settling {
-    /// Ends tasks that the store has too: there first. The places are those in `results` and in the hall.
-    pub(super) async fn settle_stored(
-        &self,
-        ended: Vec<(usize, usize, Settlement)>,
-        results: &mut [Result<(), SettleError>],
-    ) {
+    /// Ends tasks that the store has too: there first.
+    pub(super) async fn settle_stored(&self, ended: Vec<Ended>, results: &mut [Result<(), SettleError>]) {
         let hall = Arc::clone(&self.0);
         // In a task of its own: a settlement that nobody waits for any more is one all the same.
         let settling = tokio::spawn(async move {
-            let (places, batch): (Vec<_>, Vec<_>) = ended
-                .into_iter()
-                .map(|(result, at, settlement)| ((result, at), settlement))
-                .unzip();
+            let (mut places, mut batch) = (Vec::new(), Vec::new());
+            for one in ended {
+                places.push((one.result, one.at, one.fence));
+                batch.push(one.settlement);
+            }
             let answers = hall.store.settle(batch).await;
             let mut state = hall.state();
-            for ((_, at), answer) in places.iter().zip(&answers) {
+            for ((_, at, fence), answer) in places.iter().zip(&answers) {
+                // It may have been given up meanwhile, and its place be another's.
+                let Some(live) = state.tasks.get_mut(*at).filter(|live| live.fence == *fence) else {
+                    continue;
+                };
                 if let Err(SettleError::Failed(_)) = answer {
-                    state.tasks[*at].unsettled = Some(Instant::now());
+                    live.unsettled = Some(Instant::now());
                 } else {
                     state.remove(*at);
                 }
@@ -220,11 +231,8 @@ impl Settling {
             drop(state);
             hall.changed.notify_one();
             hall.freed.notify_one();
-            places
-                .into_iter()
-                .map(|(result, _)| result)
-                .zip(answers)
-                .collect::<Vec<_>>()
+            let places = places.into_iter().map(|(result, ..)| result);
+            places.zip(answers).collect::<Vec<_>>()
         });
         match settling.await {
             Ok(answers) => answers.into_iter().for_each(|(place, answer)| results[place] = answer),

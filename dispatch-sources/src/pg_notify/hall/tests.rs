@@ -1,21 +1,43 @@
 use std::time::Duration;
 
 use dispatch_core::{
-    Disposition, MemoryStore, SettleError,
+    Class, Commands, Disposition, MemoryStore, Reply, SettleError, Settlement,
+    store::Depth,
     tasks::{BarePayload, Incoming},
+    testing::{Faults, FaultyStore},
 };
 
 use super::*;
 
 fn hall_with(most: usize, overflow: Overflow) -> (Arc<Hall>, Arc<MemoryStore>) {
     let store = Arc::new(MemoryStore::new());
+    (hall_over(store.clone(), most, overflow), store)
+}
+
+fn hall_over(store: Arc<dyn Store>, most: usize, overflow: Overflow) -> Arc<Hall> {
     let settings = Settings {
         most,
         overflow,
-        store: store.clone(),
+        store,
         queue: "parked".to_owned(),
     };
-    (Arc::new(Hall::new(settings, &Meter::default())), store)
+    Arc::new(Hall::new(settings, &Meter::default()))
+}
+
+/// Takes spilled tasks back from now on.
+fn taking_back(hall: &Arc<Hall>) -> tokio::task::JoinHandle<()> {
+    let hall = Arc::clone(hall);
+    tokio::spawn(async move { hall.take_back(&Commands::default(), &Meter::default()).await })
+}
+
+async fn until(what: &str, is: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(30), waiting).await;
+    waited.unwrap_or_else(|_| panic!("not within 30 s: {what}"));
 }
 
 fn hall() -> Arc<Hall> {
@@ -167,6 +189,82 @@ async fn a_close_keeps_what_waits_and_what_comes_back() {
 
     let depth = store.queue().depth("parked").await.unwrap();
     assert_eq!((depth.ready, depth.delayed, places(&hall)), (2, 1, [0; 4]));
+}
+
+#[tokio::test]
+async fn a_spilled_task_is_the_stores_until_it_is_done() {
+    let (store, faults) = (Arc::new(MemoryStore::new()), Faults::default());
+    let faulty = Arc::new(FaultyStore::new(store.clone(), faults.clone()));
+    let hall = hall_over(faulty, 1, Overflow::Spill);
+    let depth = async || store.queue().depth("parked").await.unwrap();
+    hall.admit(tasks("parallel", 2)).await;
+    let _taking = taking_back(&hall);
+    done(hall.next(1).await).await;
+
+    let back = hall.next(1).await.pop().unwrap();
+    assert_eq!((back.message.id().as_str(), depth().await.leased), ("1", 1));
+    // The store does not take its end at first; the driver tells it again.
+    faults.fail("queue_settle", 1, Class::Unavailable);
+    let (token, settler) = back.receipt.into_parts();
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        let disposition = Disposition::Ack(Reply::default());
+        let token = token.clone();
+        answers.extend(settler.settle(vec![Settlement { token, disposition }]).await);
+    }
+
+    assert!(
+        matches!(
+            answers[..],
+            [Err(SettleError::Failed(_)), Ok(()), Err(SettleError::Stale)]
+        ),
+        "{answers:?}"
+    );
+    assert_eq!((depth().await, places(&hall)), (Depth::default(), [0; 4]));
+}
+
+#[tokio::test]
+async fn what_came_back_goes_back_at_the_end_and_is_not_there_twice() {
+    let (hall, store) = hall_with(4, Overflow::Spill);
+    hall.admit(tasks("parallel", 4).into_iter().chain(tasks("serial", 3)))
+        .await;
+    let taking = taking_back(&hall);
+    let out = hall.next(4).await;
+    until("they are back", async || places(&hall) == [3, 0, 0, 4]).await;
+    assert_eq!(out.len(), 4);
+
+    taking.abort();
+    hall.close().await;
+    done(out).await;
+
+    until("all are claimable", async || {
+        let depth = store.queue().depth("parked").await.unwrap();
+        (depth.ready, depth.leased, depth.delayed) == (3, 0, 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_no_task_in_the_queue_of_spilled_ones_disturbs_no_other() {
+    let (hall, store) = hall_with(4, Overflow::Spill);
+    let items = [
+        "no task",
+        r#"{"task": "a.b"}"#,
+        r#"{"task": "a.b", "uuid": "good", "delay": 5}"#,
+    ];
+    let items = items.map(|text| Item::of(&dispatch_core::Message::new(text)));
+    store.queue().enqueue("parked", items.into()).await.unwrap();
+
+    let _taking = taking_back(&hall);
+    let good = hall.next(9).await;
+
+    // It has waited for its delay there.
+    assert_eq!(good[0].message.id(), "good");
+    done(good).await;
+    until("nothing is left", async || {
+        store.queue().depth("parked").await.unwrap() == Depth::default()
+    })
+    .await;
 }
 
 #[tokio::test(start_paused = true)]
