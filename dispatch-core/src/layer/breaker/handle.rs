@@ -11,7 +11,10 @@ use std::{
 use smol_str::SmolStr;
 use tokio::{sync::watch, time::Instant};
 
-use super::window::{FIRST_WAIT, Window};
+use super::{
+    gather::{self, Gathering},
+    window::{FIRST_WAIT, Window},
+};
 use crate::{Class, Error, Later, lock::lock};
 
 /// When a breaker opens and how it closes again.
@@ -157,6 +160,11 @@ impl BreakerHandle {
         }
     }
 
+    /// Until the answer is dropped, this thread tells of successes all at once.
+    pub(crate) fn gather(&self) -> Gathering<'_> {
+        Gathering::of(&self.0.window)
+    }
+
     #[inline]
     pub(super) fn is_closed(&self) -> bool {
         self.0.mode.load(Relaxed) == CLOSED
@@ -233,7 +241,7 @@ impl BreakerHandle {
 
     fn succeeded(&self, probe: Option<u64>) {
         let Some(probe) = probe else {
-            return self.0.window.succeeded();
+            return gather::succeeded(&self.0.window);
         };
         let mut state = lock(&self.0.state);
         if let State::HalfOpen { succeeded, round, .. } = &mut *state
@@ -259,6 +267,7 @@ impl BreakerHandle {
             // half open -> open: a probe failed. closed -> open: the far side is down; no need for statistics.
             self.open(probe, error);
         } else {
+            gather::flush(&self.0.window);
             let (calls, failures) = self.0.window.failed(Instant::now());
             if calls >= self.0.settings.min_calls && f64::from(failures) >= self.0.settings.failures * f64::from(calls)
             {

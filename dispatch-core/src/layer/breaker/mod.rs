@@ -1,5 +1,6 @@
 //! Stops calling a far side that fails, and stops fetching for it.
 
+mod gather;
 mod handle;
 mod keyed;
 #[cfg(test)]

@@ -39,14 +39,14 @@ impl Window {
         (slot % 10) as usize
     }
 
-    /// A success looks at the clock only now and then: what is old must be gone when a failure counts, not before.
-    pub(super) fn succeeded(&self) {
+    /// A success alone looks at the clock only now and then: what is old must be gone when a failure counts, not before.
+    pub(super) fn succeeded(&self, calls: u32) {
         let mut slot = self.now.load(Relaxed);
-        if self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(8) {
+        if calls > 1 || self.calls[Self::place(slot)].load(Relaxed).is_multiple_of(8) {
             slot = self.advance(clock::recent().instant);
             self.unavailable_in_a_row.store(0, Relaxed);
         }
-        self.calls[Self::place(slot)].fetch_add(1, Relaxed);
+        self.calls[Self::place(slot)].fetch_add(calls, Relaxed);
     }
 
     pub(super) fn failed(&self, now: Instant) -> (u32, u32) {

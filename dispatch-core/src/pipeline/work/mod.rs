@@ -203,6 +203,8 @@ where
     pub(super) fn poll(&mut self, cx: &mut Context<'_>, waiting: bool) {
         let stats = Arc::clone(&self.shared.stats);
         let (_turn, _till) = (clock::Turn::begin(), Till::open(&stats.sink));
+        let breaker = self.plan.breaker.clone();
+        let _successes = breaker.as_ref().map(BreakerHandle::gather);
         if self.shared.roll.question() != self.answered {
             self.tell();
         }
