@@ -1,10 +1,7 @@
 //! From finished spans to the collector: in batches, on a thread of its own, and with one word where that fails.
 
 use std::{
-    sync::{
-        Arc, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -21,6 +18,7 @@ use opentelemetry_sdk::{
 
 use super::{
     client::{Sender, Trouble},
+    counts::Counts,
     env::Settings,
     tracer::Otel,
     variable,
@@ -29,17 +27,6 @@ use crate::failure::{Failure, Result};
 
 /// How long the end of a run waits for the last spans to be sent.
 const LAST_SPANS: Duration = Duration::from_secs(3);
-
-/// What became of spans.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    /// Finished, to be sent.
-    pub(super) finished: AtomicU64,
-    /// Taken to be sent, whether that worked or not.
-    taken: AtomicU64,
-    /// Whether the collector did not take the latest batch; said when it begins and when it ends.
-    failing: AtomicBool,
-}
 
 /// Makes spans and sends them.
 #[derive(Debug)]

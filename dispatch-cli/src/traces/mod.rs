@@ -3,6 +3,8 @@
 #[cfg(feature = "otel")]
 mod client;
 #[cfg(feature = "otel")]
+mod counts;
+#[cfg(feature = "otel")]
 mod env;
 #[cfg(feature = "otel")]
 mod exporter;

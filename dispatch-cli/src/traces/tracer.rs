@@ -17,7 +17,7 @@ use opentelemetry_sdk::{
 };
 use smol_str::SmolStr;
 
-use super::exporter::Counts;
+use super::counts::Counts;
 
 /// The process's tracer.
 #[derive(Debug)]

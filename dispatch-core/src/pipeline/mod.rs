@@ -26,6 +26,7 @@
 
 mod bloat;
 mod builder;
+mod commands;
 mod control;
 mod desk;
 mod driver;

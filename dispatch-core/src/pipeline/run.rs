@@ -13,6 +13,7 @@ use tower::{Layer, Service, ServiceExt, layer::util::Identity, util::BoxCloneSyn
 use super::{
     bloat,
     builder::{Pipeline, PipelineBuilder, Summary, parked_queue},
+    commands,
     control::{Phase, Shared, Stop},
     desk::Desk,
     driver::Driver,
@@ -20,7 +21,7 @@ use super::{
     keep::Keep,
     lanes::LanePolicy,
     parking::Parking,
-    stuck, visit,
+    stuck,
     work::{Plan, Work},
 };
 use crate::{
@@ -72,7 +73,7 @@ impl Pipeline {
             }
         }
         shared.set_phase(Phase::Running);
-        visit::answer_commands(&shared);
+        commands::answer(&shared);
 
         // They end with this run: dropped, the set aborts its tasks.
         let mut watches = watch_health(&*sink, &shared);

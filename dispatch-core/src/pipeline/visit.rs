@@ -1,17 +1,13 @@
 //! What the drivers hold, asked for by commands: messages that were received and are not at work.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex, Weak},
-};
+use std::{collections::BTreeSet, sync::Mutex};
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::control::Shared;
 use crate::{
     Message,
     lock::lock,
-    tasks::{Filter, Listed, Shown, json},
+    tasks::{Filter, Listed, Shown},
 };
 
 /// What is asked of each driver, once.
@@ -84,7 +80,7 @@ impl Wanted {
     }
 
     /// Those that `data` is about, but for those whose id is among `but`.
-    fn read(data: String, but: BTreeSet<String>, take: Take) -> Self {
+    pub(super) fn read(data: String, but: BTreeSet<String>, take: Take) -> Self {
         let pick = move |message: &Message| {
             let shown = Shown::of(&message.payload, message.id(), None);
             !but.contains(&shown.uuid)
@@ -98,7 +94,7 @@ impl Wanted {
 }
 
 impl Held {
-    fn listed(self) -> Listed {
+    pub(super) fn listed(self) -> Listed {
         let texts = |messages: Vec<Message>| -> Vec<String> {
             let text = |message: &Message| Shown::of(&message.payload, message.id(), None).text;
             messages.iter().map(text).collect()
@@ -110,37 +106,4 @@ impl Held {
             ..Listed::default()
         }
     }
-}
-
-/// Answers commands from now on: `held` and `drop_held` about what waits in the window, `drop_out` about what the sink was
-/// given and does not know itself.
-pub(super) fn answer_commands(shared: &Arc<Shared>) {
-    for (command, take) in [("held", Take::Nothing), ("drop_held", Take::Waiting)] {
-        let shared_by = Arc::downgrade(shared);
-        shared.commands.on(command, move |data| {
-            ask(shared_by.clone(), Wanted::read(data, BTreeSet::new(), take))
-        });
-    }
-    let shared_by = Arc::downgrade(shared);
-    shared.commands.on("drop_out", move |data| {
-        let members = json::members(&data).ok().flatten().unwrap_or_default();
-        let given = |name: &str| {
-            members
-                .iter()
-                .find(|(key, _)| key == name)
-                .map_or("{}", |(_, raw)| *raw)
-        };
-        let but = serde_json::from_str(given("but")).unwrap_or_default();
-        ask(
-            shared_by.clone(),
-            Wanted::read(given("filter").to_owned(), but, Take::Out),
-        )
-    });
-}
-
-async fn ask(shared: Weak<Shared>, wanted: Wanted) -> String {
-    let Some(shared) = shared.upgrade() else {
-        return Listed::default().text();
-    };
-    shared.roll.visit(wanted).await.listed().text()
 }
