@@ -109,24 +109,23 @@ async fn put(store: &dyn Store, queue: &str, items: Vec<Item>) {
 }
 
 async fn take(store: &dyn Store, queue: &str, max: usize) -> Vec<Claimed> {
-    let claim = Claim {
-        max,
-        lease: LONG,
-        ordered: false,
-        below: None,
-    };
-    store
-        .queue()
-        .claim(queue, claim)
-        .await
-        .expect("a working store leases items")
+    take_under(store, queue, max, LONG, false).await
 }
 
 async fn take_ordered(store: &dyn Store, queue: &str, max: usize) -> Vec<Claimed> {
+    take_under(store, queue, max, LONG, true).await
+}
+
+/// Leases as many for a moment.
+async fn take_briefly(store: &dyn Store, queue: &str, max: usize) -> Vec<Claimed> {
+    take_under(store, queue, max, SHORT, false).await
+}
+
+async fn take_under(store: &dyn Store, queue: &str, max: usize, lease: Duration, ordered: bool) -> Vec<Claimed> {
     let claim = Claim {
         max,
-        lease: LONG,
-        ordered: true,
+        lease,
+        ordered,
         below: None,
     };
     store

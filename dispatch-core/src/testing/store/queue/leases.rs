@@ -102,18 +102,7 @@ async fn answers_come_per_entry_and_in_order(store: &dyn Store) {
 async fn an_expired_lease_is_lost_to_the_next_claim(store: &dyn Store) {
     let queue = name("fence");
     put(store, &queue, vec![item("a")]).await;
-    let claim = Claim {
-        max: 1,
-        lease: SHORT,
-        ordered: false,
-        below: None,
-    };
-    let old = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases")[0]
-        .clone();
+    let old = take_briefly(store, &queue, 1).await[0].clone();
 
     let new = take_eventually(store, &queue, "an item whose lease ran out can be claimed again").await;
     let failed = Outcome::Retry {
@@ -159,24 +148,8 @@ async fn an_expired_lease_is_lost_to_the_next_claim(store: &dyn Store) {
 async fn an_extended_lease_lasts(store: &dyn Store) {
     let queue = name("extend");
     put(store, &queue, ["kept", "lost"].map(item).into()).await;
-    let claim = Claim {
-        max: 1,
-        lease: SHORT,
-        ordered: false,
-        below: None,
-    };
-    let kept = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases")[0]
-        .clone();
-    let lost = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases")[0]
-        .clone();
+    let kept = take_briefly(store, &queue, 1).await[0].clone();
+    let lost = take_briefly(store, &queue, 1).await[0].clone();
 
     same(
         extend(store, &queue, kept.lease, LONG).await,
@@ -201,17 +174,7 @@ async fn an_extended_lease_lasts(store: &dyn Store) {
 async fn an_extension_touches_no_other_lease_of_its_claim(store: &dyn Store) {
     let queue = name("extend-one");
     put(store, &queue, ["kept", "lost"].map(item).into()).await;
-    let claim = Claim {
-        max: 2,
-        lease: SHORT,
-        ordered: false,
-        below: None,
-    };
-    let claimed = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases");
+    let claimed = take_briefly(store, &queue, 2).await;
 
     same(
         extend(store, &queue, claimed[0].lease, LONG).await,

@@ -44,17 +44,7 @@ async fn a_due_item_wakes_who_waits(store: &dyn Store) {
 async fn an_expired_lease_wakes_who_waits(store: &dyn Store) {
     let queue = name("wake-lease");
     put(store, &queue, vec![item("a")]).await;
-    let claim = Claim {
-        max: 1,
-        lease: SHORT,
-        ordered: false,
-        below: None,
-    };
-    let claimed = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases");
+    let claimed = take_briefly(store, &queue, 1).await;
     same(claimed.len(), 1, "an item can be claimed");
 
     wakes_when_short_has_passed(store, &queue, "a lease that runs out wakes who waits").await;

@@ -31,17 +31,7 @@ fn rows(places: &[Place]) -> Vec<u64> {
 async fn an_item_whose_lease_ran_out_waits(store: &dyn Store) {
     let queue = name("see-expired");
     put(store, &queue, vec![item("a")]).await;
-    let claim = Claim {
-        max: 1,
-        lease: SHORT,
-        ordered: false,
-        below: None,
-    };
-    let claimed = store
-        .queue()
-        .claim(&queue, claim)
-        .await
-        .expect("a working store leases");
+    let claimed = take_briefly(store, &queue, 1).await;
     same(
         see_all(store, &queue, 10).await.len(),
         0,
