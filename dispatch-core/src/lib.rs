@@ -25,7 +25,6 @@ mod signals;
 mod sink;
 mod source;
 pub mod store;
-#[cfg(feature = "tasks")]
 pub mod tasks;
 pub mod telemetry;
 #[cfg(feature = "testing")]

@@ -13,12 +13,14 @@
 
 pub mod chunks;
 mod filter;
+#[cfg(feature = "tasks")]
 mod heed;
 pub mod json;
 mod listed;
 mod message;
 
 pub use filter::Filter;
+#[cfg(feature = "tasks")]
 pub use heed::heed;
 pub use listed::{Listed, Shown};
 pub use message::{
