@@ -20,7 +20,8 @@ pub trait Queue: Send + Sync {
     /// `Unavailable` or `Retry`; nothing was stored then.
     async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Enqueued>, Error>;
 
-    /// Leases ready items: highest priority first, then the longest due, then the oldest. Returns at once, perhaps with none.
+    /// Leases ready items: highest priority first, then the longest due, then the oldest. Returns at once, perhaps with none;
+    /// one that brings fewer than it asked for says nothing of the rest.
     ///
     /// # Errors
     /// `Unavailable` or `Retry`; nothing is leased then.

@@ -1,8 +1,16 @@
 //! Claims under way: how many, of how much, and what they bring.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use tokio::{
+    sync::oneshot,
     task::{JoinError, JoinHandle},
     time::Instant,
 };
@@ -22,30 +30,65 @@ const WORTHWHILE: usize = 32;
 /// Claims that follow each other faster than this grow.
 const QUICK: Duration = Duration::from_millis(20);
 
-/// A claim under way.
+/// A claim under way, or to be made once there may be something.
 pub(super) struct Claiming {
     pub(super) number: u64,
-    /// When its leases begin, at the earliest.
+    /// How much it may take.
+    asked: Arc<AtomicUsize>,
+    /// Dropped while the claim still waits, it is not made.
+    waits: Option<oneshot::Sender<Infallible>>,
+    /// Puts what it brings where it waits.
+    task: JoinHandle<Result<Brought, Error>>,
+}
+
+/// What a claim brought.
+pub(super) struct Brought {
+    /// When its leases began, at the earliest.
     began: Instant,
-    asked: usize,
-    /// Puts what it brings where it waits, and says how much it was.
-    pub(super) task: JoinHandle<Result<(usize, Option<Turns>), Error>>,
+    count: usize,
+    turns: Option<Turns>,
+}
+
+impl Claiming {
+    /// Waits for the end of a claim that is not wanted any more: one that has not begun is not made.
+    pub(super) async fn called_off(self) -> Result<(), Error> {
+        drop(self.waits);
+        joined(self.task.await).map(drop)
+    }
 }
 
 impl QueueSource {
+    /// Claims `max`; where the last claim found nothing, as soon as there may be something. Both are one task: who waits for a
+    /// message waits for no one but the Store.
     pub(super) fn start_claim(&mut self, max: usize) {
         let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        let claim = Claim {
-            max: max.max(self.ahead).min(MOST),
-            lease: self.lease,
-            ordered: self.ordered,
-            below: None,
+        let asked = Arc::new(AtomicUsize::new(self.at_once(max)));
+        let (waits, mut called_off) = match self.idle.then(oneshot::channel) {
+            Some((waits, called_off)) => (Some(waits), Some(called_off)),
+            None => (None, None),
         };
-        let mut turns = self.turns;
+        let (lease, ordered, mut turns) = (self.lease, self.ordered, self.turns);
         let (landed, steered, settler) = (Arc::clone(&self.landed), self.steered.clone(), self.settler());
-        let (began, number) = (Instant::now(), self.next_claim);
+        let number = self.next_claim;
         self.next_claim += 1;
+        let room = Arc::clone(&asked);
         let task = tokio::spawn(async move {
+            if let Some(called_off) = &mut called_off {
+                tokio::select! {
+                    _ = called_off => {
+                        let began = Instant::now();
+                        return Ok(Brought { began, count: 0, turns });
+                    }
+                    () = store.queue().changed(&queue) => {}
+                }
+            }
+            let began = Instant::now();
+            let claim = Claim {
+                max: room.load(Relaxed),
+                lease,
+                ordered,
+                below: None,
+            };
             let claimed = match &mut turns {
                 None => store.queue().claim(&queue, claim).await?,
                 Some(turns) => turns.claim(store.queue(), &queue, claim).await?,
@@ -56,29 +99,40 @@ impl QueueSource {
             if let Some(steered) = steered.filter(|_| !withdrawn.is_empty()) {
                 steered.end(withdrawn).await;
             }
-            Ok((count, turns))
+            Ok(Brought { began, count, turns })
         });
         self.claims.push_back(Claiming {
             number,
-            began,
-            asked: claim.max,
+            asked,
+            waits,
             task,
         });
     }
 
-    /// Takes in what a claim brought, and learns from it how much to claim at once.
-    pub(super) async fn finish_claim(&mut self) -> Result<(), Error> {
+    /// How much a claim takes where `max` is asked for.
+    fn at_once(&self, max: usize) -> usize {
+        max.max(self.ahead).min(MOST)
+    }
+
+    /// Takes in what a claim brought, and learns from it how much to claim at once. One that still waits takes `max`.
+    pub(super) async fn finish_claim(&mut self, max: usize) -> Result<(), Error> {
+        let at_once = self.at_once(max);
         let Some(claiming) = self.claims.front_mut() else {
             return Ok(());
         };
-        let claimed = (&mut claiming.task).await;
-        let (began, asked) = (claiming.began, claiming.asked);
-        self.claims.pop_front();
-        let (count, turns) = joined(claimed)?;
-        self.turns = turns;
-        if count == 0 && self.wait.is_none() {
-            self.start_wait();
+        let waited = claiming.waits.is_some();
+        if waited {
+            claiming.asked.store(at_once, Relaxed);
         }
+        let claimed = (&mut claiming.task).await;
+        let asked = claiming.asked.load(Relaxed);
+        self.claims.pop_front();
+        if waited {
+            self.idle = false;
+        }
+        let Brought { began, count, turns } = joined(claimed)?;
+        self.turns = turns;
+        self.idle |= count == 0;
         // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
         // held back from other processes.
         let quick = self.filled.is_some_and(|filled| began.duration_since(filled) < QUICK);
@@ -94,20 +148,15 @@ impl QueueSource {
 
     /// Claims on while the last ones are worked on.
     pub(super) fn claim_ahead(&mut self) {
-        if self.ahead == 0 || self.wait.is_some() {
+        if self.ahead == 0 || self.idle {
             return;
         }
-        let asked: usize = self.claims.iter().map(|claiming| claiming.asked).sum();
+        let asked: usize = self.claims.iter().map(|claiming| claiming.asked.load(Relaxed)).sum();
         let mut coming = self.landed.count(self.under_way()) + asked;
         while self.claims.len() < CLAIMS && coming + self.ahead <= CLAIMS * MOST {
             self.start_claim(self.ahead);
             coming += self.ahead;
         }
-    }
-
-    fn start_wait(&mut self) {
-        let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        self.wait = Some(tokio::spawn(async move { store.queue().changed(&queue).await }));
     }
 
     /// The oldest claim that is under way; those before it have ended.

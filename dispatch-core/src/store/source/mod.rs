@@ -53,8 +53,8 @@ pub struct QueueSource {
     turns: Option<Turns>,
     /// Claims under way, each in a task of its own, so that dropping `receive` cannot lose what it brings.
     claims: VecDeque<Claiming>,
-    /// Waits until there may be something, likewise.
-    wait: Option<JoinHandle<()>>,
+    /// Whether a claim found nothing: the next one waits until there may be something.
+    idle: bool,
     /// The number of the next claim.
     next_claim: u64,
     /// Claimed and not yet asked for.
@@ -91,7 +91,7 @@ impl QueueSource {
             ordered: false,
             turns: None,
             claims: VecDeque::new(),
-            wait: None,
+            idle: false,
             next_claim: 0,
             landed: Arc::default(),
             steered: None,
@@ -226,14 +226,9 @@ impl Source for QueueSource {
                 return Ok(Received::Batch(ready));
             }
             if self.claims.is_empty() {
-                if let Some(wait) = &mut self.wait {
-                    let waited = wait.await;
-                    self.wait = None;
-                    waited.map_err(Error::retry)?;
-                }
                 self.start_claim(max);
             }
-            self.finish_claim().await?;
+            self.finish_claim(max).await?;
         }
     }
 
@@ -263,9 +258,6 @@ impl Source for QueueSource {
 
     async fn close(&mut self) -> Result<(), Error> {
         self.closed = true;
-        if let Some(wait) = self.wait.take() {
-            wait.abort();
-        }
         let ready = self.landed.take(usize::MAX, self.under_way(), None);
         let settler = self.queue_settler();
         settler.release(ready).await;

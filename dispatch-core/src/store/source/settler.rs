@@ -4,10 +4,7 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{
-    claims::{Claiming, joined},
-    landed::Landed,
-};
+use super::{claims::Claiming, landed::Landed};
 use crate::{
     Attempt, Delivery, Disposition, Error, SettleError, Settlement, Settler, Token,
     store::{Completion, Lease, Outcome, Stale, Store},
@@ -25,8 +22,9 @@ impl QueueSettler {
     pub(super) async fn give_back(&self, claims: VecDeque<Claiming>, landed: &Landed) -> Result<(), Error> {
         let mut given_back = Ok(());
         for claiming in claims {
-            match joined(claiming.task.await) {
-                Ok(_) => self.release(landed.remove(claiming.number)).await,
+            let number = claiming.number;
+            match claiming.called_off().await {
+                Ok(()) => self.release(landed.remove(number)).await,
                 Err(error) => given_back = Err(error),
             }
         }

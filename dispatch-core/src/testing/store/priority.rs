@@ -9,6 +9,7 @@ use crate::{
 pub(super) async fn battery(store: &Arc<dyn Store>) {
     a_claim_below_a_priority_takes_nothing_from_it_or_above(&**store).await;
     a_claim_below_a_priority_says_nothing_of_the_others(&**store).await;
+    what_is_announced_to_who_waits_is_found_whole(&**store).await;
     lower_priorities_have_their_turns(store).await;
     strictly_the_lowest_goes_last(store).await;
 }
@@ -75,6 +76,28 @@ async fn a_claim_below_a_priority_says_nothing_of_the_others(store: &dyn Store) 
     assert!(
         late < Duration::from_secs(1),
         "what a claim passed over is found promptly, not after {late:?}"
+    );
+}
+
+async fn what_is_announced_to_who_waits_is_found_whole(store: &dyn Store) {
+    let queue = name("announced");
+    // Who has seen the end of the queue, and waits, may be handed what is new before all else is looked for.
+    same(take(store, &queue, 1).await.len(), 0, "a new queue is empty");
+    put_each(store, &queue, &[(0, 2), (5, 3), (-5, 1)]).await;
+
+    let mut taken = Vec::new();
+    loop {
+        let more = take(store, &queue, 10).await;
+        if more.is_empty() {
+            break;
+        }
+        taken.extend(payloads(&more));
+    }
+
+    same(
+        taken,
+        ["5", "5", "5", "0", "0", "-5"].map(str::to_owned).to_vec(),
+        "claims until one brings none find all that was announced, the highest priority first",
     );
 }
 
