@@ -21,6 +21,8 @@ pub(super) struct Hint {
     news: AtomicU64,
     /// The news that the latest claim with room to spare had seen when it began.
     seen: AtomicU64,
+    /// Whether the latest claim has seen the end of the queue.
+    empty: AtomicBool,
     /// Whether claims ask for order by key, so that an item that is due may yet be held back.
     ordered: AtomicBool,
     /// Looks that found nothing, since one that did.
@@ -40,6 +42,7 @@ impl Hints {
         let hint = Arc::new(Hint {
             news: AtomicU64::new(1),
             seen: AtomicU64::new(0),
+            empty: AtomicBool::new(false),
             ordered: AtomicBool::new(false),
             fruitless: AtomicU32::new(0),
             changed: Notify::new(),
@@ -63,6 +66,11 @@ impl Hint {
         self.changed.notify_waiters();
     }
 
+    /// Whether this claim is for news that came after the end of the queue was seen: few, and waited for.
+    pub(super) fn was_announced(&self) -> bool {
+        self.empty.swap(false, Ordering::Relaxed) && self.has_news()
+    }
+
     /// Begins a claim; what is news from here on may be missed by it.
     pub(super) fn begin(&self, ordered: bool) -> u64 {
         self.ordered.store(ordered, Ordering::Relaxed);
@@ -72,6 +80,7 @@ impl Hint {
     /// A claim found less than it had room for.
     pub(super) fn emptied(&self, begun: u64) {
         self.seen.fetch_max(begun, Ordering::AcqRel);
+        self.empty.store(true, Ordering::Relaxed);
     }
 
     /// A claim found something: more may be on its way that nobody will announce.

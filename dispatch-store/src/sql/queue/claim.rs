@@ -18,8 +18,14 @@ impl SqlStore {
     /// Claims priority by priority, highest first, until enough is found.
     ///
     /// Within one priority the due items are one stretch of the index, so that neither a great backlog nor a crowd of
-    /// delayed items makes a claim slower.
-    pub(super) async fn claim_all(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
+    /// delayed items makes a claim slower. Says, too, whether it looked for all that there is; a quick one takes what it
+    /// finds first.
+    pub(super) async fn claim_all(
+        &self,
+        queue: &str,
+        claim: Claim,
+        mut quick: bool,
+    ) -> Result<(Vec<Claimed>, bool), Error> {
         let mut claimed = Vec::new();
         let top = claim.below.map_or(TOP, i32::from);
         let mut below = top;
@@ -35,6 +41,7 @@ impl SqlStore {
                 claim,
                 below,
                 fence: rand::random::<i64>() & i64::MAX,
+                quick: std::mem::take(&mut quick),
             };
             let found = match self.database.perform(take).await {
                 Ok(found) => found,
@@ -46,6 +53,9 @@ impl SqlStore {
                 Err(error) => return Err(error.into()),
             };
             claimed.extend(found.claimed);
+            if found.more {
+                return Ok((claimed, false));
+            }
             if found.expired && !recovered {
                 // What has expired is ready now, at its old place.
                 if let Err(error) = self.database.perform(Recover { queue }).await {
@@ -63,7 +73,7 @@ impl SqlStore {
                 None => break,
             }
         }
-        Ok(claimed)
+        Ok((claimed, true))
     }
 }
 

@@ -44,13 +44,15 @@ impl Queue for SqlStore {
 
     async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
         let hint = self.database.hints.of(queue);
+        // Only who may take all can see the end of it.
+        let takes_all = claim.below.is_none();
+        let quick = takes_all && hint.was_announced();
         let begun = hint.begin(claim.ordered);
-        let claimed = self.claim_all(queue, claim).await?;
+        let (claimed, looked) = self.claim_all(queue, claim, quick).await?;
         if !claimed.is_empty() {
             hint.found();
         }
-        // Only who may take all has seen the end of it.
-        if claimed.len() < claim.max && claim.below.is_none() {
+        if looked && takes_all && claimed.len() < claim.max {
             hint.emptied(begun);
         }
         Ok(claimed)

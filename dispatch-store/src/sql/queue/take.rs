@@ -16,11 +16,15 @@ pub(super) struct Take {
     pub(super) claim: Claim,
     pub(super) below: i32,
     pub(super) fence: i64,
+    /// Take what is there and look no further, where that is quicker; if nothing is there, look.
+    pub(super) quick: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) claimed: Vec<Claimed>,
+    /// It was quick: there may be more, at any priority.
+    pub(super) more: bool,
     /// There are lower priorities than the one looked at: those below this.
     pub(super) next: Option<i32>,
     /// Some leases have run out.
@@ -36,27 +40,45 @@ const HEADS: &str = "AND (r.key IS NULL OR NOT EXISTS (
 /// is never drawn again. `OFFSET 0` has each item looked up by its number, whatever statistics say of the table; what is
 /// known of the whole queue is looked up once.
 const TAKE: &str = "
-    WITH top AS MATERIALIZED (
-        SELECT max(priority) AS priority FROM dispatch_ready WHERE queue = $1 AND priority < $2
-    ), taken AS MATERIALIZED (
-        DELETE FROM dispatch_ready WHERE ctid = ANY (ARRAY(
-            SELECT r.ctid FROM dispatch_ready r
-            WHERE r.queue = $1 AND r.priority = (SELECT priority FROM top) AND r.run_at <= {now} {heads}
-            ORDER BY r.run_at, r.id LIMIT $3 FOR UPDATE SKIP LOCKED))
-        RETURNING id
-    ), leased AS (
-        INSERT INTO dispatch_lease (fence, queue, until, ids)
-        SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id) FROM taken HAVING count(*) > 0
-    ), known AS MATERIALIZED (
+    WITH top AS MATERIALIZED ({top}), {taken}, known AS MATERIALIZED (
         SELECT top.priority::integer AS priority,
             EXISTS (SELECT 1 FROM dispatch_ready r WHERE r.queue = $1 AND r.priority < top.priority) AS lower,
             EXISTS (SELECT 1 FROM dispatch_lease l WHERE l.queue = $1 AND l.until <= {now}) AS expired
         FROM top WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
     )
-    SELECT known.*, {item}
-    FROM known LEFT JOIN (taken CROSS JOIN LATERAL (
-        SELECT * FROM dispatch_item WHERE dispatch_item.id = taken.id OFFSET 0
-    ) AS i) ON true";
+    SELECT known.*, {item} FROM known LEFT JOIN {items} ON true";
+
+/// The same where somebody waits for what was just announced: a statement half as long takes a fifth less time.
+const TAKE_QUICK: &str = "
+    WITH top AS MATERIALIZED ({top}), {taken}
+    SELECT {item}, set_config('synchronous_commit', 'off', true) FROM {items}";
+
+/// What both have in common.
+const PARTS: [(&str, &str); 3] = [
+    (
+        "{top}",
+        "SELECT max(priority) AS priority FROM dispatch_ready WHERE queue = $1 AND priority < $2",
+    ),
+    (
+        "{taken}",
+        "taken AS MATERIALIZED (
+            DELETE FROM dispatch_ready WHERE ctid = ANY (ARRAY(
+                SELECT r.ctid FROM dispatch_ready r
+                WHERE r.queue = $1 AND r.priority = (SELECT priority FROM top) AND r.run_at <= {now} {heads}
+                ORDER BY r.run_at, r.id LIMIT $3 FOR UPDATE SKIP LOCKED))
+            RETURNING id
+        ), leased AS (
+            INSERT INTO dispatch_lease (fence, queue, until, ids)
+            SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id) FROM taken HAVING count(*) > 0
+        )",
+    ),
+    (
+        "{items}",
+        "(taken CROSS JOIN LATERAL (
+            SELECT * FROM dispatch_item WHERE dispatch_item.id = taken.id OFFSET 0
+        ) AS i)",
+    ),
+];
 
 /// SQLite: leases, takes out and reads.
 const STEPS: &str = "
@@ -126,18 +148,35 @@ impl Take {
         i64::try_from(self.claim.max).unwrap_or(i64::MAX)
     }
 
+    fn statement(&self, form: &str) -> String {
+        let whole = PARTS
+            .iter()
+            .fold(form.to_owned(), |sql, (name, part)| sql.replace(name, part));
+        whole.replace("{heads}", self.heads()).replace("{item}", ITEM)
+    }
+
     async fn take_at_once(&self, conn: &mut Conn<'_>) -> Result<(Found, Vec<(i64, Item)>), DbErr> {
-        let sql = TAKE.replace("{heads}", self.heads()).replace("{item}", ITEM);
-        let values = vec![
-            self.queue.as_str().into(),
-            self.below.into(),
-            self.max().into(),
-            self.fence.into(),
-            span(self.claim.lease).into(),
-        ];
+        let values = || {
+            vec![
+                self.queue.as_str().into(),
+                self.below.into(),
+                self.max().into(),
+                self.fence.into(),
+                span(self.claim.lease).into(),
+            ]
+        };
         let mut found = Found::default();
         let mut items = Vec::new();
-        for row in conn.all(&sql, values).await? {
+        if self.quick {
+            for row in conn.all(&self.statement(TAKE_QUICK), values()).await? {
+                items.push(read_item(&row, 0)?);
+            }
+            found.more = !items.is_empty();
+            if found.more {
+                return Ok((found, items));
+            }
+        }
+        for row in conn.all(&self.statement(TAKE), values()).await? {
             let priority: Option<i32> = row.try_get_by_index(0)?;
             found.next = priority.filter(|_| row.try_get_by_index(1).unwrap_or(false));
             found.expired = row.try_get_by_index(2)?;
