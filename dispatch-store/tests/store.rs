@@ -11,6 +11,9 @@ mod driven;
 #[path = "store/enqueue.rs"]
 mod enqueue;
 #[cfg(feature = "postgres")]
+#[path = "store/failover.rs"]
+mod failover;
+#[cfg(feature = "postgres")]
 #[path = "store/order.rs"]
 mod order;
 #[cfg(feature = "postgres")]
