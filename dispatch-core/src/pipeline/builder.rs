@@ -9,7 +9,6 @@ use tower::{Layer, Service, ServiceExt, util::BoxCloneSyncService};
 use super::{
     control::{Handle, Shared},
     lanes::{LanePolicy, Lanes},
-    run::SWEEP,
     stuck::STUCK_AFTER,
 };
 use crate::{
@@ -19,6 +18,9 @@ use crate::{
     },
     telemetry::{Meter, Stats},
 };
+
+/// How often the stores are told to forget what has expired, unless told otherwise.
+const SWEEP: Duration = Duration::from_secs(3_600);
 
 /// The queue in the Store that holds a pipeline's parked retries and replayed dead letters.
 #[must_use]

@@ -297,9 +297,6 @@ impl Runs {
     }
 }
 
-/// How often the stores are told to forget what has expired, unless told otherwise.
-pub(super) const SWEEP: Duration = Duration::from_secs(3_600);
-
 /// How long fired schedule slots are remembered.
 const SLOTS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 

@@ -20,7 +20,7 @@ use super::{
     HttpSinkError, HttpVersion,
     counted::{Counted, Received},
     guard,
-    wire::Address,
+    url::Address,
 };
 
 /// How often a shared HTTP/2 connection is asked for a sign of life, and how long it has for it.

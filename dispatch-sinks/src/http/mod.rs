@@ -70,6 +70,7 @@ mod statuses;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod url;
 mod wire;
 
 pub use config::{Auth, ForwardHeaders, HttpSinkConfig, HttpVersion, SigningConfig, TlsConfig};

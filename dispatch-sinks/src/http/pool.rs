@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::{
     HttpSinkError,
     connect::{Connection, Connector, Http1},
-    wire::Address,
+    url::Address,
 };
 
 /// How many origins are remembered before those without a call or a live connection are forgotten.

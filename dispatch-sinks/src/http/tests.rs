@@ -6,7 +6,8 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use super::{
     ForwardHeaders, HttpSink, HttpSinkConfig, HttpSinkError, Verdict,
     statuses::Statuses,
-    wire::{Requests, Url, host_is_templated, retry_after},
+    url::{Url, host_is_templated},
+    wire::{Requests, retry_after},
 };
 
 fn config(url: &str) -> HttpSinkConfig {

@@ -11,8 +11,9 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{ProcessSinkError, cancel::Cancel, wire};
 
-/// A longer task is not held behind another, whoever holds it.
-const LONGEST_HELD: usize = super::worker::HELD_BYTES;
+/// The tasks that wait in a worker are no larger in all: a note to it must always find room in its pipe (64 KiB). So a longer
+/// one is not held behind another, whoever holds it.
+pub(super) const HELD_BYTES: usize = 32 * 1024;
 
 /// What becomes of a task.
 pub(super) type Outcome = Result<Reply, ProcessSinkError>;
@@ -48,7 +49,7 @@ impl Job {
             adds_uuid,
             task: task.task.into(),
             timeout: task.timeout,
-            alone: task.on_duplicate != OnDuplicate::Parallel || message.payload.len() > LONGEST_HELD,
+            alone: task.on_duplicate != OnDuplicate::Parallel || message.payload.len() > HELD_BYTES,
             cancel: None,
             recalled: None,
             answer,

@@ -14,8 +14,8 @@ use tokio::{
 use super::{
     cancel::{Reason, Step},
     life,
-    pool::{Effects, Pool, RECALL_AFTER, State},
-    worker::{Status, Worker},
+    pool::{Effects, Pool, State},
+    worker::{RECALL_AFTER, Status, Worker},
 };
 
 /// So often at least the gauges are right while there is work.
@@ -82,7 +82,7 @@ impl Pool {
         state.may_grow = state.capacity() < settings.bounds.max && now >= state.start_after;
         let next = self.next_look(&state, active, now);
         state.looks_at = Some(next);
-        self.metrics.show(&state);
+        self.metrics.show(&state.seen());
         drop(state);
         self.carry_out(&mut effects);
         (starts, next)

@@ -2,9 +2,6 @@
 
 use dispatch_core::telemetry::{Counter, Gauge, Meter};
 
-use super::pool::State;
-use super::worker::Status;
-
 /// The pool's instruments.
 pub(super) struct Metrics {
     records: Gauge,
@@ -19,6 +16,19 @@ pub(super) struct Metrics {
     finished: Counter,
     cancelled: Counter,
     retired: Counter,
+}
+
+/// What is to be seen of a pool: how many workers there are and in which state, how many tasks wait, and what came of them so far.
+pub(super) struct Seen {
+    pub(super) records: usize,
+    pub(super) starting: usize,
+    pub(super) ready: usize,
+    pub(super) stopping: usize,
+    pub(super) busy: usize,
+    pub(super) waiting: usize,
+    pub(super) finished: u64,
+    pub(super) cancelled: u64,
+    pub(super) retired: u64,
 }
 
 impl Metrics {
@@ -54,25 +64,22 @@ impl Metrics {
         }
     }
 
-    /// Takes over what the pool's state knows.
-    pub(super) fn show(&self, state: &State) {
-        let count = |these: &dyn Fn(Status) -> bool| {
-            let count = state.workers.iter().filter(|worker| these(worker.status)).count();
-            i64::try_from(count).unwrap_or(i64::MAX)
-        };
-        self.records.set(count(&|_| true));
-        self.starting
-            .set(count(&|status| matches!(status, Status::Spawned | Status::Starting)));
-        self.ready.set(count(&|status| status == Status::Ready));
-        self.stopping
-            .set(count(&|status| matches!(status, Status::Stopping | Status::Exited)));
-        let busy = state.workers.iter().filter(|worker| !worker.tasks.is_empty()).count();
-        self.busy.set(i64::try_from(busy).unwrap_or(i64::MAX));
-        self.waiting.set(i64::try_from(state.waiting.len()).unwrap_or(i64::MAX));
+    /// Shows the pool as it is.
+    pub(super) fn show(&self, seen: &Seen) {
+        for (gauge, count) in [
+            (&self.records, seen.records),
+            (&self.starting, seen.starting),
+            (&self.ready, seen.ready),
+            (&self.stopping, seen.stopping),
+            (&self.busy, seen.busy),
+            (&self.waiting, seen.waiting),
+        ] {
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         for (counter, total) in [
-            (&self.finished, state.finished),
-            (&self.cancelled, state.cancelled),
-            (&self.retired, state.retired),
+            (&self.finished, seen.finished),
+            (&self.cancelled, seen.cancelled),
+            (&self.retired, seen.retired),
         ] {
             counter.add(total.saturating_sub(counter.get()));
         }

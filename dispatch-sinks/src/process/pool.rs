@@ -21,12 +21,9 @@ use super::{
     launch::Launcher,
     levels::{Bounds, Levels},
     link::Link,
-    metrics::Metrics,
-    worker::{Status, Worker},
+    metrics::{Metrics, Seen},
+    worker::{RECALL_AFTER, Status, Worker},
 };
-
-/// Tasks that wait in a worker go to idle ones when the task before it has been at work this long.
-pub(super) const RECALL_AFTER: Duration = Duration::from_millis(10);
 
 /// What all who have to do with the pool share.
 pub(super) struct Pool {
@@ -229,6 +226,21 @@ impl State {
     /// How many workers can be counted on.
     pub(super) fn capacity(&self) -> usize {
         self.workers.iter().filter(|worker| worker.status.counts()).count()
+    }
+
+    pub(super) fn seen(&self) -> Seen {
+        let count = |these: &dyn Fn(Status) -> bool| self.workers.iter().filter(|worker| these(worker.status)).count();
+        Seen {
+            records: self.workers.len(),
+            starting: count(&|status| matches!(status, Status::Spawned | Status::Starting)),
+            ready: count(&|status| status == Status::Ready),
+            stopping: count(&|status| matches!(status, Status::Stopping | Status::Exited)),
+            busy: self.workers.iter().filter(|worker| !worker.tasks.is_empty()).count(),
+            waiting: self.waiting.len(),
+            finished: self.finished,
+            cancelled: self.cancelled,
+            retired: self.retired,
+        }
     }
 
     /// The index of a worker's record.

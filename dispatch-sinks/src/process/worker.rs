@@ -8,16 +8,15 @@ use tokio::time::Instant;
 use super::{
     cancel::{Cancel, REPEAT, Reason},
     handle::Handle,
-    job::Job,
+    job::{HELD_BYTES, Job},
     link::Link,
     output::Tail,
-    pool::RECALL_AFTER,
 };
 
 /// How much work waits in a worker at most, beyond the one task that hides the way through the pipe.
 const AHEAD: Duration = Duration::from_millis(1);
-/// The tasks that wait in a worker are no larger in all: a note to it must always find room in its pipe (64 KiB).
-pub(super) const HELD_BYTES: usize = 32 * 1024;
+/// Tasks that wait in a worker go to idle ones when the task before it has been at work this long.
+pub(super) const RECALL_AFTER: Duration = Duration::from_millis(10);
 /// As many frames are written at once; what is put in beyond them goes with the next `done`, in one write.
 const WRITTEN: usize = 4;
 

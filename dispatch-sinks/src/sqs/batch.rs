@@ -20,7 +20,7 @@ use super::{
     SqsError, SqsSinkError,
     entry::{Entry, LARGEST},
     error::of_entry,
-    sink::Shared,
+    shared::Shared,
 };
 
 /// The most entries of a request (SendMessageBatch).

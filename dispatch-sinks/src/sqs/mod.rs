@@ -41,6 +41,7 @@ mod batch;
 mod config;
 mod entry;
 mod error;
+mod shared;
 mod sink;
 
 pub use config::{Encoding, SqsSinkConfig};

@@ -1,61 +1,17 @@
-use std::{fmt, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use aws_sdk_sqs::config::SharedHttpClient;
-use dispatch_core::{
-    Error, Message, Reply, Sink,
-    config::ConfigError,
-    telemetry::{LeftOut, Meter},
-};
-use dispatch_sqs_client::Queue;
-use tokio::sync::{Mutex, oneshot};
+use dispatch_core::{Error, Message, Reply, Sink, config::ConfigError, telemetry::Meter};
+use tokio::sync::oneshot;
 
-use super::{SqsError, SqsSinkConfig, SqsSinkError, batch::Batcher, entry::Entry};
+use super::{SqsSinkConfig, SqsSinkError, batch::Batcher, entry::Entry, shared::Shared};
 
 /// Sends each message to one queue of Amazon SQS. The module's page says how.
 #[derive(Debug)]
 pub struct SqsSink {
     shared: Arc<Shared>,
     batcher: Batcher,
-}
-
-/// What the sink and its task share.
-pub(super) struct Shared {
-    pub(super) config: SqsSinkConfig,
-    pub(super) fifo: bool,
-    http: Option<SharedHttpClient>,
-    queue: Mutex<Option<Arc<Queue>>>,
-    left_out: LeftOut,
-}
-
-impl fmt::Debug for Shared {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
-            .field("queue", &self.config.place().label())
-            .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    /// The queue, connected at the first call; a call that fails leaves it to the next.
-    pub(super) async fn queue(&self) -> Result<Arc<Queue>, SqsError> {
-        let mut queue = self.queue.lock().await;
-        if let Some(queue) = &*queue {
-            return Ok(Arc::clone(queue));
-        }
-        // Loading asks the disk or the network; its future is a large one.
-        let fresh = Arc::new(Box::pin(self.config.place().connect(self.http.clone())).await?);
-        *queue = Some(Arc::clone(&fresh));
-        Ok(fresh)
-    }
-
-    /// After credentials were refused the next call loads them anew: they may have been changed.
-    pub(super) async fn heard(&self, error: SqsError) -> SqsSinkError {
-        if error.is_about_credentials() {
-            self.queue.lock().await.take();
-        }
-        error.into()
-    }
 }
 
 impl SqsSink {
@@ -85,16 +41,7 @@ impl SqsSink {
 
     fn build(config: SqsSinkConfig, http: Option<SharedHttpClient>, meter: &Meter) -> Result<Self, ConfigError> {
         config.check()?;
-        let shared = Arc::new(Shared {
-            fifo: config.place().is_fifo(),
-            config,
-            http,
-            queue: Mutex::default(),
-            left_out: LeftOut::new(meter.counter(
-                "dispatch_sqs_attributes_left_out_total",
-                "headers of messages that could not be attributes",
-            )),
-        });
+        let shared = Arc::new(Shared::new(config, http, meter));
         Ok(Self {
             batcher: Batcher::new(Arc::clone(&shared)),
             shared,

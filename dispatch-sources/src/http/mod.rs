@@ -58,6 +58,7 @@ mod config;
 mod error;
 mod intake;
 mod server;
+mod settler;
 mod source;
 mod waiting;
 mod wire;

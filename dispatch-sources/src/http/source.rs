@@ -8,12 +8,7 @@ use dispatch_core::{
 };
 use smol_str::format_smolstr;
 
-use super::{
-    HttpSourceConfig, Mode,
-    intake::Intake,
-    server::Server,
-    waiting::{Waiting, WaitingSettler},
-};
+use super::{HttpSourceConfig, Mode, intake::Intake, server::Server, settler::WaitingSettler, waiting::Waiting};
 
 /// Takes messages from HTTP requests. The module's page says how.
 #[derive(Debug)]

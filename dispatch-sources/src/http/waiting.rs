@@ -8,8 +8,7 @@ use std::{
     },
 };
 
-use async_trait::async_trait;
-use dispatch_core::{Disposition, Message, SettleError, Settlement, Settler};
+use dispatch_core::{Disposition, Message};
 use tokio::sync::{mpsc, oneshot};
 
 /// A request that waits for a worker.
@@ -91,26 +90,13 @@ impl Waiting {
         while taken.try_recv().is_ok() {}
     }
 
+    /// Tells who waits under this number; false where nobody does any more.
+    pub(super) fn tell(&self, number: u64, outcome: Disposition) -> bool {
+        let waiting = self.outcomes().remove(&number);
+        waiting.is_some_and(|waiting| waiting.send(outcome).is_ok())
+    }
+
     fn outcomes(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Disposition>>> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Tells callers what became of their messages.
-#[derive(Debug)]
-pub(super) struct WaitingSettler(pub(super) std::sync::Arc<super::intake::Intake>);
-
-#[async_trait]
-impl Settler for WaitingSettler {
-    /// A caller that is gone is a lease that is lost.
-    async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        let mut outcomes = self.0.waiting.outcomes();
-        batch
-            .into_iter()
-            .map(|entry| {
-                let outcome = outcomes.remove(&entry.token.number).ok_or(SettleError::Stale)?;
-                outcome.send(entry.disposition).map_err(|_| SettleError::Stale)
-            })
-            .collect()
     }
 }

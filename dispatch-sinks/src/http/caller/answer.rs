@@ -7,12 +7,7 @@ use dispatch_core::{Error, Headers, Reply};
 use http::{HeaderMap, header::RETRY_AFTER, response::Parts};
 
 use super::Caller;
-use crate::http::{
-    HttpSinkError, body,
-    connect::Connection,
-    pool::Origin,
-    wire::{self, Url},
-};
+use crate::http::{HttpSinkError, body, connect::Connection, pool::Origin, url::Url, wire};
 
 /// How much of a refusing answer's body goes into the error's text, in bytes.
 const EXCERPT: usize = 256;

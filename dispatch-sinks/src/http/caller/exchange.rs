@@ -15,7 +15,8 @@ use crate::http::{
     body::{self, Broken},
     connect::{Connection, Request},
     pool::{Loan, Origin},
-    wire::{self, Url},
+    url::Url,
+    wire,
 };
 
 impl Caller {

@@ -19,7 +19,8 @@ use super::{
     pool::{Origin, Origins},
     statuses::Statuses,
     tls,
-    wire::{self, Requests, Url},
+    url::{Url, host_is_templated},
+    wire::Requests,
 };
 
 /// How many redirects of one request are followed.
@@ -60,7 +61,7 @@ impl Caller {
             ConfigError::at("url", format!("not a URL to send to: {reason}"))
                 .help("write one such as \"http://127.0.0.1:8080/work\"")
         };
-        let templated_host = wire::host_is_templated(&config.url);
+        let templated_host = host_is_templated(&config.url);
         let sample = Url::parse(&config.url.sample("x"));
         let target = match (config.url.as_literal(), templated_host) {
             (Some(_), _) => {
