@@ -24,7 +24,6 @@
 //! [`Settler::settle`](crate::Settler::settle). What must outlive the process goes through the Store before the source
 //! may forget it.
 
-mod bloat;
 mod builder;
 mod commands;
 mod control;
@@ -39,6 +38,7 @@ mod parking;
 mod roll;
 mod run;
 mod slots;
+mod store_gauges;
 mod stuck;
 mod verdict;
 mod visit;

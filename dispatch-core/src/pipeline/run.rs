@@ -11,7 +11,6 @@ use tokio::{sync::Mutex, time::Instant};
 use tower::{Layer, Service, ServiceExt, layer::util::Identity, util::BoxCloneSyncService};
 
 use super::{
-    bloat,
     builder::{Pipeline, PipelineBuilder, Summary, parked_queue},
     commands,
     control::{Phase, Shared, Stop},
@@ -21,7 +20,7 @@ use super::{
     keep::Keep,
     lanes::LanePolicy,
     parking::Parking,
-    stuck,
+    store_gauges, stuck,
     work::{Plan, Work},
 };
 use crate::{
@@ -80,7 +79,7 @@ impl Pipeline {
         if let Some(after) = parts.stuck_after {
             watches.spawn(stuck::watch(Arc::clone(&shared), after));
         }
-        watches.spawn(bloat::watch(Arc::clone(&store), shared.meter.of("store")));
+        watches.spawn(store_gauges::watch(Arc::clone(&store), shared.meter.of("store")));
         let parked: Arc<str> = parked_queue(&parts.name).into();
         let advised = parts
             .sources

@@ -9,6 +9,7 @@ mod absent;
 mod bloat;
 mod dead_letters;
 mod memory;
+mod nodes;
 mod positions;
 mod queue;
 mod rates;
@@ -26,6 +27,7 @@ pub use absent::Absent;
 pub use bloat::Bloat;
 pub use dead_letters::{DeadLetter, DeadLetterFilter, DeadLetters};
 pub use memory::MemoryStore;
+pub use nodes::Node;
 pub use positions::Positions;
 pub use queue::{Claim, Claimed, Completion, Depth, Enqueued, Item, Lease, Outcome, Queue, Stale};
 pub use rates::{Rates, Taken};
@@ -66,7 +68,15 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Writes out what is buffered and closes.
+    /// Who claims from its queues, oldest first; none where nobody is told apart, and then nobody asks again.
+    ///
+    /// # Errors
+    /// `Unavailable` or `Retry`.
+    async fn nodes(&self) -> Result<Option<Vec<Node>>, Error> {
+        Ok(None)
+    }
+
+    /// Writes out what is buffered and closes. What is leased stays leased.
     ///
     /// # Errors
     /// As `probe`.

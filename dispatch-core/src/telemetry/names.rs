@@ -42,6 +42,8 @@ pub const QUEUE_LAG: &str = "dispatch_queue_lag_seconds";
 pub const RATE_LIMITED_WAIT: &str = "dispatch_rate_limited_wait_seconds";
 /// Time by the label `stage`: `queue` (creation to receipt), `sink` (one attempt), `total` (receipt to outcome), `ack` (one settling call); histogram, seconds.
 pub const STAGE: &str = "dispatch_stage_seconds";
+/// Nodes that claim from the store's queues and are alive, as of the last look; gauge.
+pub const STORE_NODES: &str = "dispatch_store_nodes";
 /// Dead rows in the tables of the store's queues, where a server clears them away by itself, as of the last look; gauge.
 pub const STORE_DEAD_ROWS: &str = "dispatch_store_dead_rows";
 /// How long the oldest transaction is open that keeps the store's server from clearing dead rows away; gauge, seconds.

@@ -188,6 +188,9 @@ impl Store for FaultyStore {
     async fn bloat(&self) -> Result<Option<crate::store::Bloat>, Error> {
         self.inner.bloat().await
     }
+    async fn nodes(&self) -> Result<Option<Vec<crate::store::Node>>, Error> {
+        self.inner.nodes().await
+    }
 }
 
 #[async_trait]

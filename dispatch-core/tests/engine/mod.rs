@@ -1,7 +1,6 @@
 //! The driver between a memory source, a memory sink and a memory store, on a paused clock.
 
 mod ack_order;
-mod bloat;
 mod breaker;
 mod combined_sinks;
 mod dedupe;
@@ -19,6 +18,7 @@ mod slow_claims;
 mod source_panics;
 mod sources;
 mod stacked;
+mod store_gauges;
 mod traced;
 mod waiting;
 mod watched;

@@ -3,6 +3,7 @@
 mod counts;
 mod duplicates;
 mod leases;
+mod nodes;
 mod order;
 mod returns;
 mod waiting;
@@ -13,6 +14,7 @@ use super::Store;
 
 pub(super) async fn battery(store: &dyn Store) {
     leases::battery(store).await;
+    nodes::battery(store).await;
     order::battery(store).await;
     duplicates::battery(store).await;
     returns::battery(store).await;

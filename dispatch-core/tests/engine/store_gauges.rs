@@ -1,5 +1,7 @@
+use std::time::UNIX_EPOCH;
+
 use dispatch_core::{
-    store::{Bloat, DeadLetters, Positions, Queue, Rates, Reservations, Slots},
+    store::{Bloat, DeadLetters, Node, Positions, Queue, Rates, Reservations, Slots},
     telemetry::{Measured, Meter, Reading},
 };
 use tokio::time::{Instant, sleep};
@@ -44,6 +46,20 @@ impl Store for Served {
             })),
         }
     }
+    /// One node more each minute, and one that is dead.
+    async fn nodes(&self) -> Result<Option<Vec<Node>>, Error> {
+        let node = |alive| Node {
+            name: "n".into(),
+            host: "h".into(),
+            process: "1-x".into(),
+            started_at: UNIX_EPOCH,
+            last_seen: UNIX_EPOCH,
+            alive,
+            held: 0,
+        };
+        let alive = usize::try_from(self.1.elapsed().as_secs() / 60).unwrap() + 1;
+        Ok(Some([vec![node(false)], vec![node(true); alive]].concat()))
+    }
 }
 
 fn of_the_store(meter: &Meter) -> Vec<(&'static str, i64)> {
@@ -61,18 +77,20 @@ async fn what_a_store_has_yet_to_clear_away_is_looked_at_each_30_s() {
     let built = built.unwrap();
     let handle = built.handle();
     let run = tokio::spawn(built.run());
-    let mut dead = Vec::new();
+    let (mut dead, mut nodes) = (Vec::new(), Vec::new());
 
     for _ in 0..4 {
         sleep(Duration::from_secs(1)).await;
         dead.push(of_the_store(handle.meter())[0].1);
+        nodes.push(of_the_store(handle.meter())[2].1);
         sleep(Duration::from_secs(29)).await;
     }
 
-    let [_, held, oldest] = of_the_store(handle.meter())[..] else {
+    let [_, held, _, oldest] = of_the_store(handle.meter())[..] else {
         panic!("{:?}", handle.meter().read())
     };
     assert_eq!(dead, [0, 0, 60, 90]);
+    assert_eq!(nodes, [1, 1, 2, 2]);
     assert_eq!(
         (held, oldest),
         (
