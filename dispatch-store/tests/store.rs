@@ -13,6 +13,12 @@ mod enqueue;
 #[cfg(feature = "postgres")]
 #[path = "store/failover.rs"]
 mod failover;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[path = "store/nodes.rs"]
+mod nodes;
+#[cfg(feature = "postgres")]
+#[path = "store/nodes_served.rs"]
+mod nodes_served;
 #[cfg(feature = "postgres")]
 #[path = "store/order.rs"]
 mod order;

@@ -15,7 +15,12 @@ mod sqlite {
     use schemars::JsonSchema;
     use serde::Deserialize;
 
-    use crate::sql::{SqlStore, database::Target, sqlite};
+    use crate::sql::{
+        SqlStore,
+        database::Target,
+        nodes::{Me, PERIOD},
+        sqlite,
+    };
 
     /// What stands in `[store]` beside `type = "sqlite"`.
     #[derive(Debug, Clone, Deserialize, JsonSchema)]
@@ -27,6 +32,15 @@ mod sqlite {
         pub synchronous: Synchronous,
         /// How long to wait while another process writes. Default `5s`.
         pub busy_timeout: Period,
+        /// The process's name, the same after a restart: then it takes back at once what it held before. No other process may
+        /// have it. Default: one that is never the same.
+        pub node: Option<String>,
+        /// What a process holds that has not been heard of for so long is ready again, from `1s` to `1h`. Default `30s`.
+        pub heartbeat: Period,
+        /// Which process this is; for tests, which are several in one.
+        #[serde(skip)]
+        #[doc(hidden)]
+        pub process: Option<String>,
         /// The most pages of 4 KiB that the file may have; for tests of a full disk.
         #[serde(skip)]
         #[doc(hidden)]
@@ -50,6 +64,9 @@ mod sqlite {
                 path: "dispatch.db".into(),
                 synchronous: Synchronous::Full,
                 busy_timeout: Period(Duration::from_secs(5)),
+                node: None,
+                heartbeat: Period(PERIOD),
+                process: None,
                 max_pages: None,
             }
         }
@@ -64,6 +81,7 @@ mod sqlite {
             if self.path.as_os_str().is_empty() {
                 return Err(ConfigError::at("path", "the path is empty").help("name a file, such as \"dispatch.db\""));
             }
+            let me = Me::of(self.node, self.heartbeat, self.process)?;
             let target = sqlite::Target {
                 path: context.base_dir.join(self.path),
                 full: self.synchronous == Synchronous::Full,
@@ -73,6 +91,7 @@ mod sqlite {
             // Other processes on the same file send no hints, so the poll is their delay.
             Ok(Arc::new(SqlStore::new(
                 Target::Sqlite(target),
+                me,
                 Duration::from_millis(500),
             )))
         }
@@ -90,7 +109,12 @@ mod postgres {
     use schemars::JsonSchema;
     use serde::Deserialize;
 
-    use crate::sql::{SqlStore, database::Target, postgres};
+    use crate::sql::{
+        SqlStore,
+        database::Target,
+        nodes::{Me, PERIOD},
+        postgres,
+    };
 
     /// How often a waiter looks by itself, unless told otherwise: where notifications wake it, and where nothing else does.
     const POLL: [Duration; 2] = [Duration::from_secs(2), Duration::from_millis(500)];
@@ -133,6 +157,17 @@ mod postgres {
         /// How often an idle reader looks by itself, from `10ms` to `1m`. Default `2s`, with `wakeup = "poll"` `500ms`.
         #[serde(default)]
         pub poll_interval: Option<Period>,
+        /// The process's name, the same after a restart: then it takes back at once what it held before. No other process may
+        /// have it. Default: one that is never the same.
+        #[serde(default)]
+        pub node: Option<String>,
+        /// What a process holds that has not been heard of for so long is ready again, from `1s` to `1h`. Default `30s`.
+        #[serde(default = "heartbeat")]
+        pub heartbeat: Period,
+        /// Which process this is; for tests, which are several in one.
+        #[serde(skip)]
+        #[doc(hidden)]
+        pub process: Option<String>,
     }
 
     fn max_connections() -> u32 {
@@ -141,6 +176,10 @@ mod postgres {
 
     fn connect_timeout() -> Period {
         Period(Duration::from_secs(10))
+    }
+
+    fn heartbeat() -> Period {
+        Period(PERIOD)
     }
 
     impl StoreConfig for PostgresConfig {
@@ -184,7 +223,8 @@ mod postgres {
                 let message = format!("a look each {} is none", Period(poll));
                 return Err(ConfigError::at("poll_interval", message).help("from \"10ms\" to \"1m\""));
             }
-            Ok(Arc::new(SqlStore::new(Target::Postgres(Box::new(target)), poll)))
+            let me = Me::of(self.node, self.heartbeat, self.process)?;
+            Ok(Arc::new(SqlStore::new(Target::Postgres(Box::new(target)), me, poll)))
         }
     }
 }

@@ -147,6 +147,15 @@ impl Conn<'_> {
         }
     }
 
+    /// A condition that always holds and has the transaction not wait for the disk.
+    pub(super) fn light(&self) -> &'static str {
+        if self.is_postgres() {
+            "set_config('synchronous_commit', 'off', true) IS NOT NULL"
+        } else {
+            "true"
+        }
+    }
+
     pub(super) async fn all(&mut self, sql: &str, values: Vec<Value>) -> Result<Vec<QueryResult>, DbErr> {
         on_connection!(self, sql, values, |query, connection| {
             let rows = query.fetch_all(&mut **connection).await.map_err(failed)?;

@@ -59,6 +59,7 @@ mod dead_letters;
 mod error;
 mod hints;
 mod migrate;
+mod nodes;
 #[cfg(feature = "postgres")]
 mod notify;
 #[cfg(feature = "postgres")]
@@ -74,7 +75,7 @@ mod sqlite;
 #[cfg(feature = "sqlite")]
 mod writer;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 #[cfg(feature = "postgres")]
@@ -84,22 +85,25 @@ pub use config::{SqliteConfig, Synchronous};
 use database::{Database, Target};
 use dispatch_core::{
     Error, Store,
-    store::{Bloat, DeadLetters, Positions, Queue, Rates, Reservations, Slots},
+    store::{Bloat, DeadLetters, Node, Positions, Queue, Rates, Reservations, Slots},
 };
 pub use error::SqlStoreError;
 
 /// A [`Store`] in an SQL database; made from a configuration.
 #[derive(Debug)]
 pub(crate) struct SqlStore {
-    database: Database,
+    database: Arc<Database>,
+    /// Who it is to others.
+    node: nodes::Node,
     /// How long a waiter trusts that hints tell it everything.
     poll: Duration,
 }
 
 impl SqlStore {
-    fn new(target: Target, poll: Duration) -> Self {
-        let database = Database::new(target);
-        Self { database, poll }
+    fn new(target: Target, me: nodes::Me, poll: Duration) -> Self {
+        let database = Arc::new(Database::new(target));
+        let node = nodes::Node::new(me);
+        Self { database, node, poll }
     }
 }
 
@@ -134,7 +138,12 @@ impl Store for SqlStore {
         Ok(self.database.perform(bloat::Look).await?)
     }
 
+    async fn nodes(&self) -> Result<Option<Vec<Node>>, Error> {
+        Ok(Some(self.database.perform(nodes::List).await?))
+    }
+
     async fn close(&self) -> Result<(), Error> {
+        self.node.leave(&self.database).await;
         self.database.close().await;
         Ok(())
     }

@@ -39,12 +39,8 @@ impl Work for Take {
         const TAKE: &str = "INSERT INTO dispatch_rate (name, taken_until) SELECT $1, {now} - $3 + $2 WHERE {light}
             ON CONFLICT (name) DO UPDATE SET taken_until = {later}(dispatch_rate.taken_until, {now} - $3) + $2
             RETURNING taken_until - $2 - {now}";
-        let (light, later) = if conn.is_postgres() {
-            ("set_config('synchronous_commit', 'off', true) IS NOT NULL", "greatest")
-        } else {
-            ("true", "max")
-        };
-        let take = TAKE.replace("{light}", light).replace("{later}", later);
+        let later = if conn.is_postgres() { "greatest" } else { "max" };
+        let take = TAKE.replace("{light}", conn.light()).replace("{later}", later);
         let values = vec![self.name.as_str().into(), self.span.into(), self.burst.into()];
         let row = conn.last().one(&take, values).await?;
         row.map_or(Ok(0), |row| row.try_get_by_index(0))

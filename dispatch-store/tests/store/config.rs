@@ -41,6 +41,27 @@ fn a_poll_that_is_no_look_now_and_then_is_refused() {
     }
 }
 
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_node_without_a_name_and_a_heart_that_races_or_sleeps_are_refused() {
+    use dispatch_core::config::{StoreConfig, StoreContext};
+
+    for (toml, wrong) in [
+        ("node = \"worker-1\"", None),
+        ("node = \"\"", Some("node")),
+        ("node = \"a\\u0000b\"", Some("node")),
+        ("heartbeat = \"1s\"", None),
+        ("heartbeat = \"999ms\"", Some("heartbeat")),
+        ("heartbeat = \"1h\"", None),
+        ("heartbeat = \"3601s\"", Some("heartbeat")),
+    ] {
+        let config: dispatch_store::SqliteConfig = toml::from_str(toml).unwrap();
+        let refused = config.build(&StoreContext { base_dir: ".".into() }).err();
+
+        assert_eq!(refused.and_then(|error| error.field).as_deref(), wrong, "{toml}");
+    }
+}
+
 #[cfg(feature = "postgres")]
 #[test]
 fn a_url_of_another_kind_is_refused_without_being_printed() {

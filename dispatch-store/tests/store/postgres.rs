@@ -79,6 +79,10 @@ impl Server {
 
     pub(crate) async fn end(self, store: Arc<dyn Store>) {
         store.close().await.unwrap();
+        self.drop().await;
+    }
+
+    pub(crate) async fn drop(self) {
         self.run(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.schema))
             .await;
     }

@@ -11,7 +11,7 @@ use tempfile::{TempDir, tempdir};
 
 use crate::{claim, item, next};
 
-fn open_with(directory: &Path, change: impl FnOnce(&mut SqliteConfig)) -> Arc<dyn Store> {
+pub(crate) fn open_with(directory: &Path, change: impl FnOnce(&mut SqliteConfig)) -> Arc<dyn Store> {
     let mut config = SqliteConfig::default();
     change(&mut config);
     config

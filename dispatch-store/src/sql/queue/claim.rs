@@ -26,6 +26,7 @@ impl SqlStore {
         claim: Claim,
         mut quick: bool,
     ) -> Result<(Vec<Claimed>, bool), Error> {
+        self.node.enter(&self.database).await?;
         let mut claimed = Vec::new();
         let top = claim.below.map_or(TOP, i32::from);
         let mut below = top;
@@ -41,6 +42,7 @@ impl SqlStore {
                 claim,
                 below,
                 fence: rand::random::<i64>() & i64::MAX,
+                node: self.node.number(),
                 quick: std::mem::take(&mut quick),
             };
             let found = match self.database.perform(take).await {

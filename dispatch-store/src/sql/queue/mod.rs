@@ -23,6 +23,7 @@ use dispatch_core::{
 use smol_str::SmolStr;
 
 pub(super) use enqueue::insert;
+pub(super) use returns::give_back;
 
 use super::SqlStore;
 
@@ -83,6 +84,7 @@ impl Queue for SqlStore {
             queue: queue.to_owned(),
             leases,
             by,
+            node: self.node.number(),
         };
         Ok(self.database.perform(work).await?)
     }

@@ -1,4 +1,6 @@
-//! What becomes claimable again: released, retried, or under a lease that ran out.
+//! What becomes claimable again: released, retried, under a lease that ran out or one of a node that is gone.
+
+use std::collections::BTreeMap;
 
 use sea_orm::{DbErr, QueryResult, Value};
 
@@ -49,4 +51,19 @@ pub(super) async fn recover(conn: &mut Conn<'_>, queue: &str) -> Result<usize, D
     }
     make_ready(conn, &ids).await?;
     Ok(ids.len())
+}
+
+/// Ends the leases of nodes that are no more, and makes their items ready. Says how many there were in each queue.
+pub(in crate::sql) async fn give_back(conn: &mut Conn<'_>, nodes: &[i64]) -> Result<BTreeMap<String, usize>, DbErr> {
+    let end = "DELETE FROM dispatch_lease WHERE node IN ({ids})
+        AND NOT EXISTS (SELECT 1 FROM dispatch_node n WHERE n.id = dispatch_lease.node) RETURNING queue, ids";
+    let mut ids = Vec::new();
+    let mut counts = BTreeMap::new();
+    for row in conn.all(end, vec![conn.ids(nodes)]).await? {
+        let held = read_ids(conn, &row, 1)?;
+        *counts.entry(row.try_get_by_index(0)?).or_insert(0) += held.len();
+        ids.extend(held);
+    }
+    make_ready(conn, &ids).await?;
+    Ok(counts)
 }

@@ -27,6 +27,8 @@ pub(super) struct Extend {
     pub(super) queue: String,
     pub(super) leases: Vec<Lease>,
     pub(super) by: Duration,
+    /// Who holds them from now on.
+    pub(super) node: i64,
 }
 
 /// PostgreSQL, where all are done: one statement. The lease rows are locked first, so that what they hold is what they
@@ -240,12 +242,14 @@ impl Work for Extend {
         held.save(conn).await?;
         // What was extended gets a row of its own under the same fence; what was not keeps its end.
         for (fence, ids) in longer.into_iter().filter(|(_, ids)| !ids.is_empty()) {
-            let lease = "INSERT INTO dispatch_lease (fence, queue, until, ids) VALUES ($1, $2, {now} + $3, $4)";
+            let lease =
+                "INSERT INTO dispatch_lease (fence, queue, until, ids, node) VALUES ($1, $2, {now} + $3, $4, $5)";
             let values = vec![
                 fence.cast_signed().into(),
                 self.queue.as_str().into(),
                 span(self.by).into(),
                 conn.ids(&ids),
+                self.node.into(),
             ];
             conn.run(lease, values).await?;
         }

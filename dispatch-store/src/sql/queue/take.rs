@@ -16,6 +16,8 @@ pub(super) struct Take {
     pub(super) claim: Claim,
     pub(super) below: i32,
     pub(super) fence: i64,
+    /// Who takes.
+    pub(super) node: i64,
     /// Take what is there and look no further, where that is quicker; if nothing is there, look.
     pub(super) quick: bool,
 }
@@ -68,8 +70,8 @@ const PARTS: [(&str, &str); 3] = [
                 ORDER BY r.run_at, r.id LIMIT $3 FOR UPDATE SKIP LOCKED))
             RETURNING id
         ), leased AS (
-            INSERT INTO dispatch_lease (fence, queue, until, ids)
-            SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id) FROM taken HAVING count(*) > 0
+            INSERT INTO dispatch_lease (fence, queue, until, ids, node)
+            SELECT $4, $1, {now} + $5, array_agg(id ORDER BY id), $6 FROM taken HAVING count(*) > 0
         )",
     ),
     (
@@ -82,8 +84,8 @@ const PARTS: [(&str, &str); 3] = [
 
 /// SQLite: leases, takes out and reads.
 const STEPS: &str = "
-    INSERT INTO dispatch_lease (fence, queue, until, ids)
-        SELECT $4, $1, $6 + $5, json_group_array(id) FROM ({pick}) HAVING count(*) > 0;
+    INSERT INTO dispatch_lease (fence, queue, until, ids, node)
+        SELECT $4, $1, $6 + $5, json_group_array(id), $7 FROM ({pick}) HAVING count(*) > 0;
     DELETE FROM dispatch_ready WHERE {picked};
     {read}";
 
@@ -163,6 +165,7 @@ impl Take {
                 self.max().into(),
                 self.fence.into(),
                 span(self.claim.lease).into(),
+                self.node.into(),
             ]
         };
         let mut found = Found::default();
@@ -198,6 +201,7 @@ impl Take {
             self.fence.into(),
             span(self.claim.lease).into(),
             now.into(),
+            self.node.into(),
         ];
         let picked = if self.claim.ordered {
             PICKED_HEADS
