@@ -12,6 +12,7 @@ mod echo;
 mod healthcheck;
 mod lint;
 mod list;
+mod nodes;
 mod page;
 #[cfg(feature = "sqs")]
 mod redrive;
@@ -57,6 +58,8 @@ pub(crate) enum Verb {
     /// See and replay messages that were given up on
     #[command(subcommand)]
     Dlq(dlq::Dlq),
+    /// List the processes that claim from a store's queues
+    Nodes(nodes::Nodes),
     /// Show how running pipelines are
     Status(steer::Steer),
     /// Stop receiving; what is started goes on
@@ -99,6 +102,7 @@ pub(crate) fn execute(cli: Cli, registry: Registry) -> Result {
         Some(Verb::Schema(schema)) => schema.execute(&registry),
         Some(Verb::Send(send)) => work(&global, send.execute(&global, &registry)),
         Some(Verb::Dlq(dlq)) => work(&global, dlq.execute(&global, &registry)),
+        Some(Verb::Nodes(nodes)) => work(&global, nodes.execute(&global, &registry)),
         Some(Verb::Status(steer)) => work(&global, steer.execute(steer::Wish::Status, &global)),
         Some(Verb::Pause(steer)) => work(&global, steer.execute(steer::Wish::Pause, &global)),
         Some(Verb::Resume(steer)) => work(&global, steer.execute(steer::Wish::Resume, &global)),

@@ -50,6 +50,7 @@ mod formats;
 mod input;
 mod kill;
 mod mutants;
+mod nodes;
 #[cfg(feature = "full")]
 mod notify;
 #[cfg(feature = "otel")]

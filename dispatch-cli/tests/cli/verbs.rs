@@ -28,6 +28,7 @@ fn the_help_is_as_it_was() {
         ("help_dlq_list", vec!["dlq", "list", "-h"]),
         ("help_dlq_export", vec!["dlq", "export", "-h"]),
         ("help_dlq_redrive", vec!["dlq", "redrive", "-h"]),
+        ("help_nodes", vec!["nodes", "-h"]),
         ("help_sqsd", vec!["sqsd", "-h"]),
         ("help_dispatcherd", vec!["dispatcherd", "-h"]),
     ] {
@@ -259,6 +260,7 @@ fn every_verb_that_answers_can_answer_in_json() {
         &["dlq", "list", "-c", "p.toml"],
         &["dlq", "replay", "-c", "p.toml"],
         &["dlq", "purge", "-c", "p.toml", "--dry-run"],
+        &["nodes", "-c", "p.toml"],
         &["healthcheck", "http://127.0.0.1:1"],
         &["--version"],
     ] {
