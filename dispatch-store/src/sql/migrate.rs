@@ -20,7 +20,7 @@ pub(super) const POSTGRES: &[&str] = &[
     include_str!("migrations/0003_postgres.sql"),
     include_str!("migrations/0004_postgres.sql"),
     include_str!("migrations/0005_postgres.sql"),
-    include_str!("migrations/0007_postgres.sql"),
+    include_str!("migrations/0006_postgres.sql"),
 ];
 
 /// Brings the schema up to date in one transaction; `begin` opens it so that only one of all who start now is in it.
