@@ -61,6 +61,9 @@ pub(super) struct Lent<'a> {
 /// How long a server may take for one piece of work: far longer than any takes that is well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Has the transaction not wait for the disk.
+const LIGHT: &str = "; SET LOCAL synchronous_commit = off";
+
 impl Connections {
     pub(super) fn new(servers: Servers, target: &Target) -> Self {
         Self {
@@ -84,11 +87,12 @@ impl Connections {
         let mut lent = self.take().await?;
         let mut conn = Conn::Postgres(&mut lent.connection, !self.pooled);
         let run = async {
+            let light = if work.needs() == Needs::Light { LIGHT } else { "" };
             match work.needs() {
                 // The next statement may be another connection's: only a transaction is one from end to end.
-                _ if self.pooled => in_transaction(work, &mut conn, &self.begin()).await,
+                _ if self.pooled => in_transaction(work, &mut conn, &(self.begin() + light)).await,
                 Needs::Read | Needs::Statement | Needs::LightStatement => work.run(&mut conn).await,
-                Needs::Transaction | Needs::Light => in_transaction(work, &mut conn, "BEGIN").await,
+                Needs::Transaction | Needs::Light => in_transaction(work, &mut conn, &format!("BEGIN{light}")).await,
             }
         };
         // A server that vanished without a word: the connection is dropped, not put back.

@@ -96,11 +96,8 @@ impl Work for Beat {
     }
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Beaten, DbErr> {
-        let beat = format!(
-            "UPDATE dispatch_node SET last_seen = {{now}} WHERE id = $1 AND {}",
-            conn.light()
-        );
-        let standing = if conn.run(&beat, vec![self.me.id.into()]).await? > 0 {
+        let beat = "UPDATE dispatch_node SET last_seen = {now} WHERE id = $1";
+        let standing = if conn.run(beat, vec![self.me.id.into()]).await? > 0 {
             Standing::Well
         } else {
             self.come_back(conn).await?
