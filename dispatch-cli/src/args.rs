@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser};
 
-use crate::{commands::Verb, logs::LogFormat, output::Color};
+use crate::{commands::Verb, global::Global};
 
 /// Pull work from any queue, push it through layers into any worker, and never lose one.
 #[derive(Debug, Parser)]
@@ -22,29 +22,6 @@ pub(crate) struct Cli {
     pub(crate) version: bool,
     #[command(subcommand)]
     pub(crate) verb: Option<Verb>,
-}
-
-/// What every verb takes.
-#[derive(Debug, Clone, Args)]
-pub(crate) struct Global {
-    /// Print JSON
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Colour what is printed for people
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
-    pub(crate) color: Color,
-    /// How to log to standard error: text by default on a terminal, else json
-    #[arg(long, global = true, value_name = "FORMAT")]
-    pub(crate) log_format: Option<LogFormat>,
-    /// What to log: error, warn, info, debug, trace, or directives as in RUST_LOG [default: info]
-    #[arg(long, global = true, value_name = "LEVEL")]
-    pub(crate) log_level: Option<String>,
-    /// Log more; twice for all
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub(crate) verbose: u8,
-    /// Log less; twice for errors only
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
-    pub(crate) quiet: u8,
 }
 
 /// Flags without an environment variable: those that choose what is acted on or allow it, which a variable left over

@@ -8,6 +8,7 @@
 //! }
 //! ```
 
+mod about;
 mod args;
 mod client;
 mod commands;
@@ -15,6 +16,7 @@ mod config;
 mod env_file;
 mod failure;
 mod files;
+mod global;
 mod letters;
 mod logs;
 mod output;
@@ -51,7 +53,12 @@ pub fn main_with(more: impl FnOnce(&mut Registry)) -> ExitCode {
         }
     };
     let color = cli.global.color;
-    match commands::execute(cli, registry) {
+    let executed = if cli.version {
+        commands::version(&cli.global)
+    } else {
+        commands::execute(cli.verb, &cli.global, &registry, args::command)
+    };
+    match executed {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
             output::complain(&failure.text, color);

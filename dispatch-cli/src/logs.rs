@@ -7,7 +7,6 @@ use std::{
     time::SystemTime,
 };
 
-use clap::ValueEnum;
 use indicatif::MultiProgress;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::{
@@ -16,16 +15,10 @@ use tracing_subscriber::{
     reload,
 };
 
-use crate::{args::Global, failure::Failure};
-
-/// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
+use crate::{
+    failure::Failure,
+    global::{Global, LogFormat},
+};
 
 /// Standard error, with the live lines out of the way.
 #[derive(Debug, Clone, Default)]

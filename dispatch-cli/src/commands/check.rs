@@ -7,9 +7,9 @@ use dispatch_core::{Registry, config::Period};
 use serde_json::json;
 
 use crate::{
-    args::Global,
     config::ConfigArgs,
     failure::{FAILED, Result},
+    global::Global,
     output::{print, print_json, table},
     run::{Plan, Stores},
 };

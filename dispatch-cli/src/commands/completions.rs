@@ -4,7 +4,6 @@ use clap::Args;
 use clap_complete::Shell;
 
 use crate::{
-    args::command,
     failure::{Failure, Result},
     output::print,
 };
@@ -17,18 +16,18 @@ pub(crate) struct Completions {
 }
 
 impl Completions {
-    pub(super) fn execute(self) -> Result {
+    pub(super) fn execute(self, mut whole: clap::Command) -> Result {
         let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut command(), "dispatch", &mut script);
+        clap_complete::generate(self.shell, &mut whole, "dispatch", &mut script);
         print(&String::from_utf8_lossy(&script))?;
         Ok(0)
     }
 }
 
 /// The manual page, in roff.
-pub(super) fn man() -> Result {
+pub(super) fn man(whole: clap::Command) -> Result {
     let mut page = Vec::new();
-    clap_mangen::Man::new(command())
+    clap_mangen::Man::new(whole)
         .render(&mut page)
         .map_err(|error| Failure::run(format!("cannot write the page: {error}")))?;
     print(&String::from_utf8_lossy(&page))?;

@@ -5,8 +5,8 @@ use dispatch_core::Registry;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::Global,
     failure::{Failure, Result},
+    global::Global,
     output::{print, print_json},
 };
 

@@ -8,8 +8,8 @@ use indicatif::HumanCount;
 use serde_json::{Value, json};
 
 use crate::{
-    args::Global,
     failure::{Failure, Result},
+    global::Global,
     letters::{self, Selection},
     output::{note, print, print_json, print_pretty, table},
     run::plural,

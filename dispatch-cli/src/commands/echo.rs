@@ -5,9 +5,9 @@ use dispatch_core::{Registry, config};
 use serde_json::{Map, Value};
 
 use crate::{
-    args::Global,
     config::{ConfigArgs, mistaken},
     failure::{Failure, Result},
+    global::Global,
     output::{print, print_json},
 };
 

@@ -6,9 +6,9 @@ use http::Method;
 use serde_json::json;
 
 use crate::{
-    args::Global,
     client::Ask,
     failure::{FAILED, Result},
+    global::Global,
     output::{note, print_json},
 };
 

@@ -6,8 +6,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::{
-    args::Global,
     failure::Result,
+    global::Global,
     output::{print, print_json, table},
 };
 

@@ -23,16 +23,14 @@ mod sqsd;
 mod steer;
 mod version;
 
-pub(crate) use version::about;
-
 use std::future::Future;
 
 use clap::Subcommand;
 use dispatch_core::Registry;
 
 use crate::{
-    args::{Cli, Global},
     failure::{Failure, Result},
+    global::Global,
     logs::{self, Screen},
 };
 
@@ -85,36 +83,42 @@ pub(crate) enum Verb {
     Man,
 }
 
-/// Does what the command line says.
-pub(crate) fn execute(cli: Cli, registry: Registry) -> Result {
-    let Cli { global, version, verb } = cli;
-    if version {
-        return version::execute(&global);
-    }
+/// Says which binary this is.
+pub(crate) fn version(global: &Global) -> Result {
+    version::execute(global)
+}
+
+/// Does what the command line says. `whole` describes it all.
+pub(crate) fn execute(
+    verb: Option<Verb>,
+    global: &Global,
+    registry: &Registry,
+    whole: fn() -> clap::Command,
+) -> Result {
     match verb {
         None => Err(Failure::usage("no verb: see dispatch --help")),
-        Some(Verb::Run(run)) => run.execute(&global, &registry),
-        Some(Verb::Lint(lint)) => lint.execute(&global, &registry),
-        Some(Verb::Check(check)) => work(&global, check.execute(&global, &registry)),
-        Some(Verb::List(list)) => list.execute(&global, &registry),
-        Some(Verb::Create(create)) => create.execute(&global, &registry),
-        Some(Verb::Echo(echo)) => echo.execute(&global, &registry),
-        Some(Verb::Schema(schema)) => schema.execute(&registry),
-        Some(Verb::Send(send)) => work(&global, send.execute(&global, &registry)),
-        Some(Verb::Dlq(dlq)) => work(&global, dlq.execute(&global, &registry)),
-        Some(Verb::Nodes(nodes)) => work(&global, nodes.execute(&global, &registry)),
-        Some(Verb::Status(steer)) => work(&global, steer.execute(steer::Wish::Status, &global)),
-        Some(Verb::Pause(steer)) => work(&global, steer.execute(steer::Wish::Pause, &global)),
-        Some(Verb::Resume(steer)) => work(&global, steer.execute(steer::Wish::Resume, &global)),
-        Some(Verb::Drain(steer)) => work(&global, steer.execute(steer::Wish::Drain, &global)),
-        Some(Verb::Healthcheck(healthcheck)) => work(&global, healthcheck.execute(&global)),
-        Some(Verb::Sqsd(sqsd)) => sqsd.execute(&global, &registry),
+        Some(Verb::Run(run)) => run.execute(global, registry),
+        Some(Verb::Lint(lint)) => lint.execute(global, registry),
+        Some(Verb::Check(check)) => work(global, check.execute(global, registry)),
+        Some(Verb::List(list)) => list.execute(global, registry),
+        Some(Verb::Create(create)) => create.execute(global, registry),
+        Some(Verb::Echo(echo)) => echo.execute(global, registry),
+        Some(Verb::Schema(schema)) => schema.execute(registry),
+        Some(Verb::Send(send)) => work(global, send.execute(global, registry)),
+        Some(Verb::Dlq(dlq)) => work(global, dlq.execute(global, registry)),
+        Some(Verb::Nodes(nodes)) => work(global, nodes.execute(global, registry)),
+        Some(Verb::Status(steer)) => work(global, steer.execute(steer::Wish::Status, global)),
+        Some(Verb::Pause(steer)) => work(global, steer.execute(steer::Wish::Pause, global)),
+        Some(Verb::Resume(steer)) => work(global, steer.execute(steer::Wish::Resume, global)),
+        Some(Verb::Drain(steer)) => work(global, steer.execute(steer::Wish::Drain, global)),
+        Some(Verb::Healthcheck(healthcheck)) => work(global, healthcheck.execute(global)),
+        Some(Verb::Sqsd(sqsd)) => sqsd.execute(global, registry),
         #[cfg(feature = "dispatcherd")]
-        Some(Verb::Ctl(ctl)) => work(&global, ctl.execute(&global)),
+        Some(Verb::Ctl(ctl)) => work(global, ctl.execute(global)),
         #[cfg(feature = "dispatcherd")]
-        Some(Verb::Dispatcherd(dispatcherd)) => dispatcherd.execute(&global, &registry),
-        Some(Verb::Completions(completions)) => completions.execute(),
-        Some(Verb::Man) => completions::man(),
+        Some(Verb::Dispatcherd(dispatcherd)) => dispatcherd.execute(global, registry),
+        Some(Verb::Completions(completions)) => completions.execute(whole()),
+        Some(Verb::Man) => completions::man(whole()),
     }
 }
 

@@ -5,8 +5,8 @@ use dispatch_core::{Registry, store::Node};
 use serde_json::{Value, json};
 
 use crate::{
-    args::Global,
     failure::{Failure, Result},
+    global::Global,
     letters::time,
     output::{print, print_json, table},
     store::StoreArgs,

@@ -9,8 +9,8 @@ use dispatch_sources::sqs::{
 use serde_json::{Value, json};
 
 use crate::{
-    args::Global,
     failure::{Failure, Result},
+    global::Global,
     output::{print, print_json, table},
     run::plural,
 };

@@ -6,9 +6,9 @@ use clap::Args;
 use dispatch_core::{Registry, config::Loader};
 
 use crate::{
-    args::Global,
     config::{ConfigArgs, Text, load_texts},
     failure::{FAILED, Failure, Result},
+    global::Global,
     logs::{self, Screen},
     run::{Board, End, Ended, Generation, Plan, Process, Signals, Stores, Systemd, Watch, Wish},
     server::Server,

@@ -5,9 +5,9 @@ use http::Method;
 use serde_json::Value;
 
 use crate::{
-    args::Global,
     client::{AdminArgs, escaped},
     failure::{Failure, Result},
+    global::Global,
     output::{print, print_json, table},
 };
 

@@ -6,7 +6,7 @@ use dispatch_core::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{Board, Ended, Generation, Live, Plan, Signals, Stores, Systemd, TICK, Watch, Wish, at_work, report};
-use crate::{args::Global, config::ConfigArgs, failure::Result, logs::Screen, output::note, server::Server};
+use crate::{config::ConfigArgs, failure::Result, global::Global, logs::Screen, output::note, server::Server};
 
 /// How the pipelines came to their end.
 pub(crate) enum End {

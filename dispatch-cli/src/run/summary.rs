@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{Ended, Member};
 use crate::{
-    args::Global,
     failure::Result,
+    global::Global,
     output::{note, print_json, table},
 };
 

@@ -3,7 +3,7 @@
 use axum::{Json, extract::State, http::StatusCode};
 use serde_json::{Value, json};
 
-use crate::{commands::about, run::Board};
+use crate::{about::about, run::Board};
 
 /// Lives: 200 as long as anything answers.
 pub(super) async fn livez() -> &'static str {

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::dispatcherd::{FILE, settings};
 use crate::{
-    args::Global,
     failure::{FAILED, Failure, Result},
+    global::Global,
     output,
 };
 

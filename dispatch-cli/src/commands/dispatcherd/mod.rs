@@ -12,10 +12,10 @@ use dispatch_core::Registry;
 use dispatch_sources::dispatcherd::{Settings, SettingsError, VARIABLE};
 
 use crate::{
-    args::Global,
     commands::run,
     config::{OverArgs, Text},
     failure::{FAILED, Failure, Result},
+    global::Global,
     output,
 };
 

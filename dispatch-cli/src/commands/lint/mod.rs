@@ -14,10 +14,10 @@ use serde_json::json;
 
 use self::{annotations::annotation, sarif::sarif};
 use crate::{
-    args::Global,
     config::{OverArgs, read_text},
     failure::{FAILED, Result},
     files::{matching, within},
+    global::Global,
     output::{print, print_json},
     run::plural,
 };

@@ -21,10 +21,10 @@ use serde_json::{Value, json};
 use target::Target;
 
 use crate::{
-    args::Global,
     client::Ask,
     config::OverArgs,
     failure::{Failure, Result},
+    global::Global,
     output::{print, print_json},
     run::plural,
     store::StoreArgs,

@@ -5,9 +5,9 @@ use serde_json::Value;
 
 use super::Send;
 use crate::{
-    args::Global,
     config::{ConfigArgs, mistaken, read_text},
     failure::{Failure, Result},
+    global::Global,
     store::StoreArgs,
 };
 

@@ -14,10 +14,10 @@ use clap::Args;
 use dispatch_core::Registry;
 
 use crate::{
-    args::Global,
     commands::run,
     config::{OverArgs, Text},
     failure::{FAILED, Failure, Result},
+    global::Global,
     output,
 };
 
