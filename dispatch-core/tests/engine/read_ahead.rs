@@ -142,6 +142,27 @@ async fn what_was_claimed_ahead_goes_back_when_the_gate_closes() {
     assert_eq!(leased(&*store).await, held.len());
 }
 
+#[tokio::test]
+async fn what_comes_while_nobody_asks_is_left_to_others() {
+    let store = Arc::new(MemoryStore::new());
+    let mut source = QueueSource::new(store.clone(), "q");
+    let moment = Duration::from_millis(20);
+    assert!(tokio::time::timeout(moment, source.receive(10)).await.is_err());
+
+    let item = Item::of(&Message::new("x"));
+    store.queue().enqueue("q", vec![item]).await.unwrap();
+    // Whoever waited for it by itself would have it by then.
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+
+    assert_eq!(store.queue().depth("q").await.unwrap().leased, 0);
+    let Received::Batch(batch) = source.receive(10).await.unwrap() else {
+        panic!("it comes once it is asked for");
+    };
+    assert_eq!(batch.len(), 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn two_claims_are_under_way_before_a_quick_sink_and_both_go_back_at_the_end() {
     let store = Arc::new(SlowClaims::new(12));

@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -33,18 +33,41 @@ const QUICK: Duration = Duration::from_millis(20);
 /// A claim under way, or to be made once there may be something.
 pub(super) struct Claiming {
     pub(super) number: u64,
-    /// How much it may take.
-    asked: Arc<AtomicUsize>,
+    asked: Arc<Asked>,
     /// Dropped while the claim still waits, it is not made.
     waits: Option<oneshot::Sender<Infallible>>,
     /// Puts what it brings where it waits.
     task: JoinHandle<Result<Brought, Error>>,
 }
 
+/// What is asked of a claim by the time it is made.
+struct Asked {
+    /// How much it may take.
+    max: AtomicUsize,
+    /// Whether anybody waits for it.
+    wanted: AtomicBool,
+}
+
+/// While it lives, somebody waits for what a claim brings.
+struct Wanting(Arc<Asked>);
+
+impl Wanting {
+    fn new(asked: &Arc<Asked>) -> Self {
+        asked.wanted.store(true, Relaxed);
+        Self(Arc::clone(asked))
+    }
+}
+
+impl Drop for Wanting {
+    fn drop(&mut self) {
+        self.0.wanted.store(false, Relaxed);
+    }
+}
+
 /// What a claim brought.
 pub(super) struct Brought {
-    /// When its leases began, at the earliest.
-    began: Instant,
+    /// When its leases began, at the earliest; none where it was not made.
+    began: Option<Instant>,
     count: usize,
     turns: Option<Turns>,
 }
@@ -62,7 +85,10 @@ impl QueueSource {
     /// message waits for no one but the Store.
     pub(super) fn start_claim(&mut self, max: usize) {
         let (store, queue) = (Arc::clone(&self.store), Arc::clone(&self.queue));
-        let asked = Arc::new(AtomicUsize::new(self.at_once(max)));
+        let asked = Arc::new(Asked {
+            max: AtomicUsize::new(self.at_once(max)),
+            wanted: AtomicBool::new(true),
+        });
         let (waits, mut called_off) = match self.idle.then(oneshot::channel) {
             Some((waits, called_off)) => (Some(waits), Some(called_off)),
             None => (None, None),
@@ -74,17 +100,19 @@ impl QueueSource {
         let room = Arc::clone(&asked);
         let task = tokio::spawn(async move {
             if let Some(called_off) = &mut called_off {
-                tokio::select! {
-                    _ = called_off => {
-                        let began = Instant::now();
-                        return Ok(Brought { began, count: 0, turns });
-                    }
-                    () = store.queue().changed(&queue) => {}
+                let comes = tokio::select! {
+                    _ = called_off => false,
+                    () = store.queue().changed(&queue) => true,
+                };
+                // What nobody has room for by now is left to others.
+                if !comes || !room.wanted.load(Relaxed) {
+                    let (began, count) = (None, 0);
+                    return Ok(Brought { began, count, turns });
                 }
             }
             let began = Instant::now();
             let claim = Claim {
-                max: room.load(Relaxed),
+                max: room.max.load(Relaxed),
                 lease,
                 ordered,
                 below: None,
@@ -99,6 +127,7 @@ impl QueueSource {
             if let Some(steered) = steered.filter(|_| !withdrawn.is_empty()) {
                 steered.end(withdrawn).await;
             }
+            let began = Some(began);
             Ok(Brought { began, count, turns })
         });
         self.claims.push_back(Claiming {
@@ -122,16 +151,19 @@ impl QueueSource {
         };
         let waited = claiming.waits.is_some();
         if waited {
-            claiming.asked.store(at_once, Relaxed);
+            claiming.asked.max.store(at_once, Relaxed);
         }
+        let wanting = Wanting::new(&claiming.asked);
         let claimed = (&mut claiming.task).await;
-        let asked = claiming.asked.load(Relaxed);
+        drop(wanting);
+        let asked = claiming.asked.max.load(Relaxed);
         self.claims.pop_front();
         if waited {
             self.idle = false;
         }
         let Brought { began, count, turns } = joined(claimed)?;
         self.turns = turns;
+        let Some(began) = began else { return Ok(()) };
         self.idle |= count == 0;
         // A queue and a sink that are both quick are worked in larger and fewer claims. Where the sink is slow nothing is
         // held back from other processes.
@@ -151,7 +183,11 @@ impl QueueSource {
         if self.ahead == 0 || self.idle {
             return;
         }
-        let asked: usize = self.claims.iter().map(|claiming| claiming.asked.load(Relaxed)).sum();
+        let asked: usize = self
+            .claims
+            .iter()
+            .map(|claiming| claiming.asked.max.load(Relaxed))
+            .sum();
         let mut coming = self.landed.count(self.under_way()) + asked;
         while self.claims.len() < CLAIMS && coming + self.ahead <= CLAIMS * MOST {
             self.start_claim(self.ahead);
