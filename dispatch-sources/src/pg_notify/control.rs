@@ -35,8 +35,16 @@ pub(super) async fn answer(service: &Arc<Service>, message: &ControlMessage) -> 
     with_members(&answer, &[("node_id", &service.node_id)])
 }
 
-async fn answer_to(service: &Arc<Service>, command: &str, data: &str) -> String {
+/// As [`answer`], for who is of this service and so is told the answer alone.
+pub(super) async fn answer_to(service: &Arc<Service>, command: &str, data: &str) -> String {
     if !allowed(service, command) {
+        let why = if COMMANDS.contains(&command) {
+            "it is not allowed here"
+        } else {
+            "not known"
+        };
+        tracing::warn!(command, why, "command refused");
+        service.rejected.add(1);
         return error(&format!("No control method {command}"));
     }
     match command {
@@ -138,7 +146,7 @@ async fn producers(service: &Service) -> String {
     Value::Object(all).to_string()
 }
 
-async fn main(service: &Service) -> String {
+pub(super) async fn main(service: &Service) -> String {
     let pool = one(service, "pool", "{}", "{}").await;
     // Queues are sources of their own.
     let others = service.commands.ask("received", "{}").await;

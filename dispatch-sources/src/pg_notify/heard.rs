@@ -60,18 +60,23 @@ impl Heard {
         match incoming {
             Incoming::Task(task) => self.tasks.push(service.keep(task, &self.from, &mut self.room)),
             Incoming::Control(command) => service.steer(self.origin.clone(), command),
-            // Somebody else's question to itself; a piece within a piece is nothing.
-            Incoming::SelfCheck(_) | Incoming::Chunk(_) => {}
+            // Listeners ask themselves on channels of their own.
+            Incoming::SelfCheck(_) => self.refuse(service, "a self-check, here where nobody checks himself"),
+            Incoming::Chunk(_) => self.refuse(service, "a piece within a piece"),
             Incoming::Rejected(why) => {
                 if why.0.starts_with("a piece") {
                     let mut assembly = service.assembly();
                     assembly.counts.total_chunks_received += 1;
                     assembly.counts.errored_assemblies += 1;
                 }
-                tracing::error!(origin = ?self.origin, error = %why, "message refused");
-                service.rejected.add(1);
+                self.refuse(service, &why.0);
             }
         }
+    }
+
+    fn refuse(&self, service: &Service, why: &str) {
+        tracing::error!(origin = ?self.origin, error = %why, "message refused");
+        service.rejected.add(1);
     }
 
     /// Puts the tasks into the hall.

@@ -167,11 +167,25 @@ impl Service {
             async move { queued.to_string() }
         });
         let service = Arc::downgrade(self);
+        self.commands.on("main", move |_| {
+            let service = service.upgrade();
+            async move {
+                match service {
+                    Some(service) => control::main(&service).await,
+                    None => "{}".to_owned(),
+                }
+            }
+        });
+        // What a task asks counts as what clients ask.
+        let service = Arc::downgrade(self);
         self.commands.on("ctl", move |message: String| {
             let service = service.upgrade();
             async move {
                 match (service, Incoming::read(&message, BarePayload::Reject)) {
-                    (Some(service), Incoming::Control(command)) => control::answer(&service, &command).await,
+                    (Some(service), Incoming::Control(command)) => {
+                        service.counts.control.fetch_add(1, Relaxed);
+                        control::answer_to(&service, &command.command, &command.data).await
+                    }
                     _ => r#"{"error": "no command"}"#.to_owned(),
                 }
             }

@@ -253,8 +253,9 @@ async fn no_message_disturbs_another() {
         producers["pg_notify-producer"]["recycle_count"], before,
         "the connection was never given up"
     );
-    // All but unknown commands and questions to itself, each with what is wrong.
+    // Each with what is wrong.
     for why in [
+        "a self-check",
         "`delay` is \"soon\"",
         "`delay` is {}",
         "`timeout` is \"1\"",
@@ -269,11 +270,18 @@ async fn no_message_disturbs_another() {
             server.channel.replace('"', "\\\"")
         );
         assert!(
-            logs.count("ERROR", &line) == 10 && logs.count("ERROR", why) >= 1,
+            logs.count("ERROR", &line) == 12 && logs.count("ERROR", why) >= 1,
             "{why}: {logs:#?}"
         );
     }
-    assert_eq!(running.counted("dispatch_tasks_rejected_total"), 10);
+    for unknown in ["asyncio", "_private"] {
+        assert_eq!(
+            logs.count("WARN", &format!("command refused command=\"{unknown}\"")),
+            1,
+            "{logs:#?}"
+        );
+    }
+    assert_eq!(running.counted("dispatch_tasks_rejected_total"), 14);
     let chunks = server.ask("chunks", json!({})).await;
     assert_eq!(
         (

@@ -87,7 +87,7 @@ async fn metrics(State(served): State<Served>) -> impl IntoResponse {
     served.counts.requests.fetch_add(1, Relaxed);
     let mut text = String::new();
     for member in served.board.members().iter() {
-        let answers = member.handle.commands().ask("ctl", r#"{"control": "main"}"#).await;
+        let answers = member.handle.commands().ask("main", "{}").await;
         let main: Value = answers
             .first()
             .and_then(|answer| serde_json::from_str(answer).ok())
