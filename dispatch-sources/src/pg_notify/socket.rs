@@ -1,8 +1,11 @@
 //! Tasks and commands over a unix socket: for when the database is unwell.
 
 use std::{
-    path::PathBuf,
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
 };
 
 use dispatch_core::tasks::{ControlMessage, chunks::split};
@@ -11,6 +14,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
     sync::mpsc,
     task::JoinSet,
+    time::sleep,
 };
 
 use super::{
@@ -25,19 +29,12 @@ const LIMIT: usize = 1_024;
 /// No line is read that is longer: whoever sends it means no message.
 const LONGEST: u64 = 1 << 20;
 
+/// What it is among the parts.
+pub(super) const NAME: &str = "socket";
+
 /// Serves until it is dropped; the socket file goes with it.
 pub(super) async fn serve(service: Arc<Service>, path: PathBuf) {
-    // What an earlier process left behind.
-    if UnixStream::connect(&path).await.is_err() && path.exists() {
-        let _stale = std::fs::remove_file(&path);
-    }
-    let listener = match UnixListener::bind(&path) {
-        Ok(listener) => listener,
-        Err(error) => {
-            return tracing::error!(path = %path.display(), %error, "socket not opened: nobody can be heard on it");
-        }
-    };
-    let _file = SocketFile(path.clone());
+    let (listener, _file) = opened(&service, &path).await;
     if let Err(error) = std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)) {
         tracing::warn!(path = %path.display(), %error, "socket's permissions not set");
     }
@@ -57,17 +54,64 @@ pub(super) async fn serve(service: Arc<Service>, path: PathBuf) {
             Err(error) => {
                 tracing::warn!(%error, "socket client not taken");
                 // Out of descriptors, most likely: they come back.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                sleep(Duration::from_millis(100)).await;
             }
         }
     }
 }
 
-struct SocketFile(PathBuf);
+/// Opens the socket, and tries until it can: another process may be about to end, a directory about to be made.
+async fn opened(service: &Service, path: &Path) -> (UnixListener, SocketFile) {
+    let mut failures = 0;
+    loop {
+        failures += 1;
+        let why = match open(path).await {
+            Ok(opened) => {
+                service.parts.is_well(NAME);
+                return opened;
+            }
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+                "another process answers there: end it, or give this one a path of its own".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(path = %path.display(), error = %why, "socket not opened: nobody can be heard on it yet");
+        let why = format!("the socket {} is not open: {why}", path.display());
+        service.parts.is_ill(NAME, why);
+        let wait = service.backoff.delay(failures, Duration::ZERO, &mut rand::rng());
+        sleep(wait).await;
+    }
+}
+
+async fn open(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    // What an earlier process left behind.
+    if UnixStream::connect(path).await.is_err() && path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    let file = SocketFile {
+        inode: inode(path)?,
+        path: path.to_owned(),
+    };
+    Ok((listener, file))
+}
+
+/// The file of our socket; what another process has put in its place by the end is that one's.
+struct SocketFile {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let file = std::fs::symlink_metadata(path)?;
+    Ok((file.dev(), file.ino()))
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        let _gone = std::fs::remove_file(&self.0);
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _gone = std::fs::remove_file(&self.path);
+        }
     }
 }
 

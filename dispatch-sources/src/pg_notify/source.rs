@@ -73,7 +73,7 @@ impl PgNotifySource {
             let service = Arc::clone(&self.service);
             let serve = move || socket::serve(Arc::clone(&service), path.clone());
             self.running
-                .spawn(parts::keep(Arc::clone(&self.service), "socket".to_owned(), serve));
+                .spawn(parts::keep(Arc::clone(&self.service), socket::NAME.to_owned(), serve));
         }
     }
 }

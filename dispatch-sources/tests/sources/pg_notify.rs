@@ -840,6 +840,57 @@ async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
     source.close().await.unwrap();
 }
 
+/// One service goes and the next comes, first into a place that is taken, then into one that is not there yet.
+#[tokio::test]
+async fn a_socket_that_cannot_be_opened_is_tried_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let of = |path: &Path, node: &str| {
+        let config = json!({
+            "control": { "socket": path, "node_id": node },
+            "reconnect": { "base": "5ms", "max": "20ms" },
+        });
+        let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+        config.build(&context(directory.path(), memory())).unwrap()
+    };
+    let ill = async |source: &mut dyn Source| {
+        timeout(Duration::from_secs(20), async {
+            loop {
+                if let Received::Health(Some(error)) = source.receive(1).await.unwrap() {
+                    return error.report();
+                }
+            }
+        })
+        .await
+        .expect("it says that it is not well")
+    };
+    let path = directory.path().join("dispatch.sock");
+    let mut first = of(&path, "first");
+    drop(timeout(Duration::from_millis(1), first.receive(1)).await);
+    let mut wire = Wire::to(&path).await;
+    let mut second = of(&path, "second");
+
+    let why = ill(&mut *second).await;
+    assert!(why.contains("another process answers there"), "{why}");
+    wire.write(&[r#"{"control": "alive", "reply_to": "x"}"#]).await;
+    assert_eq!(wire.answer().await["node_id"], "first", "the second has taken nothing from it");
+    first.close().await.unwrap();
+    let mut well = Wire::to(&path).await;
+    well.write(&[r#"{"control": "alive", "reply_to": "x"}"#]).await;
+    assert_eq!(well.answer().await["node_id"], "second");
+    second.close().await.unwrap();
+
+    let later = directory.path().join("later");
+    let path = later.join("dispatch.sock");
+    let mut third = of(&path, "third");
+    let why = ill(&mut *third).await;
+    assert!(why.contains(&*path.to_string_lossy()), "{why}");
+    std::fs::create_dir(&later).unwrap();
+    let mut wire = Wire::to(&path).await;
+    wire.write(&[r#"{"control": "alive", "reply_to": "x"}"#]).await;
+    assert_eq!(wire.answer().await["node_id"], "third");
+    third.close().await.unwrap();
+}
+
 #[tokio::test]
 async fn what_a_client_asked_for_is_done_though_it_has_gone() {
     let directory = tempfile::tempdir().unwrap();
