@@ -1,6 +1,6 @@
 //! Puts each message into our own durable queue, in the pipeline's Store.
 //!
-//! A message is done when it is on disk. A batch is one transaction: all or none. The message keeps its id, headers,
+//! A message is done when it is on disk. What a batch has for one queue is one transaction: all or none. The message keeps its id, headers,
 //! metadata and key; the source `queue` of this or another pipeline takes it out.
 //!
 //! With `dedupe`, at most one message with the same text in that field waits in the queue; a second one counts as done
@@ -9,7 +9,7 @@
 //! ```toml
 //! [sink]
 //! type = "queue"
-//! queue = "orders"
+//! queue = "orders"               # or by each message: "{{ header:queue | default \"orders\" }}"
 //! priority = 5                   # higher goes first; 0 by default
 //! delay = "10m"                  # not before; at once by default
 //! dedupe = "header:order-id"     # a field of the message: id, key, header:NAME, meta:NAME, payload:/json/pointer
@@ -32,12 +32,12 @@
 //! # Ok::<_, toml::de::Error>(())
 //! ```
 
-use std::{sync::Arc, time::SystemTime};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use dispatch_core::{
     Error, Message, Reply, Selector, Sink, Store,
-    config::{BuildContext, ConfigError, Period, SinkConfig, Stability},
+    config::{BuildContext, ConfigError, Period, SinkConfig, Stability, Template},
     store::{Enqueued, Item},
     tasks::{ASKS, heed},
 };
@@ -45,12 +45,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Which queue to fill, and how.
-#[derive(Debug, Clone, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct QueueSinkConfig {
-    /// The queue's name; it exists by being used.
-    pub queue: String,
+    /// The queue's name; it exists by being used. With `{{ … }}` of each message's own.
+    pub queue: Template,
     /// Higher goes first. Default 0.
     #[serde(default)]
     pub priority: i16,
@@ -72,9 +72,20 @@ pub struct QueueSinkConfig {
 impl QueueSinkConfig {
     /// Fills `queue`, at once and with priority 0.
     pub fn new(queue: impl Into<String>) -> Self {
+        Self::by(Template::literal(queue))
+    }
+
+    /// As [`new`](Self::new), the queue that the template makes of each message: `{{ header:queue | default "jobs" }}` heeds what
+    /// [`Options::queue`](crate::tasks::Options::queue) says.
+    #[must_use]
+    pub const fn by(queue: Template) -> Self {
         Self {
-            queue: queue.into(),
-            ..Self::default()
+            queue,
+            priority: 0,
+            delay: None,
+            dedupe: None,
+            key: None,
+            tasks: false,
         }
     }
 }
@@ -102,7 +113,7 @@ impl QueueSink {
     /// # Errors
     /// A queue without a name.
     pub fn new(config: QueueSinkConfig, store: Arc<dyn Store>) -> Result<Self, ConfigError> {
-        if config.queue.is_empty() {
+        if config.queue.as_literal() == Some("") {
             return Err(ConfigError::at("queue", "the queue has no name").help("write one, such as \"orders\""));
         }
         Ok(Self { config, store })
@@ -126,8 +137,16 @@ impl QueueSink {
         Ok(item)
     }
 
-    async fn enqueue(&self, items: Vec<Item>) -> Result<Vec<Reply>, Error> {
-        let answers = self.store.queue().enqueue(&self.config.queue, items).await?;
+    fn queue<'m>(&'m self, message: &'m Message) -> Result<Cow<'m, str>, Error> {
+        let queue = self.config.queue.render(message)?;
+        if queue.is_empty() {
+            return Err(Error::permanent("the queue's name is empty for this message").with_code("no_queue"));
+        }
+        Ok(queue)
+    }
+
+    async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Reply>, Error> {
+        let answers = self.store.queue().enqueue(queue, items).await?;
         Ok(answers.into_iter().map(reply).collect())
     }
 }
@@ -143,35 +162,41 @@ fn reply(answer: Enqueued) -> Reply {
 #[async_trait]
 impl Sink for QueueSink {
     async fn send(&self, message: Message) -> Result<Reply, Error> {
-        let replies = self.enqueue(vec![self.item(&message)?]).await?;
+        let queue = self.queue(&message)?;
+        let replies = self.enqueue(&queue, vec![self.item(&message)?]).await?;
         Ok(replies.into_iter().next().unwrap_or_default())
     }
 
     async fn send_batch(&self, messages: Vec<Message>) -> Vec<Result<Reply, Error>> {
-        let mut items = Vec::with_capacity(messages.len());
-        // None: it is among the items.
-        let refused: Vec<Option<Error>> = messages
-            .iter()
-            .map(|message| self.item(message).map(|item| items.push(item)).err())
-            .collect();
-        let stored = match items.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.enqueue(items).await,
-        };
-        let mut stored = stored.map(Vec::into_iter);
-        let answer = |refused| match (refused, &mut stored) {
-            (Some(error), _) => Err(error),
-            (None, Ok(replies)) => Ok(replies.next().unwrap_or_default()),
-            // One transaction: what failed for one failed for all.
-            (None, Err(error)) => {
-                let again = Error::new(error.class(), error.report());
-                Err(match error.code() {
-                    Some(code) => again.with_code(code.clone()),
-                    None => again,
-                })
+        let mut answers: Vec<Result<Reply, Error>> = messages.iter().map(|_| Ok(Reply::default())).collect();
+        let mut queues: BTreeMap<Cow<'_, str>, (Vec<usize>, Vec<Item>)> = BTreeMap::new();
+        for (place, message) in messages.iter().enumerate() {
+            match self.queue(message).and_then(|queue| Ok((queue, self.item(message)?))) {
+                Ok((queue, item)) => {
+                    let (places, items) = queues.entry(queue).or_default();
+                    places.push(place);
+                    items.push(item);
+                }
+                Err(error) => answers[place] = Err(error),
             }
-        };
-        refused.into_iter().map(answer).collect()
+        }
+        for (queue, (places, items)) in queues {
+            let mut stored = self.enqueue(&queue, items).await.map(Vec::into_iter);
+            for place in places {
+                answers[place] = match &mut stored {
+                    Ok(replies) => Ok(replies.next().unwrap_or_default()),
+                    // One transaction: what failed for one failed for all.
+                    Err(error) => {
+                        let again = Error::new(error.class(), error.report());
+                        Err(match error.code() {
+                            Some(code) => again.with_code(code.clone()),
+                            None => again,
+                        })
+                    }
+                };
+            }
+        }
+        answers
     }
 
     async fn probe(&self) -> Result<(), Error> {
@@ -218,6 +243,27 @@ mod tests {
             seen.iter().any(|seen| seen == id)
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn each_message_may_name_its_queue() {
+        let (sink, store) = sink("queue = '{{ header:queue }}'");
+        let to = |queue: &str| Message::new(queue.to_owned()).header("queue", queue);
+
+        let answers = sink
+            .send_batch(vec![to("q"), Message::new("nowhere"), to("r"), to("q")])
+            .await;
+        sink.send(to("r")).await.unwrap();
+
+        assert_eq!(
+            answers.iter().map(Result::is_ok).collect::<Vec<_>>(),
+            [true, false, true, true]
+        );
+        let (q, r) = (
+            store.queue().depth("q").await.unwrap(),
+            store.queue().depth("r").await.unwrap(),
+        );
+        assert_eq!((q.ready, r.ready), (2, 2));
     }
 
     #[tokio::test]

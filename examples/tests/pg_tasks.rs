@@ -24,24 +24,25 @@ fn example(name: &str) -> PathBuf {
     program
 }
 
-#[tokio::test]
-async fn it_publishes_a_task_and_does_it() {
-    let Ok(url) = std::env::var("DISPATCH_TEST_POSTGRES_URL") else {
+/// The server, if there is one; in CI there must be.
+fn server(test: &str) -> Option<String> {
+    let url = std::env::var("DISPATCH_TEST_POSTGRES_URL").ok();
+    if url.is_none() {
         assert_ne!(
             std::env::var("CI").as_deref(),
             Ok("true"),
             "CI must set DISPATCH_TEST_POSTGRES_URL"
         );
-        eprintln!("skipped: it_publishes_a_task_and_does_it: DISPATCH_TEST_POSTGRES_URL is not set");
-        return;
-    };
+        eprintln!("skipped: {test}: DISPATCH_TEST_POSTGRES_URL is not set");
+    }
+    url
+}
+
+/// Runs the example with these brokers; it must greet.
+async fn greets(brokers: &str) {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("dispatcher.yml");
-    let channel = format!("example {}", std::process::id());
-    let text = format!(
-        "version: 2\nbrokers:\n  pg_notify:\n    config: {{conninfo: \"{url}\"}}\n    channels: [\"{channel}\"]\n"
-    );
-    std::fs::write(&file, text).expect("a file");
+    std::fs::write(&file, format!("version: 2\nbrokers:\n{brokers}")).expect("a file");
 
     let mut command = Command::new(example("pg_tasks"));
     command
@@ -62,4 +63,40 @@ async fn it_publishes_a_task_and_does_it() {
         out.contains("delivered: ") && !out.contains("delivered: 0"),
         "{out}{err}"
     );
+}
+
+#[tokio::test]
+async fn it_publishes_a_task_and_does_it() {
+    let Some(url) = server("it_publishes_a_task_and_does_it") else {
+        return;
+    };
+    let channel = format!("example {}", std::process::id());
+
+    greets(&format!(
+        "  pg_notify:\n    config: {{conninfo: \"{url}\"}}\n    channels: [\"{channel}\"]\n"
+    ))
+    .await;
+}
+
+#[tokio::test]
+async fn one_key_makes_its_tasks_durable() {
+    let Some(url) = server("one_key_makes_its_tasks_durable") else {
+        return;
+    };
+    let schema = format!("example_{}", std::process::id());
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls)
+        .await
+        .expect("a server");
+    tokio::spawn(connection);
+
+    greets(&format!(
+        "  dispatch_py.broker:\n    config: {{conninfo: \"{url}\"}}\n    channels: [\"{schema}\"]\n    schema: {schema}\n"
+    ))
+    .await;
+
+    let stored = format!("SELECT is_called FROM {schema}.dispatch_item_id_seq");
+    let stored: bool = client.query_one(&stored, &[]).await.expect("tables").get(0);
+    assert!(stored, "what it published was in the queue");
+    let drop = format!("DROP SCHEMA {schema} CASCADE");
+    client.batch_execute(&drop).await.expect("the schema is dropped");
 }

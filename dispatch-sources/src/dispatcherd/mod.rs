@@ -21,6 +21,7 @@
 mod broker;
 mod error;
 mod model;
+mod publish;
 #[cfg(feature = "pg_notify")]
 mod source;
 
@@ -30,6 +31,7 @@ pub use broker::{PgBroker, SocketBroker};
 use dispatch_core::config::Secret;
 pub use error::SettingsError;
 pub use model::{MainKwargs, MetricsKwargs, PoolKwargs, ProcessManager, Publish, Service, Settings, Worker};
+pub use publish::Publishes;
 use serde_json::Value;
 
 /// The environment variable that names the file.
@@ -77,7 +79,8 @@ impl Settings {
         model::read(value)
     }
 
-    /// The broker `pg_notify`, or the durable one that stands in its place.
+    /// The broker `pg_notify`, or the durable one that stands in its place: where commands come and go. How tasks are published is
+    /// said by [`publishes`](Self::publishes).
     ///
     /// # Errors
     /// There is none.

@@ -48,7 +48,7 @@ impl std::fmt::Debug for Settings {
 }
 
 /// The module that makes the tasks of Python publishers durable.
-const DURABLE: &str = "dispatch_py.broker";
+pub(super) const DURABLE: &str = "dispatch_py.broker";
 
 /// `service`.
 #[derive(Debug, Clone, Default, Deserialize, JsonSchema)]

@@ -872,7 +872,11 @@ async fn a_socket_that_cannot_be_opened_is_tried_again() {
     let why = ill(&mut *second).await;
     assert!(why.contains("another process answers there"), "{why}");
     wire.write(&[r#"{"control": "alive", "reply_to": "x"}"#]).await;
-    assert_eq!(wire.answer().await["node_id"], "first", "the second has taken nothing from it");
+    assert_eq!(
+        wire.answer().await["node_id"],
+        "first",
+        "the second has taken nothing from it"
+    );
     first.close().await.unwrap();
     let mut well = Wire::to(&path).await;
     well.write(&[r#"{"control": "alive", "reply_to": "x"}"#]).await;

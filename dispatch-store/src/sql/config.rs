@@ -170,6 +170,25 @@ mod postgres {
         pub process: Option<String>,
     }
 
+    impl PostgresConfig {
+        /// The server at `url`, all else by default.
+        #[must_use]
+        pub fn new(url: Secret) -> Self {
+            Self {
+                url,
+                listen_url: None,
+                max_connections: max_connections(),
+                connect_timeout: connect_timeout(),
+                schema: None,
+                wakeup: Wakeup::default(),
+                poll_interval: None,
+                node: None,
+                heartbeat: heartbeat(),
+                process: None,
+            }
+        }
+    }
+
     fn max_connections() -> u32 {
         8
     }
