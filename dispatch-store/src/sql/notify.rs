@@ -31,7 +31,7 @@ const QUIET: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20
 const LONGEST: usize = 63 - "dispatch_".len();
 /// How long a connection to listen may take.
 const CONNECT: Duration = Duration::from_secs(30);
-/// Between two tries to listen.
+/// Between two tries to listen, at most; half of it at least, so that not all processes come to a new server at once.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Sends hints and, once somebody waits, receives them.
@@ -188,7 +188,7 @@ async fn receive(setup: Setup, mut wanted: mpsc::UnboundedReceiver<SmolStr>) {
             Ok(()) => return,
             Err(error) => tracing::debug!(%error, "listening failed; trying again"),
         }
-        sleep(AGAIN).await;
+        sleep(AGAIN.mul_f64(rand::random_range(0.5..=1.0))).await;
         setup.hints.bump_all();
     }
 }

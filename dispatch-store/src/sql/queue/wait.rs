@@ -50,9 +50,17 @@ impl SqlStore {
         };
         tokio::select! {
             () = changed => {}
-            () = sleep(wait) => {}
+            () = sleep(apart(wait, poll)) => {}
         }
     }
+}
+
+/// A wait as long as the poll ends up to a quarter early: processes that became idle together do not look together for ever.
+fn apart(wait: Duration, poll: Duration) -> Duration {
+    if wait < poll {
+        return wait;
+    }
+    wait.mul_f64(rand::random_range(0.75..=1.0))
 }
 
 /// Finds out when time alone will make something claimable.
