@@ -1,10 +1,13 @@
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use smol_str::SmolStr;
 
-use super::{Look, Page, Place};
+use super::{DeadLetter, Look, Page, Place};
 use crate::{Attempt, Error, Headers, Message};
 
 /// Durable messages: enqueued once, claimed under a lease, settled under its fence.
@@ -27,7 +30,8 @@ pub trait Queue: Send + Sync {
     /// `Unavailable` or `Retry`; nothing is leased then.
     async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error>;
 
-    /// Ends leases, in one transaction, and answers for each, in the same order. A stale one changes nothing.
+    /// Ends leases, in one transaction, and answers for each, in the same order. A stale one changes nothing, and keeps no
+    /// letter. Letters are as durable when this returns as those of [`bury`](super::DeadLetters::bury).
     ///
     /// # Errors
     /// `Unavailable` or `Retry`; nothing was settled then.
@@ -209,6 +213,9 @@ pub struct Completion {
 pub enum Outcome {
     /// Done: the item is deleted.
     Done,
+    /// Given up on: the item is deleted and the letter kept among the dead letters, as by
+    /// [`bury`](super::DeadLetters::bury), both or neither.
+    Bury(Arc<DeadLetter>),
     /// Not done: claimable again after `delay`. The attempts are added to the item's history, and those that count to
     /// its number.
     Retry {

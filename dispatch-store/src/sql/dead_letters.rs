@@ -63,38 +63,69 @@ impl Work for Bury {
     }
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<(), DbErr> {
-        const BURY: &str = "INSERT INTO dispatch_dead (pipeline, source, message_id, payload, headers, metadata, key, reason,
-                attempts, class, code, trace_id, config_hash, created_at, died_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
-            ON CONFLICT (pipeline, source, message_id, created_at) WHERE replayed_at IS NULL DO UPDATE SET
-                payload = excluded.payload, headers = excluded.headers, metadata = excluded.metadata, key = excluded.key,
-                reason = excluded.reason, attempts = excluded.attempts, class = excluded.class, code = excluded.code,
-                trace_id = excluded.trace_id, config_hash = excluded.config_hash, created_at = excluded.created_at,
-                died_at = excluded.died_at";
-        let text = |text: Option<&SmolStr>| Value::String(text.map(ToString::to_string));
         for letter in &self.0 {
-            let last = letter.attempts.last();
-            let values = vec![
-                letter.pipeline.as_str().into(),
-                letter.source.as_str().into(),
-                letter.id.as_str().into(),
-                letter.payload.to_vec().into(),
-                write_json(&letter.headers).into(),
-                write_json(&letter.metadata).into(),
-                text(letter.key.as_ref()),
-                letter.reason.as_str().into(),
-                write_json(&letter.attempts).into(),
-                text(last.map(|last| &last.class)),
-                text(last.and_then(|last| last.code.as_ref())),
-                text(letter.trace_id.as_ref()),
-                letter.config_hash.as_str().into(),
-                micros(letter.created_at).into(),
-                micros(letter.died_at).into(),
-            ];
-            conn.run(BURY, values).await?;
+            bury(conn, letter).await?;
         }
         Ok(())
     }
+}
+
+/// What a letter is kept in, in the order of [`columns`].
+pub(super) const COLUMNS: [&str; 15] = [
+    "pipeline",
+    "source",
+    "message_id",
+    "payload",
+    "headers",
+    "metadata",
+    "key",
+    "reason",
+    "attempts",
+    "class",
+    "code",
+    "trace_id",
+    "config_hash",
+    "created_at",
+    "died_at",
+];
+
+/// A letter of the same message gives its place.
+pub(super) const REPLACE: &str =
+    "ON CONFLICT (pipeline, source, message_id, created_at) WHERE replayed_at IS NULL DO UPDATE SET
+    payload = excluded.payload, headers = excluded.headers, metadata = excluded.metadata, key = excluded.key,
+    reason = excluded.reason, attempts = excluded.attempts, class = excluded.class, code = excluded.code,
+    trace_id = excluded.trace_id, config_hash = excluded.config_hash, died_at = excluded.died_at";
+
+/// The columns of a letter.
+pub(super) fn columns(letter: &DeadLetter) -> [Value; 15] {
+    let text = |text: Option<&SmolStr>| Value::String(text.map(ToString::to_string));
+    let last = letter.attempts.last();
+    [
+        letter.pipeline.as_str().into(),
+        letter.source.as_str().into(),
+        letter.id.as_str().into(),
+        letter.payload.to_vec().into(),
+        write_json(&letter.headers).into(),
+        write_json(&letter.metadata).into(),
+        text(letter.key.as_ref()),
+        letter.reason.as_str().into(),
+        write_json(&letter.attempts).into(),
+        text(last.map(|last| &last.class)),
+        text(last.and_then(|last| last.code.as_ref())),
+        text(letter.trace_id.as_ref()),
+        letter.config_hash.as_str().into(),
+        micros(letter.created_at).into(),
+        micros(letter.died_at).into(),
+    ]
+}
+
+/// Keeps a letter, within the caller's transaction.
+pub(super) async fn bury(conn: &mut Conn<'_>, letter: &DeadLetter) -> Result<(), DbErr> {
+    let sql = format!(
+        "INSERT INTO dispatch_dead ({}) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) {REPLACE}",
+        COLUMNS.join(", ")
+    );
+    conn.run(&sql, columns(letter).into()).await.map(drop)
 }
 
 fn read_letter(row: &QueryResult) -> Result<DeadLetter, DbErr> {

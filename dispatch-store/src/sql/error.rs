@@ -124,8 +124,8 @@ fn class(error: &DbErr) -> Class {
     match &code[..2] {
         // Conflicts with others.
         "40" | "23" | "55" => Class::Retry,
-        // The data itself (a text with a zero byte).
-        "22" => Class::Permanent,
+        // The data itself (a text with a zero byte, an id too long for its index).
+        "22" | "54" => Class::Permanent,
         // Connections, credentials, unknown database, resources, shutdown, missing rights or tables, and the rest.
         _ => Class::Unavailable,
     }

@@ -31,7 +31,7 @@ impl Letters {
         self.most = most;
     }
 
-    fn bury(&mut self, mut letter: DeadLetter) {
+    pub(super) fn bury(&mut self, mut letter: DeadLetter) {
         let same = |kept: &&mut DeadLetter| {
             kept.replayed_at.is_none()
                 && (&kept.pipeline, &kept.source, &kept.id) == (&letter.pipeline, &letter.source, &letter.id)

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::MemoryStore;
+use super::{MemoryStore, State, dead_letters::Letters};
 use crate::{
     Error, clock,
     store::{
@@ -198,11 +198,15 @@ impl Line {
         claimed
     }
 
-    fn settle(&mut self, completion: Completion) -> Result<(), Stale> {
+    fn settle(&mut self, completion: Completion, letters: &mut Letters) -> Result<(), Stale> {
         let row = completion.lease.row;
         let mut item = self.take(completion.lease).ok_or(Stale)?;
         match completion.outcome {
             Outcome::Done => self.forget_key(row, &item),
+            Outcome::Bury(letter) => {
+                self.forget_key(row, &item);
+                letters.bury(Arc::unwrap_or_clone(letter));
+            }
             Outcome::Release => self.wait(row, item, Instant::now()),
             Outcome::Retry { delay, attempts } => {
                 item.remember(attempts);
@@ -313,8 +317,12 @@ impl Queue for MemoryStore {
 
     async fn settle(&self, queue: &str, batch: Vec<Completion>) -> Result<Vec<Result<(), Stale>>, Error> {
         let mut state = self.state();
-        let line = state.line(queue);
-        let answers = batch.into_iter().map(|completion| line.settle(completion)).collect();
+        let State { lines, letters, .. } = &mut *state;
+        let line = lines.entry(queue.into()).or_default();
+        let answers = batch
+            .into_iter()
+            .map(|completion| line.settle(completion, letters))
+            .collect();
         line.changed.notify_waiters();
         Ok(answers)
     }

@@ -13,7 +13,7 @@ pub(super) async fn battery(store: &dyn Store) {
     a_purge_takes_what_matches(store).await;
 }
 
-fn letter(pipeline: &str, id: &str) -> DeadLetter {
+pub(super) fn letter(pipeline: &str, id: &str) -> DeadLetter {
     let now = whole_micros(SystemTime::now());
     DeadLetter {
         number: 0,
@@ -37,7 +37,7 @@ fn letter(pipeline: &str, id: &str) -> DeadLetter {
     }
 }
 
-fn of(pipeline: &str) -> DeadLetterFilter {
+pub(super) fn of(pipeline: &str) -> DeadLetterFilter {
     DeadLetterFilter {
         pipeline: Some(pipeline.into()),
         ..DeadLetterFilter::default()
@@ -52,7 +52,7 @@ async fn bury(store: &dyn Store, letters: Vec<DeadLetter>) {
         .expect("a working store keeps dead letters");
 }
 
-async fn list(store: &dyn Store, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
+pub(super) async fn list(store: &dyn Store, filter: &DeadLetterFilter) -> Vec<DeadLetter> {
     store
         .dead_letters()
         .list(filter, 0, 1000)

@@ -1,6 +1,7 @@
 //! The queue on three tables: `dispatch_item` has every live message, `dispatch_ready` the unleased ones in the order of
 //! claims, `dispatch_lease` one row a claimed batch. Nothing wide is ever updated on the way from enqueue to done.
 
+mod bury;
 mod claim;
 mod columns;
 mod enqueue;
@@ -63,12 +64,9 @@ impl Queue for SqlStore {
         if batch.is_empty() {
             return Ok(Vec::new());
         }
-        let done = batch.iter().all(|completion| completion.outcome == Outcome::Done);
-        let work = settle::Settle {
-            queue: queue.to_owned(),
-            batch,
-        };
-        let answers = self.database.perform(work).await?;
+        let ends = |completion: &Completion| matches!(completion.outcome, Outcome::Done | Outcome::Bury(_));
+        let done = batch.iter().all(ends);
+        let answers = self.database.perform(settle::Settle::new(queue, batch)).await?;
         // What is done frees its key; what comes back may be claimed.
         if !done || self.database.hints.of(queue).is_ordered() {
             self.database.announce(queue);

@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -10,16 +11,28 @@ use dispatch_core::{
 };
 use sea_orm::DbErr;
 
-use super::{held::Held, returns::make_ready};
+use super::{bury, held::Held, returns::make_ready};
 use crate::sql::{
     conn::{Conn, Needs, Work, bigints},
+    dead_letters,
     rows::{ITEM, read_item, span, write_history},
 };
 
 /// Ends leases.
 pub(super) struct Settle {
-    pub(super) queue: String,
-    pub(super) batch: Vec<Completion>,
+    queue: String,
+    batch: Vec<Completion>,
+    kind: Kind,
+}
+
+/// What a batch is made of, and so how it can be settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// All are done.
+    Done,
+    /// None comes back, and some leave a letter; one statement on PostgreSQL.
+    Ends,
+    Mixed,
 }
 
 /// Makes leases longer.
@@ -31,10 +44,9 @@ pub(super) struct Extend {
     pub(super) node: i64,
 }
 
-/// PostgreSQL, where all are done: one statement. The lease rows are locked first, so that what they hold is what they
-/// held last; it answers with those that were not held. It does not wait for the disk: an end that a crash of the server
-/// undoes is a message delivered again.
-const DONE: &str = "
+/// PostgreSQL, where none comes back: one statement, with more parts and one column more. The lease rows are locked first,
+/// so that what they hold is what they held last; it answers with those that were not held.
+const ENDED: &str = "
     WITH done AS MATERIALIZED (
         SELECT DISTINCT id, fence FROM unnest($2::bigint[], $3::bigint[]) AS done(id, fence)
     ), held AS MATERIALIZED (
@@ -51,11 +63,18 @@ const DONE: &str = "
         UPDATE dispatch_lease l SET ids = rest.ids FROM rest WHERE l.number = rest.number AND rest.ids IS NOT NULL
     ), ended AS (
         DELETE FROM dispatch_lease l USING rest WHERE l.number = rest.number AND rest.ids IS NULL
-    )
-    SELECT set_config('synchronous_commit', 'off', true), done.id, done.fence
+    ){more}
+    SELECT {column}, done.id, done.fence
     FROM (SELECT 1) AS one LEFT JOIN (
         SELECT id, fence FROM done EXCEPT SELECT id, fence FROM member
     ) AS done ON true";
+
+/// Where all are done. It does not wait for the disk: an end that a crash of the server undoes is a message delivered
+/// again.
+static DONE: LazyLock<String> = LazyLock::new(|| {
+    let column = "set_config('synchronous_commit', 'off', true)";
+    ENDED.replace("{more}", "").replace("{column}", column)
+});
 
 /// PostgreSQL, where what is done is all that one lease row holds, which is how a quick sink ends it: neither list is taken
 /// apart. It answers whether that was so. A comparison that no index serves leaves only that of fences: the one of queues has
@@ -93,28 +112,28 @@ impl Work for Settle {
     }
 
     fn needs(&self) -> Needs {
-        if self.all_done() {
-            Needs::LightStatement
-        } else {
-            Needs::Transaction
+        match self.kind {
+            Kind::Done => Needs::LightStatement,
+            Kind::Ends => Needs::Statement,
+            Kind::Mixed => Needs::Transaction,
         }
     }
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Self::Answer, DbErr> {
-        if conn.is_postgres() && self.all_done() {
+        if conn.is_postgres() && self.kind != Kind::Mixed {
             if let Some(fence) = self.all_done_together()
                 && self.settle_whole(conn, fence).await?
             {
                 return Ok(vec![Ok(()); self.batch.len()]);
             }
-            return self.settle_done(conn).await;
+            return self.settle_ended(conn).await;
         }
         if let Some(fence) = self.all_done_together() {
             return self.settle_done_together(conn, fence).await;
         }
         let mut held = Held::lock(conn, &self.queue, self.batch.iter().map(|completion| completion.lease)).await?;
         let mut answers = Vec::with_capacity(self.batch.len());
-        let (mut done, mut back) = (Vec::new(), Vec::new());
+        let (mut done, mut letters, mut back) = (Vec::new(), Vec::new(), Vec::new());
         let mut failed: Vec<(i64, Duration, &[Attempt])> = Vec::new();
         for Completion { lease, outcome } in &self.batch {
             if !held.take(*lease) {
@@ -125,6 +144,10 @@ impl Work for Settle {
             let id = lease.row.cast_signed();
             match outcome {
                 Outcome::Done => done.push(id),
+                Outcome::Bury(letter) => {
+                    done.push(id);
+                    letters.push(letter);
+                }
                 Outcome::Release => back.push(id),
                 Outcome::Retry { delay, attempts } => {
                     back.push(id);
@@ -136,6 +159,9 @@ impl Work for Settle {
             conn.run("DELETE FROM dispatch_item WHERE id IN ({ids})", vec![conn.ids(&done)])
                 .await?;
         }
+        for letter in letters {
+            dead_letters::bury(conn, letter).await?;
+        }
         note(conn, &failed).await?;
         make_ready(conn, &back).await?;
         held.save(conn).await?;
@@ -144,15 +170,22 @@ impl Work for Settle {
 }
 
 impl Settle {
-    fn all_done(&self) -> bool {
-        self.batch.iter().all(|completion| completion.outcome == Outcome::Done)
+    pub(super) fn new(queue: &str, batch: Vec<Completion>) -> Self {
+        let all_done = batch.iter().all(|completion| completion.outcome == Outcome::Done);
+        let kind = match all_done {
+            true => Kind::Done,
+            false if bury::is_plain(&batch) => Kind::Ends,
+            false => Kind::Mixed,
+        };
+        let queue = queue.to_owned();
+        Self { queue, batch, kind }
     }
 
     /// The one fence under which all are done.
     fn all_done_together(&self) -> Option<u64> {
         let fence = self.batch.first()?.lease.fence;
         let together = self.batch.iter().all(|completion| completion.lease.fence == fence);
-        (together && self.all_done()).then_some(fence)
+        (together && self.kind == Kind::Done).then_some(fence)
     }
 
     async fn settle_whole(&self, conn: &mut Conn<'_>, fence: u64) -> Result<bool, DbErr> {
@@ -188,17 +221,22 @@ impl Settle {
             .collect())
     }
 
-    async fn settle_done(&self, conn: &mut Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
+    async fn settle_ended(&self, conn: &mut Conn<'_>) -> Result<Vec<Result<(), Stale>>, DbErr> {
         let leases = || self.batch.iter().map(|completion| completion.lease);
         let fences: HashSet<i64> = leases().map(|lease| lease.fence.cast_signed()).collect();
-        let values = vec![
+        let mut values = vec![
             self.queue.as_str().into(),
             bigints(leases().map(|lease| lease.row.cast_signed())),
             bigints(leases().map(|lease| lease.fence.cast_signed())),
             bigints(fences.into_iter()),
         ];
+        let with_letters = (self.kind == Kind::Ends).then(|| {
+            let (buried, more) = bury::letters(&self.batch, values.len() + 1);
+            values.extend(more);
+            ENDED.replace("{more}", &buried).replace("{column}", "NULL")
+        });
         let mut stale = HashSet::new();
-        for row in conn.all(DONE, values).await? {
+        for row in conn.all(with_letters.as_ref().unwrap_or(&DONE), values).await? {
             if let Some(id) = row.try_get_by_index::<Option<i64>>(1)? {
                 let fence: i64 = row.try_get_by_index(2)?;
                 stale.insert(Lease {

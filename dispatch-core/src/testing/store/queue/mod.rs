@@ -3,6 +3,7 @@
 mod counts;
 mod duplicates;
 mod leases;
+mod letters;
 mod nodes;
 mod order;
 mod returns;
@@ -14,6 +15,7 @@ use super::Store;
 
 pub(super) async fn battery(store: &dyn Store) {
     leases::battery(store).await;
+    letters::battery(store).await;
     nodes::battery(store).await;
     order::battery(store).await;
     duplicates::battery(store).await;
