@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::{Attempt, Capabilities, Delivery, Error, Reply, Token, telemetry::Origin};
+use crate::{Attempt, Capabilities, Delivery, Error, Reply, Store, Token, store::DeadLetter, telemetry::Origin};
 
 /// Something messages can be pulled from.
 ///
@@ -18,6 +18,14 @@ pub trait Source: Send + 'static {
     /// How the spans of its messages name it; the label is the pipeline's to set. By default they name the pipeline.
     fn origin(&self) -> Option<Origin> {
         None
+    }
+
+    /// Whether the messages wait in `store` itself, so that their dead letters are kept there in the step that ends the
+    /// delivery: the driver then says [`Disposition::Bury`] and writes no letter of its own. Asked once, before the first
+    /// `receive`; by default the driver writes the letter, and settles then.
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        let _ = store;
+        false
     }
 
     /// Who settles this source's deliveries; it works on after [`close`](Self::close).
@@ -147,6 +155,9 @@ pub enum Disposition {
     Ack(Reply),
     /// Given up on and kept as a dead letter: forget it. Carries the attempts where somebody waits for the outcome.
     DeadLetter(Vec<Attempt>),
+    /// Given up on: keep this letter and forget the message, both or neither. Told only where
+    /// [`Source::keeps_letters_in`] says so.
+    Bury(Arc<DeadLetter>),
     /// Kept in the Store for a later attempt: forget it.
     Parked,
     /// Not done: give it again after `delay`, or when the source sees fit if there is none.
@@ -161,10 +172,10 @@ pub enum Disposition {
 }
 
 impl Disposition {
-    /// Whether the source may forget the message: acked, kept as a dead letter or parked.
+    /// Whether the source may forget the message: acked, kept as a dead letter (by itself, too) or parked.
     #[must_use]
     pub const fn is_final(&self) -> bool {
-        matches!(self, Self::Ack(_) | Self::DeadLetter(_) | Self::Parked)
+        matches!(self, Self::Ack(_) | Self::DeadLetter(_) | Self::Bury(_) | Self::Parked)
     }
 }
 

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that meets the unexpected should panic")]
 
+#[cfg(feature = "postgres")]
+#[path = "store/buried.rs"]
+mod buried;
 #[path = "store/config.rs"]
 mod config;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

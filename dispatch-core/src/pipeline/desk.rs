@@ -13,6 +13,8 @@ const CALLS: usize = 4;
 pub(super) struct Desk {
     pub(super) settler: Arc<dyn Settler>,
     pub(super) capabilities: Capabilities,
+    /// Whether the source keeps its dead letters itself, where they belong.
+    pub(super) keeps_letters: bool,
     waiting: Vec<Settlement>,
     slots: Vec<usize>,
     /// When the oldest that waits was put in.
@@ -36,6 +38,7 @@ impl Desk {
         Self {
             settler,
             capabilities,
+            keeps_letters: false,
             waiting: Vec::new(),
             slots: Vec::new(),
             since: None,

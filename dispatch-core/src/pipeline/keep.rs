@@ -15,7 +15,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// Something to be kept, and the slot it came from.
 pub(super) enum Keepsake {
-    Letter(Box<DeadLetter>),
+    Letter(Arc<DeadLetter>),
     Retry(Box<Item>),
 }
 
@@ -153,7 +153,7 @@ impl Keepsake {
     /// The attempts that led here.
     pub(super) fn into_attempts(self) -> Vec<Attempt> {
         match self {
-            Self::Letter(letter) => letter.attempts,
+            Self::Letter(letter) => Arc::unwrap_or_clone(letter).attempts,
             Self::Retry(item) => item.history,
         }
     }

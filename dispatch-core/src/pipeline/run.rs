@@ -224,7 +224,10 @@ impl Runs {
         let desks: Vec<_> = parts
             .sources
             .iter()
-            .map(|(_, source)| (source.settler(), source.capabilities()))
+            .map(|(_, source)| {
+                let keeps_letters = source.keeps_letters_in(&self.store);
+                (source.settler(), source.capabilities(), keeps_letters)
+            })
             .collect();
         let labels: Vec<_> = parts.sources.iter().map(|(label, _)| label.clone()).collect();
         let origin = |(label, source): &(SmolStr, Box<dyn Source>)| {
@@ -263,7 +266,11 @@ impl Runs {
                 };
                 let desks = desks
                     .iter()
-                    .map(|(settler, can)| Desk::new(Arc::clone(settler), can.clone()))
+                    .map(|(settler, can, keeps_letters)| {
+                        let mut desk = Desk::new(Arc::clone(settler), can.clone());
+                        desk.keeps_letters = *keeps_letters;
+                        desk
+                    })
                     .collect();
                 let keep = Keep::new(Arc::clone(&self.store), Arc::clone(&self.parked));
                 Driver {

@@ -95,6 +95,9 @@ impl<S: Source> Source for FaultySource<S> {
     fn origin(&self) -> Option<Origin> {
         self.inner.origin()
     }
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        self.inner.keeps_letters_in(store)
+    }
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(FaultySettler {
             inner: self.inner.settler(),

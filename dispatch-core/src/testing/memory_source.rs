@@ -301,7 +301,7 @@ impl State {
         }
         match settlement.disposition {
             Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => {}
-            Disposition::Release => self.released.push((message, fence + 1)),
+            Disposition::Release | Disposition::Bury(_) => self.released.push((message, fence + 1)),
             Disposition::Nack { delay, attempts } => {
                 let counted = attempts.iter().filter(|attempt| attempt.class == "retry").count();
                 let attempt = message.attempt + u32::try_from(counted).unwrap_or(u32::MAX);

@@ -50,7 +50,7 @@ impl Witness {
                 };
                 ("parked", depth.delayed >= told as u64)
             }
-            Disposition::Nack { .. } | Disposition::Release => return,
+            Disposition::Nack { .. } | Disposition::Release | Disposition::Bury(_) => return,
         };
         let mut seen = self.seen.lock().unwrap();
         *seen.told.entry(kind).or_default() += 1;

@@ -1,5 +1,7 @@
+use std::time::SystemTime;
+
 use dispatch_core::{
-    Class, Disposition,
+    Attempt, Class, Disposition,
     store::{Item, QueueSource},
     testing::{Faults, FaultyStore},
 };
@@ -325,26 +327,51 @@ async fn a_letter_of_a_parked_message_names_the_source_it_came_from() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_burial_does_not_double_the_history() {
-    let memory = Arc::new(MemoryStore::new());
-    let faults = Faults::default();
-    faults.fail("bury", 2, Class::Unavailable);
-    let store = Arc::new(FaultyStore::new(memory.clone(), faults.clone()));
-    let sink = MemorySink::answering(|_| no("never"));
-    let policy = RetryPolicy {
-        max_attempts: 3,
-        ..every(Duration::from_secs(60))
-    };
+    // A queue elsewhere is told after the letter; one of the store that keeps the letters, with it.
+    for (elsewhere, call, class) in [
+        (true, "bury", Class::Unavailable),
+        (false, "queue_settle", Class::Permanent),
+    ] {
+        let memory = Arc::new(MemoryStore::new());
+        let faults = Faults::default();
+        let store = Arc::new(FaultyStore::new(memory.clone(), faults.clone()));
+        let queue: Arc<dyn Store> = if elsewhere {
+            Arc::new(MemoryStore::new())
+        } else {
+            store.clone()
+        };
+        let mut item = Item::of(&numbered(1)[0]);
+        item.remember(vec![
+            Attempt::failed(1, SystemTime::now(), Duration::ZERO, &Error::retry("before")),
+            Attempt::failed(2, SystemTime::now(), Duration::ZERO, &Error::retry("before")),
+        ]);
+        queue.queue().enqueue("q", vec![item]).await.unwrap();
+        faults.fail(call, 2, class);
+        let sink = MemorySink::answering(|_| no("never"));
+        let policy = RetryPolicy {
+            max_attempts: 3,
+            ..every(Duration::from_secs(60))
+        };
+        let pipeline = Pipeline::builder("test")
+            .source(QueueSource::new(queue, "q"))
+            .sink(sink.clone())
+            .store(store)
+            .retry(policy)
+            .build()
+            .unwrap();
+        let handle = pipeline.handle();
+        let run = tokio::spawn(pipeline.run());
+        while letters(&memory).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        handle.drain();
+        run.await.unwrap().unwrap();
 
-    pipeline(MemorySource::ending(numbered(1)).poor(), &sink)
-        .store(store)
-        .retry(policy)
-        .run()
-        .await
-        .unwrap();
-
-    assert!(faults.are_spent());
-    let letters = letters(&memory).await;
-    let mut numbers: Vec<_> = letters[0].attempts.iter().map(|attempt| attempt.number).collect();
-    numbers.dedup();
-    assert_eq!(numbers.len(), letters[0].attempts.len(), "{numbers:?}");
+        assert!(faults.are_spent(), "{call}");
+        let letters = letters(&memory).await;
+        let mut numbers: Vec<_> = letters[0].attempts.iter().map(|attempt| attempt.number).collect();
+        numbers.dedup();
+        assert_eq!(numbers.len(), letters[0].attempts.len(), "{call}: {numbers:?}");
+        assert!(numbers.starts_with(&[1, 2, 3]), "{call}: {numbers:?}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod ack_order;
 mod breaker;
+mod buried;
 mod combined_sinks;
 mod dedupe;
 mod drain;

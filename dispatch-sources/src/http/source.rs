@@ -2,7 +2,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Delivery, Error, Received, Settler, Source, Token,
+    Capabilities, Delivery, Error, Received, Settler, Source, Store, Token,
     config::{BuildContext, ConfigError},
     store::QueueSource,
 };
@@ -69,6 +69,10 @@ impl Source for HttpSource {
         let mut capabilities = Capabilities::default();
         capabilities.wants_reply = true;
         capabilities
+    }
+
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        self.mode() == Mode::Async && self.stored.keeps_letters_in(store)
     }
 
     fn settler(&self) -> Arc<dyn Settler> {

@@ -122,7 +122,9 @@ pub(super) fn outcome(id: &str, disposition: Disposition) -> Response {
             let again = delay.unwrap_or(Duration::from_secs(1));
             failed(StatusCode::SERVICE_UNAVAILABLE, id, attempts.last(), Some(again))
         }
-        Disposition::Release => failed(StatusCode::SERVICE_UNAVAILABLE, id, None, Some(Duration::from_secs(1))),
+        Disposition::Release | Disposition::Bury(_) => {
+            failed(StatusCode::SERVICE_UNAVAILABLE, id, None, Some(Duration::from_secs(1)))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Error, Headers, Message, Received, Settler, Source,
+    Capabilities, Error, Headers, Message, Received, Settler, Source, Store,
     config::{BuildContext, ConfigError},
     store::QueueSource,
     tasks::heed,
@@ -121,6 +121,10 @@ impl Source for ScheduleSource {
             capabilities.lease = Some(Latest::HEARS);
         }
         capabilities
+    }
+
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        self.fired.keeps_letters_in(store)
     }
 
     fn settler(&self) -> Arc<dyn Settler> {

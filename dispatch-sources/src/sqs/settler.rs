@@ -71,7 +71,7 @@ impl State {
 fn count(offsets: &mut Offsets, id: &str, disposition: &Disposition) {
     match disposition {
         Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => offsets.remove(id),
-        Disposition::Release => offsets.add(id, -1),
+        Disposition::Release | Disposition::Bury(_) => offsets.add(id, -1),
         Disposition::Nack { attempts, .. } => {
             let counted = attempts.iter().filter(|attempt| attempt.counts()).count();
             offsets.add(id, i32::try_from(counted).unwrap_or(i32::MAX).saturating_sub(1));
@@ -161,7 +161,7 @@ impl SqsSettler {
     fn deed(&self, token: &Token, disposition: &Disposition) -> Deed {
         match disposition {
             Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Deed::Delete,
-            Disposition::Release => Deed::Change(Duration::ZERO),
+            Disposition::Release | Disposition::Bury(_) => Deed::Change(Duration::ZERO),
             Disposition::Nack { delay, .. } => {
                 let delay = delay.or_else(|| self.shared.config.error_visibility_timeout.map(|period| period.0));
                 // From the receive on, as SQS counts it; whole seconds, so that rounding up does not go beyond.

@@ -6,7 +6,7 @@ use std::{
 
 use async_trait::async_trait;
 use dispatch_core::{
-    Capabilities, Error, Received, Settler, Source,
+    Capabilities, Error, Received, Settler, Source, Store,
     config::{BuildContext, ConfigError},
     store::QueueSource,
 };
@@ -95,6 +95,10 @@ impl SqsdCronSource {
 impl Source for SqsdCronSource {
     fn capabilities(&self) -> Capabilities {
         self.fired.capabilities()
+    }
+
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        self.fired.keeps_letters_in(store)
     }
 
     fn settler(&self) -> Arc<dyn Settler> {

@@ -5,6 +5,7 @@
 mod documentation;
 mod file;
 mod http;
+mod letters;
 mod pg_notify;
 mod pg_notify_outage;
 mod pg_notify_panics;

@@ -11,10 +11,10 @@ use std::{
 };
 
 use dispatch_core::{
-    Backoff, BoxError, Class, Jitter, Message, Pipeline, RetryPolicy, Store,
+    Backoff, BoxError, Class, Error, Jitter, Message, Pipeline, RetryPolicy, Store,
     pipeline::{LanePolicy, Lanes, PipelineBuilder},
     random_id, sink_fn,
-    store::{Completion, Item, Outcome, QueueSource},
+    store::{Completion, DeadLetterFilter, Item, Outcome, QueueSource},
     testing::{
         Faults, FaultyStore, MemorySink, MemorySource,
         source::{Bench, source_battery},
@@ -193,6 +193,14 @@ async fn a_handler_ten_times_slower_than_its_lease_keeps_its_message(store: Arc<
 }
 
 async fn a_lost_lease_is_counted_and_its_ack_changes_nothing(store: Arc<dyn Store>) {
+    lose_a_lease(store, || Ok(())).await;
+}
+
+async fn a_lost_lease_leaves_no_letter(store: Arc<dyn Store>) {
+    lose_a_lease(store, || Err(Error::permanent("no such account").into())).await;
+}
+
+async fn lose_a_lease(store: Arc<dyn Store>, answer: fn() -> Result<(), BoxError>) {
     fill(&store, "lost", [Message::with_id("m", "payload").with_key("k")]).await;
     let faults = Faults::default();
     faults.fail("queue_extend", 1_000, Class::Unavailable);
@@ -205,7 +213,7 @@ async fn a_lost_lease_is_counted_and_its_ack_changes_nothing(store: Arc<dyn Stor
             async move {
                 called.add_permits(1);
                 go.acquire().await?.forget();
-                Ok::<_, BoxError>(())
+                answer()
             }
         })
     };
@@ -223,6 +231,9 @@ async fn a_lost_lease_is_counted_and_its_ack_changes_nothing(store: Arc<dyn Stor
     let summary = run.await.unwrap().unwrap();
 
     assert_eq!((handle.stats().lease_lost.load(Relaxed), summary.dead_lettered), (1, 0));
+    let letters = store.dead_letters().count(&DeadLetterFilter::default()).await;
+    assert_eq!(letters.unwrap(), 0, "no letter beside a message that is at work");
+    assert_eq!(summary.received, summary.delivered + summary.released);
     let depth = store.queue().depth("lost").await.unwrap();
     assert_eq!(
         (depth.ready, depth.delayed, depth.leased),
@@ -280,4 +291,5 @@ on_each_store!(
     parked_keys_come_back_in_order_after_a_restart,
     a_handler_ten_times_slower_than_its_lease_keeps_its_message,
     a_lost_lease_is_counted_and_its_ack_changes_nothing,
+    a_lost_lease_leaves_no_letter,
 );

@@ -195,7 +195,7 @@ async fn who_polls_has_no_connection_that_listens_and_finds_what_others_put_ther
     server.end(store).await;
 }
 
-fn name_connections(config: &mut PostgresConfig, name: &str) {
+pub(crate) fn name_connections(config: &mut PostgresConfig, name: &str) {
     let mark = if config.url.expose().contains('?') { '&' } else { '?' };
     config.url = Secret::new(format!("{}{mark}application_name={name}", config.url.expose()));
 }

@@ -1,12 +1,16 @@
 //! One delivery on its way, and what is counted of all.
 
 use smol_str::SmolStr;
-use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 use crate::{
     Attempt, Disposition, Message, Reply, Token,
     clock::Moment,
+    store::DeadLetter,
     telemetry::{Stats, Tally},
 };
 
@@ -51,8 +55,8 @@ pub(super) struct Entry {
     pub(super) started: bool,
     /// How long after its receipt that was, in milliseconds.
     pub(super) waited: u32,
-    /// What it waits for, if it does.
-    pub(super) pause: Option<Box<Pause>>,
+    /// What it waits for, if it does, or the letter that its source is to keep.
+    pub(super) aside: Option<Box<Aside>>,
     pub(super) lost: bool,
     /// Whether it came from the Store, where it stood in its lane.
     pub(super) parked: bool,
@@ -64,13 +68,15 @@ pub(super) struct Entry {
     pub(super) settling: Option<(Settled, u8)>,
 }
 
-/// A wait that few entries have.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Pause {
+/// What few entries have beside the rest.
+#[derive(Debug, Clone)]
+pub(super) enum Aside {
     /// The head of an ordered lane rests here, and is tried again then.
     Until(Instant),
     /// It was given back with this delay.
     Nacked(Duration),
+    /// Its source keeps this letter with the settlement.
+    Letter(Arc<DeadLetter>),
 }
 
 /// An outcome, which the source is told again if it could not be told.
@@ -78,8 +84,10 @@ pub(super) enum Pause {
 pub(super) enum Settled {
     Ack,
     DeadLetter,
+    /// With the letter that is [`Aside`].
+    Bury,
     Parked,
-    /// With the delay of its [`Pause`]; without one in the source's own time.
+    /// With the delay of its [`Aside`]; without one in the source's own time.
     Nack,
     Release,
 }
@@ -89,6 +97,7 @@ impl Settled {
         match disposition {
             Disposition::Ack(_) => Self::Ack,
             Disposition::DeadLetter(_) => Self::DeadLetter,
+            Disposition::Bury(_) => Self::Bury,
             Disposition::Parked => Self::Parked,
             Disposition::Nack { .. } => Self::Nack,
             Disposition::Release => Self::Release,
@@ -109,8 +118,10 @@ impl Entry {
     /// Notes how it is settled.
     pub(super) fn settle(&mut self, disposition: &Disposition) {
         self.settling = Some((Settled::of(disposition), 0));
-        if let Disposition::Nack { delay: Some(delay), .. } = disposition {
-            self.pause = Some(Box::new(Pause::Nacked(*delay)));
+        match disposition {
+            Disposition::Nack { delay: Some(delay), .. } => self.aside = Some(Box::new(Aside::Nacked(*delay))),
+            Disposition::Bury(letter) => self.aside = Some(Box::new(Aside::Letter(Arc::clone(letter)))),
+            _ => {}
         }
     }
 
@@ -120,12 +131,13 @@ impl Entry {
         Some(match self.settling?.0 {
             Settled::Ack => Disposition::Ack(Reply::default()),
             Settled::DeadLetter => Disposition::DeadLetter(Vec::new()),
+            Settled::Bury => Disposition::Bury(self.letter()?),
             Settled::Parked => Disposition::Parked,
             Settled::Nack => Disposition::Nack {
-                delay: self.pause.as_deref().and_then(|pause| match pause {
-                    Pause::Nacked(delay) => Some(*delay),
-                    Pause::Until(_) => None,
-                }),
+                delay: match self.aside.as_deref() {
+                    Some(Aside::Nacked(delay)) => Some(*delay),
+                    _ => None,
+                },
                 attempts: Vec::new(),
             },
             Settled::Release => Disposition::Release,
@@ -134,10 +146,28 @@ impl Entry {
 
     /// Until when it rests here, if it does.
     pub(super) fn rests_until(&self) -> Option<Instant> {
-        self.pause.as_deref().and_then(|pause| match pause {
-            Pause::Until(until) => Some(*until),
-            Pause::Nacked(_) => None,
-        })
+        match self.aside.as_deref() {
+            Some(Aside::Until(until)) => Some(*until),
+            _ => None,
+        }
+    }
+
+    /// The letter that its source is to keep.
+    pub(super) fn letter(&self) -> Option<Arc<DeadLetter>> {
+        match self.aside.as_deref() {
+            Some(Aside::Letter(letter)) => Some(Arc::clone(letter)),
+            _ => None,
+        }
+    }
+
+    /// Its source could not be told: it is to be settled once more, in another way.
+    pub(super) fn reopen(&mut self) {
+        (self.open, self.settling, self.aside) = (true, None, None);
+    }
+
+    /// Whether its source was told to keep its letter.
+    pub(super) const fn is_buried(&self) -> bool {
+        matches!(self.settling, Some((Settled::Bury, _)))
     }
 
     pub(super) fn leased_at(&self) -> Instant {
@@ -204,7 +234,7 @@ mod tests {
             prior: u16::try_from(earlier).unwrap(),
             started: true,
             waited: 0,
-            pause: None,
+            aside: None,
             lost: false,
             parked: false,
             keeping: false,

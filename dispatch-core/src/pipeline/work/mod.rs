@@ -271,7 +271,7 @@ where
         entry.started = true;
         let now = clock::recent();
         entry.waited = u32::try_from(now.moment.nanos_since(entry.received) / 1_000_000).unwrap_or(u32::MAX);
-        entry.pause = None;
+        entry.aside = None;
         if entry.lost {
             // Somebody else has it, and here nothing was done yet.
             return self.release(slot);

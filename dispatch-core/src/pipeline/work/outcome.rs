@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -9,7 +10,7 @@ use smol_str::SmolStr;
 use tokio::time::{Instant, sleep};
 use tower::Service;
 
-use super::{Returned, Work, entry::Pause};
+use super::{Returned, Work, entry::Aside};
 use crate::{
     Attempt, Disposition, Error, Message, Order, Reply, clock,
     layer::{BreakerHandle, BreakerState},
@@ -153,7 +154,7 @@ where
         let Some(entry) = self.slots.entry(slot) else { return };
         entry.remember(attempts);
         entry.keeping = false;
-        entry.pause = Some(Box::new(Pause::Until(Instant::now() + delay)));
+        entry.aside = Some(Box::new(Aside::Until(Instant::now() + delay)));
         let serial = entry.serial;
         self.calls.push(Box::pin(async move {
             sleep(delay).await;
@@ -173,7 +174,7 @@ where
             .collect();
         for (slot, until) in resting {
             let Some(entry) = self.slots.entry(slot) else { continue };
-            entry.pause = None;
+            entry.aside = None;
             let delay = until.saturating_duration_since(now);
             let source = &self.desks[entry.source()].capabilities;
             if source.wants_reply
@@ -220,8 +221,12 @@ where
             died_at: SystemTime::now(),
             replayed_at: None,
         };
+        let letter = Arc::new(letter);
+        if self.desks[entry.source()].keeps_letters {
+            return self.settle(slot, Disposition::Bury(letter));
+        }
         entry.keeping = true;
-        self.keep.put(slot, Keepsake::Letter(Box::new(letter)));
+        self.keep.put(slot, Keepsake::Letter(letter));
     }
 
     /// Gives back what was not tried.
@@ -238,8 +243,11 @@ where
             return;
         }
         entry.settle(&disposition);
-        // Only who had its turn may end it: what goes back untried leaves its lane to the one at work.
-        if let (true, Some(lane)) = (entry.started, &entry.lane) {
+        // Only who had its turn may end it: what goes back untried leaves its lane to the one at work. And who may yet
+        // have to be tried again keeps it.
+        if let (true, Some(lane)) = (entry.started, &entry.lane)
+            && !entry.is_buried()
+        {
             self.backlog.done(lane);
         }
         let token = entry.token.clone();
@@ -267,15 +275,15 @@ where
                     let counter = if is_letter { &stats.dead_lettered } else { &stats.parked };
                     counter.fetch_add(batch.len() as u64, Relaxed);
                     for (slot, keepsake) in batch {
-                        if is_letter {
-                            self.note_dead_letter(slot, &keepsake);
-                        } else {
-                            self.arrived_in_store(slot);
-                        }
-                        let disposition = if is_letter {
-                            Disposition::DeadLetter(keepsake.into_attempts())
-                        } else {
-                            Disposition::Parked
+                        let disposition = match keepsake {
+                            Keepsake::Letter(letter) => {
+                                note_dead_letter(&letter);
+                                Disposition::DeadLetter(Arc::unwrap_or_clone(letter).attempts)
+                            }
+                            Keepsake::Retry(_) => {
+                                self.arrived_in_store(slot);
+                                Disposition::Parked
+                            }
                         };
                         self.settle(slot, disposition);
                     }
@@ -297,13 +305,6 @@ where
         }
     }
 
-    pub(super) fn note_dead_letter(&mut self, slot: usize, keepsake: &Keepsake) {
-        if let (Some(entry), Keepsake::Letter(letter)) = (self.slots.entry(slot), keepsake) {
-            let error = letter.attempts.last().map(|attempt| attempt.text.as_str());
-            tracing::warn!(id = %entry.message.id(), reason = %letter.reason, attempts = letter.attempts.len(), error, "dead letter");
-        }
-    }
-
     /// Not in the Store, so not acked: back to the source where it takes messages back and their order does not matter, else
     /// held and tried again.
     pub(super) fn not_kept(&mut self, slot: usize, keepsake: Keepsake) -> Option<(usize, Keepsake)> {
@@ -322,4 +323,10 @@ where
             Some((slot, keepsake))
         }
     }
+}
+
+/// Says that a letter is kept.
+pub(super) fn note_dead_letter(letter: &DeadLetter) {
+    let error = letter.attempts.last().map(|attempt| attempt.text.as_str());
+    tracing::warn!(id = %letter.id, reason = %letter.reason, attempts = letter.attempts.len(), error, "dead letter");
 }

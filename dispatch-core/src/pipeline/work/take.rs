@@ -77,7 +77,7 @@ where
                 prior,
                 started: false,
                 waited: 0,
-                pause: None,
+                aside: None,
                 lost: false,
                 parked,
                 keeping: false,

@@ -1,7 +1,7 @@
 use tower::Layer as _;
 
 use super::*;
-use crate::{layer::Stack, message::Envelope};
+use crate::{Settlement, layer::Stack, message::Envelope};
 
 fn size_of_call<S: Service<Message>>(_: &S) -> usize {
     size_of::<S::Future>()
@@ -20,6 +20,11 @@ fn a_message_in_flight_stays_small() {
         "the layers take {stack} bytes around the sink's own future"
     );
     assert!(size_of::<Entry>() <= 120, "an entry takes {}", size_of::<Entry>());
+    assert!(
+        size_of::<Settlement>() <= 88,
+        "a settlement takes {}",
+        size_of::<Settlement>()
+    );
     assert!(
         size_of::<Envelope>() <= 104,
         "a bare message takes {}",

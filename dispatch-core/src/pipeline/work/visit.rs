@@ -54,7 +54,7 @@ where
         for slot in taken {
             self.slots.cancel(slot);
             if let Some(entry) = self.slots.entry(slot) {
-                entry.pause = None;
+                entry.aside = None;
             }
             // Gone for good, as from the place where it waits otherwise.
             self.settle(slot, Disposition::Ack(Reply::default()));

@@ -207,6 +207,10 @@ impl Source for QueueSource {
         Some(Origin::new("dispatch", &*self.queue))
     }
 
+    fn keeps_letters_in(&self, store: &Arc<dyn Store>) -> bool {
+        Arc::ptr_eq(&self.store, store)
+    }
+
     fn settler(&self) -> Arc<dyn Settler> {
         Arc::new(self.queue_settler())
     }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::{claims::Claiming, landed::Landed};
 use crate::{
-    Attempt, Delivery, Disposition, Error, SettleError, Settlement, Settler, Token,
+    Attempt, Class, Delivery, Disposition, Error, SettleError, Settlement, Settler, Token,
     store::{Completion, Lease, Outcome, Stale, Store},
 };
 
@@ -29,6 +29,39 @@ impl QueueSettler {
             }
         }
         given_back
+    }
+
+    async fn end(&self, batch: Vec<Completion>) -> Vec<Result<(), SettleError>> {
+        let count = batch.len();
+        answers(count, self.store.queue().settle(&self.queue, batch).await)
+    }
+
+    /// A letter that the Store refuses for good must not keep what came with it from being settled.
+    async fn settle_letters(&self, batch: Vec<Completion>) -> Vec<Result<(), SettleError>> {
+        let results = self.end(batch.clone()).await;
+        // All fail as one, or none does.
+        let refused =
+            matches!(results.first(), Some(Err(SettleError::Failed(error))) if error.class() == Class::Permanent);
+        if batch.len() == 1 || !refused {
+            return results;
+        }
+        let is_letter = |completion: &Completion| matches!(completion.outcome, Outcome::Bury(_));
+        let others: Vec<_> = batch.iter().filter(|one| !is_letter(one)).cloned().collect();
+        let mut settled = match others {
+            others if others.is_empty() => Vec::new(),
+            others => self.end(others).await,
+        }
+        .into_iter();
+        let mut results = Vec::with_capacity(batch.len());
+        for one in batch {
+            let result = if is_letter(&one) {
+                self.end(vec![one]).await.pop()
+            } else {
+                settled.next()
+            };
+            results.push(result.unwrap_or(Ok(())));
+        }
+        results
     }
 
     /// A lease that cannot be given back runs out.
@@ -79,11 +112,15 @@ impl Settler for QueueSettler {
         if batch.is_empty() {
             return Vec::new();
         }
-        let count = batch.len();
+        let mut letters = 0;
         let complete = |settlement: Settlement| Completion {
             lease: lease_of(&settlement.token),
             outcome: match settlement.disposition {
                 Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => Outcome::Done,
+                Disposition::Bury(letter) => {
+                    letters += 1;
+                    Outcome::Bury(letter)
+                }
                 Disposition::Nack { delay, attempts } => Outcome::Retry {
                     delay: delay.unwrap_or_else(|| default_delay(&attempts)),
                     attempts,
@@ -92,7 +129,10 @@ impl Settler for QueueSettler {
             },
         };
         let batch = batch.into_iter().map(complete).collect();
-        answers(count, self.store.queue().settle(&self.queue, batch).await)
+        if letters > 0 {
+            return self.settle_letters(batch).await;
+        }
+        self.end(batch).await
     }
 
     async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {

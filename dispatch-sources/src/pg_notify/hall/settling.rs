@@ -30,7 +30,7 @@ impl Settler for Settling {
                     continue;
                 };
                 results.push(Ok(()));
-                let goes_back = matches!(disposition, Disposition::Release | Disposition::Nack { .. });
+                let goes_back = !disposition.is_final();
                 if let Some(token) = live.task.stored.clone().filter(|_| state.closed || !goes_back) {
                     stored.push(Ended {
                         result: results.len() - 1,
@@ -41,7 +41,7 @@ impl Settler for Settling {
                     continue;
                 }
                 match disposition {
-                    Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Parked => {
+                    Disposition::Ack(_) | Disposition::DeadLetter(_) | Disposition::Bury(_) | Disposition::Parked => {
                         state.remove(at);
                     }
                     Disposition::Release if !state.closed => back.push(at),
