@@ -6,6 +6,7 @@ use std::{
 
 use async_trait::async_trait;
 use smol_str::SmolStr;
+use tokio::sync::Notify;
 
 use crate::{
     Capabilities, Class, Error, Received, SettleError, Settlement, Settler, Source, Store, Token,
@@ -27,18 +28,25 @@ use crate::{
 /// faults.fail("bury", 2, Class::Unavailable); // the next two calls
 /// ```
 #[derive(Debug, Clone, Default)]
-pub struct Faults(Arc<Mutex<HashMap<&'static str, Call>>>);
+pub struct Faults(Arc<Calls>);
+
+#[derive(Debug, Default)]
+struct Calls {
+    by_name: Mutex<HashMap<&'static str, Call>>,
+    let_go: Notify,
+}
 
 #[derive(Debug, Default)]
 struct Call {
     faults: VecDeque<Class>,
     made: usize,
+    held: bool,
 }
 
 impl Faults {
     /// The next `times` calls of `call` fail so.
     pub fn fail(&self, call: &'static str, times: usize, class: Class) {
-        lock(&self.0)
+        lock(&self.0.by_name)
             .entry(call)
             .or_default()
             .faults
@@ -48,22 +56,42 @@ impl Faults {
     /// Whether all that was asked for has struck.
     #[must_use]
     pub fn are_spent(&self) -> bool {
-        lock(&self.0).values().all(|call| call.faults.is_empty())
+        lock(&self.0.by_name).values().all(|call| call.faults.is_empty())
     }
 
     /// How often `call` was made, struck or not.
     #[must_use]
     pub fn calls(&self, call: &str) -> usize {
-        lock(&self.0).get(call).map_or(0, |call| call.made)
+        lock(&self.0.by_name).get(call).map_or(0, |call| call.made)
     }
 
-    fn strike(&self, call: &'static str) -> Result<(), Error> {
-        let mut calls = lock(&self.0);
-        let this = calls.entry(call).or_default();
-        this.made += 1;
-        match this.faults.pop_front() {
-            Some(class) => Err(Error::new(class, format!("injected: {call}"))),
-            None => Ok(()),
+    /// Calls of `call` wait from now on, until they are [let go](Self::let_go).
+    pub fn hold(&self, call: &'static str) {
+        lock(&self.0.by_name).entry(call).or_default().held = true;
+    }
+
+    /// Those that wait go on, and none waits any more.
+    pub fn let_go(&self, call: &'static str) {
+        lock(&self.0.by_name).entry(call).or_default().held = false;
+        self.0.let_go.notify_waiters();
+    }
+
+    async fn strike(&self, call: &'static str) -> Result<(), Error> {
+        {
+            let mut calls = lock(&self.0.by_name);
+            let this = calls.entry(call).or_default();
+            this.made += 1;
+            if let Some(class) = this.faults.pop_front() {
+                return Err(Error::new(class, format!("injected: {call}")));
+            }
+        }
+        loop {
+            let mut let_go = std::pin::pin!(self.0.let_go.notified());
+            let_go.as_mut().enable();
+            if lock(&self.0.by_name).get(call).is_none_or(|this| !this.held) {
+                return Ok(());
+            }
+            let_go.await;
         }
     }
 }
@@ -105,7 +133,7 @@ impl<S: Source> Source for FaultySource<S> {
         })
     }
     async fn receive(&mut self, max: usize) -> Result<Received, Error> {
-        self.faults.strike("receive")?;
+        self.faults.strike("receive").await?;
         self.inner.receive(max).await
     }
     async fn hold(&mut self) -> Result<(), Error> {
@@ -118,7 +146,7 @@ impl<S: Source> Source for FaultySource<S> {
         self.inner.parked()
     }
     async fn probe(&mut self) -> Result<(), Error> {
-        self.faults.strike("probe")?;
+        self.faults.strike("probe").await?;
         self.inner.probe().await
     }
     async fn close(&mut self) -> Result<(), Error> {
@@ -129,7 +157,7 @@ impl<S: Source> Source for FaultySource<S> {
 #[async_trait]
 impl Settler for FaultySettler {
     async fn settle(&self, batch: Vec<Settlement>) -> Vec<Result<(), SettleError>> {
-        match self.faults.strike("settle") {
+        match self.faults.strike("settle").await {
             Ok(()) => self.inner.settle(batch).await,
             Err(error) => batch
                 .iter()
@@ -138,7 +166,7 @@ impl Settler for FaultySettler {
         }
     }
     async fn extend(&self, batch: Vec<Token>, by: Duration) -> Vec<Result<(), SettleError>> {
-        match self.faults.strike("extend") {
+        match self.faults.strike("extend").await {
             Ok(()) => self.inner.extend(batch, by).await,
             Err(error) => batch
                 .iter()
@@ -149,7 +177,7 @@ impl Settler for FaultySettler {
 }
 
 /// A store whose writes can be made to fail: `bury`, `enqueue`, `claim`, `queue_settle`, `queue_extend`, `depth`,
-/// `reserve`, `commit`, `cancel`, `take_rate`, `probe`.
+/// `keys`, `waiting`, `withdraw`, `reserve`, `commit`, `cancel`, `take_rate`, `probe`.
 #[derive(Debug)]
 pub struct FaultyStore {
     inner: Arc<dyn Store>,
@@ -185,7 +213,7 @@ impl Store for FaultyStore {
         self
     }
     async fn probe(&self) -> Result<(), Error> {
-        self.faults.strike("probe")?;
+        self.faults.strike("probe").await?;
         self.inner.probe().await
     }
     async fn bloat(&self) -> Result<Option<crate::store::Bloat>, Error> {
@@ -199,7 +227,7 @@ impl Store for FaultyStore {
 #[async_trait]
 impl DeadLetters for FaultyStore {
     async fn bury(&self, letters: Vec<DeadLetter>) -> Result<(), Error> {
-        self.faults.strike("bury")?;
+        self.faults.strike("bury").await?;
         self.inner.dead_letters().bury(letters).await
     }
     async fn list(&self, filter: &DeadLetterFilter, after: u64, limit: usize) -> Result<Vec<DeadLetter>, Error> {
@@ -219,15 +247,15 @@ impl DeadLetters for FaultyStore {
 #[async_trait]
 impl Reservations for FaultyStore {
     async fn reserve(&self, key: &str, owner: &str, lease: Duration) -> Result<Reservation, Error> {
-        self.faults.strike("reserve")?;
+        self.faults.strike("reserve").await?;
         self.inner.reservations().reserve(key, owner, lease).await
     }
     async fn commit(&self, key: &str, owner: &str, keep: Duration) -> Result<bool, Error> {
-        self.faults.strike("commit")?;
+        self.faults.strike("commit").await?;
         self.inner.reservations().commit(key, owner, keep).await
     }
     async fn cancel(&self, key: &str, owner: &str) -> Result<(), Error> {
-        self.faults.strike("cancel")?;
+        self.faults.strike("cancel").await?;
         self.inner.reservations().cancel(key, owner).await
     }
     async fn expire(&self) -> Result<u64, Error> {
@@ -238,7 +266,7 @@ impl Reservations for FaultyStore {
 #[async_trait]
 impl Rates for FaultyStore {
     async fn take(&self, name: &str, span: Duration, burst: Duration) -> Result<Taken, Error> {
-        self.faults.strike("take_rate")?;
+        self.faults.strike("take_rate").await?;
         self.inner.rates().take(name, span, burst).await
     }
 }
@@ -246,35 +274,35 @@ impl Rates for FaultyStore {
 #[async_trait]
 impl Queue for FaultyStore {
     async fn enqueue(&self, queue: &str, items: Vec<Item>) -> Result<Vec<Enqueued>, Error> {
-        self.faults.strike("enqueue")?;
+        self.faults.strike("enqueue").await?;
         self.inner.queue().enqueue(queue, items).await
     }
     async fn claim(&self, queue: &str, claim: Claim) -> Result<Vec<Claimed>, Error> {
-        self.faults.strike("claim")?;
+        self.faults.strike("claim").await?;
         self.inner.queue().claim(queue, claim).await
     }
     async fn settle(&self, queue: &str, batch: Vec<Completion>) -> Result<Vec<Result<(), Stale>>, Error> {
-        self.faults.strike("queue_settle")?;
+        self.faults.strike("queue_settle").await?;
         self.inner.queue().settle(queue, batch).await
     }
     async fn extend(&self, queue: &str, leases: Vec<Lease>, by: Duration) -> Result<Vec<Result<(), Stale>>, Error> {
-        self.faults.strike("queue_extend")?;
+        self.faults.strike("queue_extend").await?;
         self.inner.queue().extend(queue, leases, by).await
     }
     async fn depth(&self, queue: &str) -> Result<Depth, Error> {
-        self.faults.strike("depth")?;
+        self.faults.strike("depth").await?;
         self.inner.queue().depth(queue).await
     }
     async fn keys(&self, queue: &str) -> Result<Vec<(SmolStr, u64)>, Error> {
-        self.faults.strike("keys")?;
+        self.faults.strike("keys").await?;
         self.inner.queue().keys(queue).await
     }
     async fn waiting(&self, queue: &str, look: Look) -> Result<Page, Error> {
-        self.faults.strike("waiting")?;
+        self.faults.strike("waiting").await?;
         self.inner.queue().waiting(queue, look).await
     }
     async fn withdraw(&self, queue: &str, places: &[Place]) -> Result<Vec<u64>, Error> {
-        self.faults.strike("withdraw")?;
+        self.faults.strike("withdraw").await?;
         self.inner.queue().withdraw(queue, places).await
     }
     async fn purge(&self, queue: &str) -> Result<u64, Error> {

@@ -24,6 +24,7 @@ mod traced;
 mod waiting;
 mod watched;
 mod window;
+mod withdrawn;
 
 use std::{sync::Arc, time::Duration};
 

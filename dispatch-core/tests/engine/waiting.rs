@@ -11,12 +11,12 @@ use dispatch_core::{
 
 use super::{slow_claims::SlowClaims, *};
 
-fn task(id: &str) -> Item {
+pub(super) fn task(id: &str) -> Item {
     let payload = format!(r#"{{"task": "app.work", "uuid": "{id}"}}"#);
     Item::of(&Message::with_id(id.to_owned(), payload))
 }
 
-async fn ask(commands: &Commands, command: &str, data: &str) -> Listed {
+pub(super) async fn ask(commands: &Commands, command: &str, data: &str) -> Listed {
     let mut listed = Listed::default();
     for answer in commands.ask(command, data).await {
         listed.add(&answer);
@@ -24,7 +24,7 @@ async fn ask(commands: &Commands, command: &str, data: &str) -> Listed {
     listed
 }
 
-fn ids(texts: &[String]) -> BTreeSet<String> {
+pub(super) fn ids(texts: &[String]) -> BTreeSet<String> {
     let id = |text: &String| serde_json::from_str::<serde_json::Value>(text).unwrap()["uuid"].to_string();
     texts.iter().map(|text| id(text).trim_matches('"').to_owned()).collect()
 }

@@ -1,15 +1,19 @@
 //! The tasks that run or wait, wherever that is: in queues, in the hall, in the window, at the workers.
 
-use std::{borrow::Cow, collections::HashSet};
+use std::{borrow::Cow, collections::HashSet, time::Duration};
 
 use dispatch_core::tasks::{Filter, Listed, json};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{
     control::object,
     hall::{Task, Where},
     service::Service,
 };
+
+/// How long tasks on their way into the store are waited for.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 fn picks(filter: &Filter<'_>, task: &Task) -> bool {
     filter.picks(task.name(), task.uuid(), || task.text().into())
@@ -68,6 +72,8 @@ pub(super) async fn running(service: &Service, data: &str) -> String {
 
 pub(super) async fn cancel(service: &Service, data: &str) -> String {
     let filter = Filter::read(data);
+    // What is on its way into the store is found there.
+    let _late = timeout(PATIENCE, service.hall.all_arrived()).await;
     // Those that wait first: none of them may start in the place of one that is cancelled.
     let waiting = listed(service, "withdraw", data).await;
     let hall = service.hall.cancel(|task| picks(&filter, task));

@@ -18,7 +18,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use self::{
     claims::{CLAIMS, Claiming, MOST, joined},
-    landed::Landed,
+    landed::{GoingBack, Landed},
     settler::QueueSettler,
     steer::Steered,
 };
@@ -161,6 +161,24 @@ impl QueueSource {
         }
     }
 
+    /// Gives deliveries back untried that [`receive`](Source::receive) has brought at this time or later. A `withdraw`
+    /// misses none of them on its way, as it may where a delivery is dropped.
+    pub fn give_back(&self, deliveries: Vec<Delivery>, received: Instant) {
+        let (withdrawn, going) = self.landed.give_back(deliveries, received);
+        if let Some(steered) = self.steered.clone().filter(|_| !withdrawn.is_empty()) {
+            tokio::spawn(async move { steered.end(withdrawn).await });
+        }
+        self.send_back(going);
+    }
+
+    /// In a task of its own: nobody waits for it.
+    fn send_back(&self, going: Option<GoingBack>) {
+        if going.is_some() {
+            let settler = self.queue_settler();
+            tokio::spawn(async move { settler.release(going).await });
+        }
+    }
+
     /// Waits until what a hold sends back has gone.
     async fn returned(&mut self) -> Result<(), Error> {
         let Some(returning) = &mut self.returning else {
@@ -173,9 +191,10 @@ impl QueueSource {
 
     /// What is ready and still ours for at least half its lease.
     fn take_ready(&mut self, max: usize) -> Vec<Delivery> {
-        // One held too long goes back by being dropped.
+        // One held too long goes back.
         let since = Instant::now().checked_sub(self.lease / 2);
-        let taken = self.landed.take(max, self.under_way(), since);
+        let (taken, late) = self.landed.take(max, self.under_way(), since);
+        self.send_back(late);
         if let Some(steered) = &self.steered {
             let is_new = |delivery: &&Delivery| delivery.history.is_empty() && delivery.message.attempt == 1;
             let new = taken.iter().filter(is_new).count();
@@ -238,7 +257,7 @@ impl Source for QueueSource {
 
     async fn hold(&mut self) -> Result<(), Error> {
         // Others may have them while we may not.
-        drop(self.landed.take(usize::MAX, self.under_way(), None));
+        self.send_back(self.landed.clear(self.under_way()));
         (self.ahead, self.filled) = (0, None);
         let claims = std::mem::take(&mut self.claims);
         if !claims.is_empty() {
@@ -262,7 +281,7 @@ impl Source for QueueSource {
 
     async fn close(&mut self) -> Result<(), Error> {
         self.closed = true;
-        let ready = self.landed.take(usize::MAX, self.under_way(), None);
+        let ready = self.landed.clear(self.under_way());
         let settler = self.queue_settler();
         settler.release(ready).await;
         let claims = std::mem::take(&mut self.claims);

@@ -4,7 +4,10 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{claims::Claiming, landed::Landed};
+use super::{
+    claims::Claiming,
+    landed::{GoingBack, Landed},
+};
 use crate::{
     Attempt, Class, Delivery, Disposition, Error, SettleError, Settlement, Settler, Token,
     store::{Completion, Lease, Outcome, Stale, Store},
@@ -19,7 +22,7 @@ pub(super) struct QueueSettler {
 
 impl QueueSettler {
     /// Gives back what claims bring that are still under way, each of them, whatever becomes of the others.
-    pub(super) async fn give_back(&self, claims: VecDeque<Claiming>, landed: &Landed) -> Result<(), Error> {
+    pub(super) async fn give_back(&self, claims: VecDeque<Claiming>, landed: &Arc<Landed>) -> Result<(), Error> {
         let mut given_back = Ok(());
         for claiming in claims {
             let number = claiming.number;
@@ -65,7 +68,9 @@ impl QueueSettler {
     }
 
     /// A lease that cannot be given back runs out.
-    pub(super) async fn release(&self, deliveries: Vec<Delivery>) {
+    pub(super) async fn release(&self, going: Option<GoingBack>) {
+        let Some(mut going) = going else { return };
+        let deliveries = std::mem::take(&mut going.deliveries);
         let release = |delivery: Delivery| Settlement {
             token: delivery.receipt.into_parts().0,
             disposition: Disposition::Release,

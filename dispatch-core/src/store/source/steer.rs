@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{
     sync::mpsc::{Sender, channel},
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -28,6 +28,8 @@ use crate::{
 
 /// How long an answer may take: who asks has a second, and others are asked, too.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// So long what goes back into the store is waited for.
+const LONGEST_WAY: Duration = Duration::from_secs(30);
 /// So many items are looked at at once.
 const PAGE: usize = 1_000;
 /// An answer shows no more tasks than this, nor more bytes of them. It goes through a channel of notifications.
@@ -262,9 +264,12 @@ async fn withdraw(source: Weak<Steered>, data: String) -> String {
     let (sender, found) = channel(MOST_SHOWN);
     tokio::spawn(async move {
         let (number, wanted) = (NUMBERS.fetch_add(1, Relaxed), Arc::new(Wanted(data)));
-        source.landed.withdraw(number, wanted.pick(&source.queue));
+        let landed = source.landed.withdraw(number, wanted.pick(&source.queue));
+        let ended = source.end(landed).await;
+        // What goes back right now is seen nowhere; one that does not arrive is ready when its lease has run out.
+        let _late = timeout(LONGEST_WAY, source.landed.all_back()).await;
         let taken = source.take_out(&wanted, &sender).await;
-        let ended = source.end(source.landed.withdrawn(number)).await;
+        source.landed.withdrawn(number);
         let count = ended.len() as u64 + taken.as_ref().map_or(0, |count| *count);
         for message in ended {
             if let Some(text) = wanted.show(&message.payload, message.id(), &source.queue) {

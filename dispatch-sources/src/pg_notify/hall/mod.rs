@@ -47,6 +47,10 @@ pub(super) struct Hall {
     freed: Notify,
     /// Told when there is none.
     full: Notify,
+    /// Told when something has arrived in the store.
+    arrived: Notify,
+    /// Held while what the store hands out comes in, so that nobody finds it in neither place.
+    coming: Mutex<()>,
     /// Ends what the store has of spilled tasks.
     store: Arc<dyn Settler>,
     settings: Settings,
@@ -75,6 +79,16 @@ pub(super) enum Where {
     Out,
 }
 
+/// Tasks on their way into the store.
+struct Leaving<'h>(&'h Hall, u64);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        self.0.state().leaving.remove(&self.1);
+        self.0.arrived.notify_waiters();
+    }
+}
+
 impl Hall {
     pub(super) fn new(settings: Settings, meter: &Meter) -> Self {
         Self {
@@ -82,6 +96,8 @@ impl Hall {
             changed: Notify::new(),
             freed: Notify::new(),
             full: Notify::new(),
+            arrived: Notify::new(),
+            coming: Mutex::default(),
             store: QueueSource::new(Arc::clone(&settings.store), settings.queue.as_str()).settler(),
             settings,
             discarded: meter.counter(
@@ -107,7 +123,7 @@ impl Hall {
 
     /// Takes tasks in; those that find no room are spilled or shed.
     pub(super) async fn admit(&self, tasks: impl IntoIterator<Item = Task>) {
-        let rest = {
+        let (rest, leaving) = {
             let mut state = self.state();
             let room = self.settings.most.saturating_sub(state.waiting());
             let mut tasks = tasks.into_iter();
@@ -123,12 +139,27 @@ impl Hall {
                 self.discarded.add(u64::from(superfluous));
                 !superfluous
             });
-            rest.collect::<Vec<_>>()
+            let rest = rest.collect::<Vec<_>>();
+            let leaving = (!rest.is_empty()).then(|| Leaving(self, state.leaves()));
+            (rest, leaving)
         };
         self.changed.notify_one();
-        if !rest.is_empty() {
+        if leaving.is_some() {
             self.full.notify_one();
             self.put_away(rest, "too many wait").await;
+        }
+    }
+
+    /// Waits until the store has all that is on its way there now.
+    pub(super) async fn all_arrived(&self) {
+        let latest = self.state().latest();
+        loop {
+            let mut arrived = std::pin::pin!(self.arrived.notified());
+            arrived.as_mut().enable();
+            if self.state().leaving.first().is_none_or(|first| *first > latest) {
+                return;
+            }
+            arrived.await;
         }
     }
 
@@ -224,6 +255,7 @@ impl Hall {
 
     /// Takes out every waiting task that `wanted` picks; what has been handed out is its worker's to cancel.
     pub(super) fn cancel(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(Where, String)> {
+        let _nothing_comes = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.state();
         let mut chosen: Vec<_> = state
             .tasks

@@ -1,7 +1,11 @@
 //! The way back of spilled tasks: through the hall, so that they wait for their like as all others do. Until such a task is
 //! done the store has it too, under a lease that is extended here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use dispatch_core::{
     Commands, Delivery, Disposition, Error, Received, Reply, SettleError, Settlement, Source as _, Token,
@@ -38,15 +42,28 @@ impl Hall {
         let taking = async {
             loop {
                 let room = self.room().await;
+                let coming = async {
+                    let mut receive = std::pin::pin!(source.receive(room));
+                    poll_fn(|cx| {
+                        let _one_place = self.coming.lock().unwrap_or_else(PoisonError::into_inner);
+                        let at = Instant::now();
+                        receive.as_mut().poll(cx).map(|received| match received {
+                            Ok(Received::Batch(deliveries)) => Ok((self.admit_back(deliveries), at)),
+                            Ok(_) => Ok((Vec::new(), at)),
+                            Err(error) => Err(error),
+                        })
+                    })
+                    .await
+                };
                 let received = tokio::select! {
                     biased;
                     // What is claimed already is for others.
-                    () = self.full.notified() => source.hold().await,
-                    received = source.receive(room) => received.map(|received| {
-                        if let Received::Batch(deliveries) = received {
-                            self.admit_back(deliveries);
-                        }
-                    }),
+                    () = self.full.notified() => None,
+                    received = coming => Some(received),
+                };
+                let received = match received {
+                    None => source.hold().await,
+                    Some(received) => received.map(|(rest, at)| source.give_back(rest, at)),
                 };
                 if let Err(error) = received {
                     tracing::debug!(error = error.report(), "spilled tasks do not come back yet");
@@ -70,12 +87,14 @@ impl Hall {
         }
     }
 
-    fn admit_back(&self, deliveries: Vec<Delivery>) {
+    /// Says what finds no room after all.
+    fn admit_back(&self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let mut rest = Vec::new();
         {
             let mut state = self.state();
             for delivery in deliveries {
                 if state.closed || state.waiting() >= self.settings.most {
-                    // Dropped, it goes back.
+                    rest.push(delivery);
                     continue;
                 }
                 let text = delivery.message.payload.clone();
@@ -98,6 +117,7 @@ impl Hall {
             self.end_dropped(&mut state);
         }
         self.changed.notify_one();
+        rest
     }
 
     /// Ends in the store what was dropped or cancelled here; nobody waits for it.

@@ -34,6 +34,8 @@ pub(super) struct State {
     pub(super) stored: usize,
     /// What the store still has of tasks that have been dropped.
     pub(super) dropped: Vec<Token>,
+    /// What is on its way into the store, where nobody sees it meanwhile.
+    pub(super) leaving: BTreeSet<u64>,
 }
 
 /// The same for every task of the same name and arguments.
@@ -119,6 +121,18 @@ impl Place {
 }
 
 impl State {
+    /// A number for tasks that leave for the store.
+    pub(super) fn leaves(&mut self) -> u64 {
+        self.serial += 1;
+        self.leaving.insert(self.serial);
+        self.serial
+    }
+
+    /// The number of what came or left last.
+    pub(super) const fn latest(&self) -> u64 {
+        self.serial
+    }
+
     pub(super) fn waiting(&self) -> usize {
         self.ready.len() + self.blocked + self.delayed.len()
     }

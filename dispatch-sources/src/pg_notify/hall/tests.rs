@@ -346,3 +346,28 @@ async fn texts_that_lie_beside_each_other_are_each_its_own() {
         assert_eq!(message.payload, whole);
     }
 }
+
+#[tokio::test]
+async fn what_is_on_its_way_into_the_store_is_waited_for() {
+    let (store, faults) = (Arc::new(MemoryStore::new()), Faults::default());
+    let hall = hall_over(
+        Arc::new(FaultyStore::new(store.clone(), faults.clone())),
+        1,
+        Overflow::Spill,
+    );
+    hall.all_arrived().await;
+    faults.hold("enqueue");
+    let admit = {
+        let hall = Arc::clone(&hall);
+        tokio::spawn(async move { hall.admit(tasks("parallel", 3)).await })
+    };
+    until("two leave", async || faults.calls("enqueue") == 1).await;
+
+    let mut arrived = std::pin::pin!(hall.all_arrived());
+    assert!(futures::poll!(&mut arrived).is_pending());
+    faults.let_go("enqueue");
+    arrived.await;
+
+    assert_eq!(store.queue().depth("parked").await.unwrap().ready, 2);
+    admit.await.unwrap();
+}
