@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use smol_str::SmolStr;
 
-use super::{BarePayload, Incoming, OnDuplicate, likeness};
+use super::{BarePayload, Incoming, OnDuplicate, json, likeness};
 use crate::{Error, store::Item};
 
 /// Heeds what the task in `item` asks for itself, in the store's terms: `delay` is when it may be claimed, `on_duplicate`
@@ -37,12 +37,20 @@ pub fn heed(item: &mut Item) -> Result<(), Error> {
         item.run_at = SystemTime::now().checked_add(delay);
     }
     if task.on_duplicate != OnDuplicate::Parallel {
-        let like = likeness(text).map_err(|error| refused(error.to_string()))?;
-        let digest = ring::digest::digest(&ring::digest::SHA256, like.as_bytes());
-        let identity: SmolStr = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+        let identity = identity(text).map_err(|error| refused(error.to_string()))?;
         item.dedupe = (task.on_duplicate == OnDuplicate::QueueOne).then(|| identity.clone());
         item.alone = task.on_duplicate == OnDuplicate::Discard;
         item.key = Some(identity);
     }
     Ok(())
+}
+
+/// The key under which [`heed`] puts a task that is not `parallel`: the same for all that are each other's like. `message` is
+/// the text of a task.
+///
+/// # Errors
+/// The text is no JSON.
+pub fn identity(message: &str) -> Result<SmolStr, json::Malformed> {
+    let digest = ring::digest::digest(&ring::digest::SHA256, likeness(message)?.as_bytes());
+    Ok(digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect())
 }

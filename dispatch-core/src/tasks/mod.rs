@@ -21,7 +21,7 @@ mod message;
 
 pub use filter::Filter;
 #[cfg(feature = "tasks")]
-pub use heed::heed;
+pub use heed::{heed, identity};
 pub use listed::{Listed, Shown};
 pub use message::{
     ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,

@@ -62,7 +62,7 @@ async fn what_goes_back_while_it_is_asked_for_is_taken_out() {
                 let Received::Batch(batch) = source.receive(9).await.unwrap() else {
                     panic!("three have landed")
                 };
-                source.give_back(batch, received);
+                source.give_back(batch, received).await;
             }
             source
         });
@@ -99,7 +99,7 @@ async fn what_is_given_back_after_it_was_asked_for_is_taken_out() {
     };
 
     ask(&commands, "withdraw", r#"{"uuid": "two"}"#).await;
-    source.give_back(batch, received);
+    source.give_back(batch, received).await;
 
     while store.queue().depth("q").await.unwrap().leased > 0 {
         tokio::task::yield_now().await;

@@ -162,13 +162,19 @@ impl QueueSource {
     }
 
     /// Gives deliveries back untried that [`receive`](Source::receive) has brought at this time or later. A `withdraw`
-    /// misses none of them on its way, as it may where a delivery is dropped.
-    pub fn give_back(&self, deliveries: Vec<Delivery>, received: Instant) {
+    /// misses none of them on its way, as it may where a delivery is dropped. Returns when they are back.
+    ///
+    /// # Cancel safety
+    /// Dropped, it gives them back all the same.
+    pub async fn give_back(&self, deliveries: Vec<Delivery>, received: Instant) {
         let (withdrawn, going) = self.landed.give_back(deliveries, received);
         if let Some(steered) = self.steered.clone().filter(|_| !withdrawn.is_empty()) {
             tokio::spawn(async move { steered.end(withdrawn).await });
         }
-        self.send_back(going);
+        if going.is_some() {
+            self.send_back(going);
+            self.landed.all_back().await;
+        }
     }
 
     /// In a task of its own: nobody waits for it.

@@ -1,5 +1,6 @@
 //! Where tasks wait: for their delay, for their like to be done, for their turn.
 
+mod away;
 mod settling;
 mod spilled;
 mod state;
@@ -125,27 +126,31 @@ impl Hall {
     pub(super) async fn admit(&self, tasks: impl IntoIterator<Item = Task>) {
         let (rest, leaving) = {
             let mut state = self.state();
-            let room = self.settings.most.saturating_sub(state.waiting());
-            let mut tasks = tasks.into_iter();
-            for task in tasks.by_ref().take(if state.closed { 0 } else { room }) {
-                if !state.admit(task) {
-                    self.discarded.add(1);
-                }
+            let (most, spills) = (self.settings.most, self.settings.overflow == Overflow::Spill);
+            let mut rest = Vec::new();
+            for task in tasks {
+                let superfluous = if state.may_enter(&task, most) {
+                    !state.admit(task)
+                } else if !state.closed && state.is_superfluous(&task) {
+                    true
+                } else {
+                    if let Some(identity) = task.identity().filter(|_| spills) {
+                        state.away.leaves(identity);
+                    }
+                    rest.push(task);
+                    false
+                };
+                self.discarded.add(u64::from(superfluous));
             }
             self.gauge(&state);
-            let is_closed = state.closed;
-            let rest = tasks.filter(|task| {
-                let superfluous = !is_closed && state.is_superfluous(task);
-                self.discarded.add(u64::from(superfluous));
-                !superfluous
-            });
-            let rest = rest.collect::<Vec<_>>();
             let leaving = (!rest.is_empty()).then(|| Leaving(self, state.leaves()));
+            if leaving.is_some() && state.waiting() >= most {
+                self.full.notify_one();
+            }
             (rest, leaving)
         };
         self.changed.notify_one();
         if leaving.is_some() {
-            self.full.notify_one();
             self.put_away(rest, "too many wait").await;
         }
     }
@@ -191,8 +196,21 @@ impl Hall {
             item.run_at = task.delay.map(|delay| now + delay);
             item
         };
-        let items = tasks.iter().map(later).collect();
-        match self.settings.store.queue().enqueue(&self.settings.queue, items).await {
+        let items: Vec<Item> = tasks.iter().map(later).collect();
+        let keys: Vec<_> = items.iter().map(|item| item.key.clone()).collect();
+        let stored = self.settings.store.queue().enqueue(&self.settings.queue, items).await;
+        {
+            let mut state = self.state();
+            for (place, key) in keys.iter().enumerate() {
+                let is_there = stored
+                    .as_ref()
+                    .is_ok_and(|stored| stored.get(place) == Some(&Enqueued::New));
+                if let (false, Some(key)) = (is_there, key) {
+                    state.away.back(key);
+                }
+            }
+        }
+        match stored {
             Ok(stored) => {
                 let duplicates = stored.iter().filter(|answer| **answer == Enqueued::Duplicate).count() as u64;
                 self.discarded.add(duplicates);

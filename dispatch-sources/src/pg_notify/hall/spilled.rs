@@ -24,6 +24,8 @@ use super::{
 const LEASE: Duration = Duration::from_secs(30);
 /// So many come back at once, at most.
 const MOST: usize = 500;
+/// How often the store is asked of whom it has some, while it has any.
+const LOOK: Duration = Duration::from_secs(10);
 /// After an error of the store.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -63,7 +65,11 @@ impl Hall {
                 };
                 let received = match received {
                     None => source.hold().await,
-                    Some(received) => received.map(|(rest, at)| source.give_back(rest, at)),
+                    Some(Ok((rest, at))) => {
+                        source.give_back(rest, at).await;
+                        Ok(())
+                    }
+                    Some(Err(error)) => Err(error),
                 };
                 if let Err(error) = received {
                     tracing::debug!(error = error.report(), "spilled tasks do not come back yet");
@@ -71,7 +77,7 @@ impl Hall {
                 }
             }
         };
-        tokio::join!(taking, self.keep_leases());
+        tokio::join!(taking, self.keep_leases(), self.keep_away());
     }
 
     /// Waits until there is room for some tens, and says for how many: room for one at a time would be a claim for each.
@@ -96,6 +102,9 @@ impl Hall {
                 if state.closed || state.waiting() >= self.settings.most {
                     rest.push(delivery);
                     continue;
+                }
+                if let Some(identity) = delivery.message.key() {
+                    state.away.back(identity);
                 }
                 let text = delivery.message.payload.clone();
                 let token = delivery.receipt.token().clone();
@@ -154,6 +163,30 @@ impl Hall {
             // What fails comes back when its lease has run out.
             drop(self.store.settle(batch).await);
         }
+    }
+
+    /// Asks the store of whom it has some: at the start, and while it is thought to have any, for others take from it too.
+    async fn keep_away(&self) {
+        loop {
+            if let Err(error) = self.look_away().await {
+                tracing::debug!(error = error.report(), "the store does not say what is spilled");
+            }
+            loop {
+                sleep(LOOK).await;
+                if !self.state().away.is_empty() {
+                    break;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn look_away(&self) -> Result<(), Error> {
+        self.state().away.ask();
+        let keys = self.settings.store.queue().keys(&self.settings.queue).await?;
+        let mut state = self.state();
+        let here = state.here();
+        state.away.answered(keys, &here);
+        Ok(())
     }
 
     async fn keep_leases(&self) {

@@ -10,10 +10,12 @@ use dispatch_core::{
     Delivery, Settler, Token,
     tasks::{OnDuplicate, json},
 };
+use smol_str::SmolStr;
 use tokio::time::Instant;
 
 use super::{
     Where,
+    away::Away,
     task::{Patterns, Task},
 };
 
@@ -36,6 +38,8 @@ pub(super) struct State {
     pub(super) dropped: Vec<Token>,
     /// What is on its way into the store, where nobody sees it meanwhile.
     pub(super) leaving: BTreeSet<u64>,
+    /// Of whom the store has some.
+    pub(super) away: Away,
 }
 
 /// The same for every task of the same name and arguments.
@@ -145,6 +149,28 @@ impl State {
         self.groups()
             .get(&like(task))
             .is_some_and(|group| group.drops(task.on_duplicate))
+    }
+
+    /// Whether its like waits in the store, before it.
+    fn is_behind(&self, task: &Task) -> bool {
+        !self.away.is_empty() && task.identity().is_some_and(|identity| self.away.has(&identity))
+    }
+
+    /// Whether a task that comes now may wait here: there is room, and it would overtake nobody.
+    pub(super) fn may_enter(&self, task: &Task, most: usize) -> bool {
+        !self.closed && self.waiting() < most && !self.is_behind(task)
+    }
+
+    /// How many of the store's are here, under each identity.
+    pub(super) fn here(&self) -> HashMap<SmolStr, u64> {
+        let mut here = HashMap::new();
+        if self.stored > 0 {
+            let stored = self.tasks.iter().filter(|(_, live)| live.task.stored.is_some());
+            for identity in stored.filter_map(|(_, live)| live.task.identity()) {
+                *here.entry(identity).or_default() += 1;
+            }
+        }
+        here
     }
 
     /// Puts a task where it belongs; false: it is dropped, since its like runs or waits.

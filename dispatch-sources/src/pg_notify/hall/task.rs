@@ -8,8 +8,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use dispatch_core::{
     Message, Outline, Token,
-    tasks::{BarePayload, Incoming, OnDuplicate, TaskMessage, add_members},
+    tasks::{BarePayload, Incoming, OnDuplicate, TaskMessage, add_members, identity},
 };
+use smol_str::SmolStr;
 
 /// A task in the hall: its text, where in it the names stand, and what the hall itself heeds.
 #[derive(Debug, Clone)]
@@ -118,6 +119,12 @@ impl Task {
 
     pub(in crate::pg_notify) fn text(&self) -> &str {
         str::from_utf8(&self.text).unwrap_or_default()
+    }
+
+    /// Under which key the store has it, if it asks about its like.
+    pub(super) fn identity(&self) -> Option<SmolStr> {
+        let asks = self.on_duplicate != OnDuplicate::Parallel;
+        asks.then(|| identity(self.text()).ok()).flatten()
     }
 
     /// `module.function`.

@@ -371,3 +371,64 @@ async fn what_is_on_its_way_into_the_store_is_waited_for() {
     assert_eq!(store.queue().depth("parked").await.unwrap().ready, 2);
     admit.await.unwrap();
 }
+
+fn serial(number: u32) -> Task {
+    task(&format!(
+        r#"{{"task": "a.b", "args": [1], "uuid": "{number}", "on_duplicate": "serial"}}"#
+    ))
+}
+
+/// Begins and ends so many, as their turns come; their ids.
+async fn in_turn(hall: &Arc<Hall>, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let next = tokio::time::timeout(Duration::from_secs(30), hall.next(9))
+            .await
+            .unwrap();
+        ids.extend(next.iter().map(|delivery| delivery.message.id().to_string()));
+        done(next).await;
+    }
+    ids
+}
+
+#[tokio::test]
+async fn a_serial_task_that_finds_room_goes_behind_its_like_in_the_store() {
+    let (hall, store) = hall_with(2, Overflow::Spill);
+    let spilled = async || store.queue().depth("parked").await.unwrap().ready;
+    hall.admit((1..=3).map(serial)).await;
+    let first = hall.next(1).await;
+    assert_eq!((places(&hall), spilled().await), ([1, 0, 0, 1], 1));
+
+    // There is room for one by now.
+    hall.admit([serial(4), task(r#"{"task": "a.b", "uuid": "other"}"#)])
+        .await;
+
+    assert_eq!((places(&hall), spilled().await), ([1, 1, 0, 1], 2));
+    let _taking = taking_back(&hall);
+    done(first).await;
+    let mut ids = in_turn(&hall, 4).await;
+    ids.retain(|id| id != "other");
+    assert_eq!(ids, ["2", "3", "4"]);
+    // All are back: the next one waits here.
+    hall.admit([serial(5)]).await;
+    assert_eq!((places(&hall), spilled().await), ([0, 1, 0, 0], 0));
+}
+
+#[tokio::test]
+async fn what_the_store_has_from_before_comes_first_until_somebody_takes_it() {
+    let (before, store) = hall_with(0, Overflow::Spill);
+    before.admit([serial(1)]).await;
+    let hall = hall_over(store.clone(), 9, Overflow::Spill);
+
+    hall.look_away().await.unwrap();
+    hall.admit([serial(2)]).await;
+    assert_eq!(
+        (places(&hall), store.queue().depth("parked").await.unwrap().ready),
+        ([0; 4], 2)
+    );
+    store.queue().purge("parked").await.unwrap();
+    hall.look_away().await.unwrap();
+    hall.admit([serial(3)]).await;
+
+    assert_eq!(places(&hall), [0, 1, 0, 0]);
+}
