@@ -16,6 +16,9 @@ mod enqueue;
 #[cfg(feature = "postgres")]
 #[path = "store/failover.rs"]
 mod failover;
+#[cfg(feature = "postgres")]
+#[path = "store/looks.rs"]
+mod looks;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 #[path = "store/nodes.rs"]
 mod nodes;
