@@ -9,7 +9,7 @@ use dispatch_core::tasks::{BarePayload, ControlMessage, Incoming, json, with_mem
 use serde_json::{Value, json};
 
 use super::{
-    listing::{cancel, running},
+    listing::{cancel, running, worker_of},
     service::Service,
 };
 
@@ -51,7 +51,7 @@ pub(super) async fn answer_to(service: &Arc<Service>, command: &str, data: &str)
         "alive" => "{}".to_owned(),
         "running" => running(service, data).await,
         "cancel" => cancel(service, data).await,
-        "workers" => merged(&service.commands.ask("workers", data).await),
+        "workers" => workers(&service.commands.ask("workers", data).await),
         "producers" => producers(service).await,
         "metrics" => one(service, "metrics", data, r#"{"enabled": false}"#).await,
         "main" => main(service).await,
@@ -87,13 +87,14 @@ pub(super) fn object(members: impl IntoIterator<Item = (String, String)>) -> Str
     text + "}"
 }
 
-/// One object of the members of all.
-fn merged(objects: &[String]) -> String {
-    let members = objects
-        .iter()
-        .filter_map(|object| json::members(object).ok().flatten())
-        .flatten()
-        .map(|(key, raw)| (key.into_owned(), raw.to_owned()));
+/// The workers of all who have some.
+fn workers(answers: &[String]) -> String {
+    let members = answers.iter().enumerate().flat_map(|(place, answer)| {
+        let members = json::members(answer).ok().flatten().unwrap_or_default();
+        members
+            .into_iter()
+            .map(move |(key, raw)| (worker_of(place, key.into_owned()), raw.to_owned()))
+    });
     object(members)
 }
 
@@ -209,7 +210,7 @@ async fn status(service: &Arc<Service>) -> String {
         let answer = match command {
             "running" => running(service, "{}").await,
             "aio_tasks" => aio_tasks(service, "{}"),
-            "workers" => merged(&service.commands.ask("workers", "{}").await),
+            "workers" => workers(&service.commands.ask("workers", "{}").await),
             "producers" => producers(service).await,
             "metrics" => one(service, "metrics", "{}", r#"{"enabled": false}"#).await,
             "main" => main(service).await,

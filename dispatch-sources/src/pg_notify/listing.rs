@@ -26,18 +26,27 @@ struct AtWork {
     queued: Vec<String>,
 }
 
+/// What a worker is called here: as its pool calls it, of the first that answers; those of the others have their pool's number
+/// as well, or two workers would have one name. All answer each command in one order.
+pub(super) fn worker_of(place: usize, name: String) -> String {
+    match place {
+        0 => name,
+        _ => format!("{name}-{}", place + 1),
+    }
+}
+
 async fn at_work(service: &Service, command: &str, data: &str) -> Option<AtWork> {
     let answers = service.commands.ask(command, data).await;
     if answers.is_empty() {
         return None;
     }
     let mut all = AtWork::default();
-    for answer in &answers {
+    for (place, answer) in answers.iter().enumerate() {
         for (key, raw) in json::members(answer).ok().flatten().unwrap_or_default() {
             if key == "queued" {
                 all.queued.extend(items(raw));
             } else {
-                all.workers.push((key.into_owned(), raw.to_owned()));
+                all.workers.push((worker_of(place, key.into_owned()), raw.to_owned()));
             }
         }
     }

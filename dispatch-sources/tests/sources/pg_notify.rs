@@ -784,6 +784,46 @@ impl Wire {
     }
 }
 
+/// As where one route leads to worker processes and another to tasks in Rust.
+#[tokio::test]
+async fn workers_of_two_sinks_have_names_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("dispatch.sock");
+    let config = json!({ "control": { "socket": path, "node_id": "node" }, "on_start": [{ "task": "a.start" }] });
+    let config: PgNotifySourceConfig = serde_json::from_value(config).unwrap();
+    let context = context(directory.path(), memory());
+    for sink in ["one", "other"] {
+        context.commands.on("workers", move |_| async move {
+            format!(r#"{{"worker-0": {{"of": "{sink}"}}, "worker-1": {{"of": "{sink}"}}}}"#)
+        });
+        for command in ["running", "cancel"] {
+            context.commands.on(command, move |_| async move {
+                format!(r#"{{"worker-1": {{"task": "a.b", "uuid": "{sink}"}}, "queued": {{}}}}"#)
+            });
+        }
+    }
+    let mut source = config.build(&context).unwrap();
+    source.probe().await.unwrap();
+    ack(next(&mut *source).await).await;
+    let mut wire = Wire::to(&path).await;
+
+    for command in ["workers", "running", "cancel"] {
+        wire.write(&[&format!(r#"{{"control": "{command}", "reply_to": "me"}}"#)])
+            .await;
+    }
+    let (workers, running, cancelled) = (wire.answer().await, wire.answer().await, wire.answer().await);
+
+    let of = |name: &str| workers[name]["of"].clone();
+    assert_eq!(
+        ["worker-0", "worker-1", "worker-0-2", "worker-1-2"].map(of),
+        ["one", "one", "other", "other"]
+    );
+    for answer in [running, cancelled] {
+        let uuid = |name: &str| answer[name]["uuid"].clone();
+        assert_eq!(["worker-1", "worker-1-2"].map(uuid), ["one", "other"], "{answer}");
+    }
+}
+
 /// No server is there, nor asked for.
 #[tokio::test]
 async fn a_socket_alone_brings_tasks_and_answers_in_the_order_it_was_asked() {
