@@ -224,7 +224,7 @@ pub enum Outcome {
         /// What failed under this lease.
         attempts: Vec<Attempt>,
     },
-    /// Not tried: claimable again at once, nothing counted.
+    /// Not tried: claimable again at once, at its old place, nothing counted.
     Release,
 }
 

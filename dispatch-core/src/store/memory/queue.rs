@@ -71,6 +71,8 @@ struct Kept {
     item: Item,
     /// When it may be claimed, or when its lease ends.
     at: Instant,
+    /// Its place among those that wait, which a lease that comes to nothing leaves it.
+    due: Instant,
     /// The running lease.
     fence: Option<u64>,
 }
@@ -114,18 +116,24 @@ impl Line {
             self.dedupe.insert(key.clone(), row);
         }
         self.waiting.insert((Reverse(item.priority), at, row));
-        self.items.insert(row, Kept { item, at, fence: None });
+        let kept = Kept {
+            item,
+            at,
+            due: at,
+            fence: None,
+        };
+        self.items.insert(row, kept);
     }
 
-    /// Ends the lease of `row` and takes the item out, if `fence` still holds it.
-    fn take(&mut self, lease: Lease) -> Option<Item> {
+    /// Ends the lease of `row` and takes the item out, with its place, if `fence` still holds it.
+    fn take(&mut self, lease: Lease) -> Option<(Item, Instant)> {
         let kept = self.items.remove(&lease.row)?;
         if kept.fence != Some(lease.fence) {
             self.items.insert(lease.row, kept);
             return None;
         }
         self.leased.remove(&(kept.at, lease.row));
-        Some(kept.item)
+        Some((kept.item, kept.due))
     }
 
     fn forget_key(&mut self, row: u64, item: &Item) {
@@ -143,7 +151,7 @@ impl Line {
         while let Some((until, row)) = self.leased.first().copied().filter(|(until, _)| *until <= now) {
             self.leased.remove(&(until, row));
             if let Some(kept) = self.items.remove(&row) {
-                self.wait(row, kept.item, until);
+                self.wait(row, kept.item, kept.due);
             }
         }
     }
@@ -200,14 +208,14 @@ impl Line {
 
     fn settle(&mut self, completion: Completion, letters: &mut Letters) -> Result<(), Stale> {
         let row = completion.lease.row;
-        let mut item = self.take(completion.lease).ok_or(Stale)?;
+        let (mut item, due) = self.take(completion.lease).ok_or(Stale)?;
         match completion.outcome {
             Outcome::Done => self.forget_key(row, &item),
             Outcome::Bury(letter) => {
                 self.forget_key(row, &item);
                 letters.bury(Arc::unwrap_or_clone(letter));
             }
-            Outcome::Release => self.wait(row, item, Instant::now()),
+            Outcome::Release => self.wait(row, item, due),
             Outcome::Retry { delay, attempts } => {
                 item.remember(attempts);
                 let at = Instant::now() + delay.min(FAR);

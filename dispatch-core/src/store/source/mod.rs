@@ -278,7 +278,9 @@ impl Source for QueueSource {
                 }
             }));
         }
-        self.returned().await
+        let returned = self.returned().await;
+        self.landed.all_back().await;
+        returned
     }
 
     async fn probe(&mut self) -> Result<(), Error> {

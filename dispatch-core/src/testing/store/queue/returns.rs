@@ -4,6 +4,7 @@ use super::super::*;
 
 pub(super) async fn battery(store: &dyn Store) {
     a_release_counts_nothing(store).await;
+    a_release_keeps_its_place(store).await;
     a_retry_keeps_history_and_counts_what_counts(store).await;
 }
 
@@ -29,6 +30,30 @@ async fn a_release_counts_nothing(store: &dyn Store) {
     assert_ne!(
         first[0].lease, second[0].lease,
         "every lease of an item has a fence of its own"
+    );
+}
+
+async fn a_release_keeps_its_place(store: &dyn Store) {
+    let queue = name("place");
+    for payload in ["a", "b", "c"] {
+        put(store, &queue, vec![item(payload)]).await;
+    }
+
+    let released = take(store, &queue, 1).await;
+    same(
+        settle(store, &queue, released[0].lease, Outcome::Release).await,
+        Ok(()),
+        "a lease can be released",
+    );
+    let mut again = Vec::new();
+    for _ in 0..3 {
+        again.extend(payloads(&take(store, &queue, 1).await));
+    }
+
+    same(
+        again,
+        ["a", "b", "c"].map(str::to_owned).to_vec(),
+        "a released item comes before those that it came before",
     );
 }
 
