@@ -71,6 +71,42 @@ pub struct Listed {
     pub error: Option<String>,
 }
 
+/// How much of what waits an answer shows: it goes through a channel of notifications, and others wait for theirs meanwhile.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Space {
+    tasks: usize,
+    bytes: usize,
+}
+
+impl Space {
+    /// No answer shows more tasks that wait in one place.
+    pub const TASKS: usize = 5_000;
+    /// Nor more bytes of them.
+    pub const BYTES: usize = 1 << 20;
+
+    /// Takes the room for one task; false where there is none.
+    pub fn take(&mut self, text: &str) -> bool {
+        if self.is_full() {
+            return false;
+        }
+        self.tasks += 1;
+        self.bytes += text.len();
+        true
+    }
+
+    /// Whether no task has room any more.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        self.tasks >= Self::TASKS || self.bytes >= Self::BYTES
+    }
+
+    /// How many have taken room.
+    #[must_use]
+    pub const fn tasks(&self) -> usize {
+        self.tasks
+    }
+}
+
 impl Listed {
     /// As JSON.
     #[must_use]

@@ -22,7 +22,7 @@ mod message;
 pub use filter::Filter;
 #[cfg(feature = "tasks")]
 pub use heed::{heed, identity};
-pub use listed::{Listed, Shown};
+pub use listed::{Listed, Shown, Space};
 pub use message::{
     ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
     is_empty, likeness, more_members, with_members,

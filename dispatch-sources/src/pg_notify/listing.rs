@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::HashSet, time::Duration};
 
-use dispatch_core::tasks::{Filter, Listed, json};
+use dispatch_core::tasks::{Filter, Listed, Space, json};
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
@@ -73,10 +73,11 @@ pub(super) async fn running(service: &Service, data: &str) -> String {
     let filter = Filter::read(data);
     // As tasks go, from one place to the next: none is missed on its way.
     let waiting = listed(service, "waiting", data).await;
-    let hall = service.hall.list(|task| picks(&filter, task));
+    let mut shows = Shows::default();
+    let hall = service.hall.list(|task| picks(&filter, task), |text| shows.take(text));
     let held = listed(service, "held", data).await;
     let at_work = at_work(service, "running", data).await;
-    shown(waiting, hall, held, at_work)
+    shown(shows.told_in(waiting), hall, held, at_work)
 }
 
 pub(super) async fn cancel(service: &Service, data: &str) -> String {
@@ -85,7 +86,9 @@ pub(super) async fn cancel(service: &Service, data: &str) -> String {
     let _late = timeout(PATIENCE, service.hall.all_arrived()).await;
     // Those that wait first: none of them may start in the place of one that is cancelled.
     let waiting = listed(service, "withdraw", data).await;
-    let hall = service.hall.cancel(|task| picks(&filter, task));
+    let mut hall = service.hall.cancel(|task| picks(&filter, task));
+    let mut shows = Shows::default();
+    hall.retain(|(_, text)| shows.take(text));
     let mut held = listed(service, "drop_held", data).await;
     let at_work = at_work(service, "cancel", data).await;
     if let Some(at_work) = &at_work {
@@ -94,7 +97,39 @@ pub(super) async fn cancel(service: &Service, data: &str) -> String {
         let data = format!(r#"{{"filter": {data}, "but": {}}}"#, json!(known));
         held.out = listed(service, "drop_out", &data).await.out;
     }
-    shown(waiting, hall, held, at_work.or_else(|| Some(AtWork::default())))
+    shown(
+        shows.told_in(waiting),
+        hall,
+        held,
+        at_work.or_else(|| Some(AtWork::default())),
+    )
+}
+
+/// What of the hall's waiting tasks an answer shows.
+#[derive(Default)]
+struct Shows {
+    space: Space,
+    left_out: usize,
+}
+
+impl Shows {
+    fn take(&mut self, text: &str) -> bool {
+        let fits = self.space.take(text);
+        self.left_out += usize::from(!fits);
+        fits
+    }
+
+    /// What is left out is said in the answer.
+    fn told_in(self, mut listed: Listed) -> Listed {
+        if self.left_out > 0 {
+            let shown = self.space.tasks();
+            let all = shown + self.left_out;
+            let short = format!("only {shown} of the {all} tasks that wait at this service are shown");
+            let before = listed.error.take().map_or_else(String::new, |error| error + "; ");
+            listed.error = Some(before + &short);
+        }
+        listed
+    }
 }
 
 impl AtWork {

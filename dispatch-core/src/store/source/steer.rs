@@ -22,7 +22,7 @@ use super::{
 use crate::{
     Commands, Delivery, Disposition, Error, Message, Reply, Settlement, Settler,
     store::{Look, Place, Store, Waiting},
-    tasks::{Filter, Listed, Shown},
+    tasks::{Filter, Listed, Shown, Space},
     telemetry::{Counter, Meter},
 };
 
@@ -32,9 +32,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const LONGEST_WAY: Duration = Duration::from_secs(30);
 /// So many items are looked at at once.
 const PAGE: usize = 1_000;
-/// An answer shows no more tasks than this, nor more bytes of them. It goes through a channel of notifications.
-const MOST_SHOWN: usize = 5_000;
-const MOST_BYTES: usize = 1 << 20;
 
 /// What commands need of a source.
 pub(super) struct Steered {
@@ -202,7 +199,7 @@ impl Steered {
 
 /// Collects what is found until all is told or the time is up.
 async fn collect(queue: &str, mut found: tokio::sync::mpsc::Receiver<Found>, until: Instant) -> String {
-    let (mut listed, mut bytes, mut count) = (Listed::default(), 0, 0);
+    let (mut listed, mut space) = (Listed::default(), Space::default());
     let short = |count: usize| {
         Some(format!(
             "only {count} of the tasks that wait in the queue `{queue}` are shown"
@@ -211,15 +208,15 @@ async fn collect(queue: &str, mut found: tokio::sync::mpsc::Receiver<Found>, unt
     loop {
         match timeout_at(until, found.recv()).await {
             Ok(Some(Ok((why, text)))) => {
-                (bytes, count) = (bytes + text.len(), count + 1);
+                space.take(&text);
                 let place = match why {
                     Why::Turn => &mut listed.queued,
                     Why::Like => &mut listed.blocked,
                     Why::Time => &mut listed.delayed,
                 };
                 place.push(text);
-                if count >= MOST_SHOWN || bytes >= MOST_BYTES {
-                    listed.error = short(count);
+                if space.is_full() {
+                    listed.error = short(space.tasks());
                     break;
                 }
             }
@@ -229,7 +226,7 @@ async fn collect(queue: &str, mut found: tokio::sync::mpsc::Receiver<Found>, unt
             }
             Ok(None) => break,
             Err(_) => {
-                listed.error = short(count);
+                listed.error = short(space.tasks());
                 break;
             }
         }
@@ -261,7 +258,7 @@ async fn withdraw(source: Weak<Steered>, data: String) -> String {
     };
     let queue = Arc::clone(&source.queue);
     // Room for all that an answer may show: nothing waits for who listens.
-    let (sender, found) = channel(MOST_SHOWN);
+    let (sender, found) = channel(Space::TASKS);
     tokio::spawn(async move {
         let (number, wanted) = (NUMBERS.fetch_add(1, Relaxed), Arc::new(Wanted(data)));
         let landed = source.landed.withdraw(number, wanted.pick(&source.queue));

@@ -260,14 +260,21 @@ impl Hall {
         Arc::new(Settling(Arc::clone(self)))
     }
 
-    /// Every task that `wanted` picks, with the place it is in, by places and then as they came.
-    pub(super) fn list(&self, wanted: impl Fn(&Task) -> bool) -> Vec<(Where, String)> {
+    /// Every task that `wanted` picks, with the place it is in, by places and then as they came; of those that wait only what
+    /// `fits`.
+    pub(super) fn list(
+        &self,
+        wanted: impl Fn(&Task) -> bool,
+        mut fits: impl FnMut(&str) -> bool,
+    ) -> Vec<(Where, String)> {
         let state = self.state();
         let mut found: Vec<_> = state.tasks.iter().filter(|(_, live)| wanted(&live.task)).collect();
         found.sort_by_key(|(_, live)| (live.place.shown(), live.came));
         found
             .into_iter()
-            .map(|(_, live)| (live.place.shown(), live.task.text().to_owned()))
+            .map(|(_, live)| (live.place.shown(), live.task.text()))
+            .filter(|(place, text)| *place == Where::Out || fits(text))
+            .map(|(place, text)| (place, text.to_owned()))
             .collect()
     }
 

@@ -66,7 +66,7 @@ fn tasks(policy: &str, count: usize) -> Vec<Task> {
 
 /// How many there are in each place.
 fn places(hall: &Hall) -> [usize; 4] {
-    let all = hall.list(|_| true);
+    let all = hall.list(|_| true, |_| true);
     [Where::Blocked, Where::Queued, Where::Delayed, Where::Out]
         .map(|place| all.iter().filter(|(at, _)| *at == place).count())
 }
