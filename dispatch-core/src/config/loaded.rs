@@ -1,6 +1,6 @@
 //! A file that has been read: what a pipeline is built of.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use smol_str::SmolStr;
 
@@ -9,7 +9,7 @@ use super::{
     component_table::Places,
     dedupe::DedupePlan,
     diagnose::Sources,
-    model::{OnLostLease, TopConfig},
+    model::{OnLostLease, OnStop, TopConfig},
     sinks::SinkPlan,
 };
 use crate::{
@@ -141,8 +141,10 @@ impl LoadedPipeline {
         if let Some(prefetch) = self.top.prefetch {
             pipeline = pipeline.prefetch(prefetch);
         }
-        if let Some(Period(timeout)) = self.top.drain_timeout {
-            pipeline = pipeline.drain_timeout(timeout);
+        match (self.top.on_stop, self.top.drain_timeout) {
+            (OnStop::Cancel, _) => pipeline = pipeline.drain_timeout(Duration::ZERO),
+            (OnStop::Drain, Some(Period(timeout))) => pipeline = pipeline.drain_timeout(timeout),
+            (OnStop::Drain, None) => {}
         }
         match self.top.stuck_after {
             Some(Switch::On(Period(after))) => pipeline = pipeline.stuck_after(Some(after)),

@@ -32,6 +32,8 @@ pub(super) struct TopConfig {
     pub(super) lanes: Option<LanesConfig>,
     /// What becomes of an attempt whose lease was lost; it may finish by default.
     pub(super) on_lost_lease: OnLostLease,
+    /// What becomes at the end of what is at work; it has `drain_timeout` by default.
+    pub(super) on_stop: OnStop,
     /// Health, metrics and control.
     pub(super) admin: AdminConfig,
     /// What is being worked on, over gRPC and as JSON; none by default.
@@ -104,6 +106,17 @@ pub(super) enum OnLostLease {
     #[default]
     Finish,
     /// It is cancelled.
+    Cancel,
+}
+
+/// What becomes at the end of what is at work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum OnStop {
+    /// It may finish within `drain_timeout`.
+    #[default]
+    Drain,
+    /// It is cancelled at once and given back.
     Cancel,
 }
 

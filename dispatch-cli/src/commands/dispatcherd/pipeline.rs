@@ -54,7 +54,7 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
         &durable.map_or_else(|| NAME.to_owned(), |durable| project(settings, durable)),
     );
     if on_stop == OnStop::Cancel {
-        page.pair("drain_timeout", "0s");
+        page.pair("on_stop", "cancel");
     }
     let notified = if durable.is_some() { "source.notified" } else { "source" };
     if let Some(durable) = durable {
