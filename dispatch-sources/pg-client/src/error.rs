@@ -1,9 +1,37 @@
 use dispatch_core::{Class, Classify};
 
-/// The text is no DSN of a PostgreSQL server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("this is no DSN of a PostgreSQL server: write postgres://user:password@host:5432/database, or host=… dbname=…")]
-pub struct NoDsn;
+/// Why a text does not say how to connect. It tells no value, for one may be a password.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DsnError {
+    /// It is no DSN of a PostgreSQL server.
+    #[error(
+        "this is no DSN of a PostgreSQL server: write postgres://user:password@host:5432/database, or host=… dbname=…"
+    )]
+    Form,
+    /// A keyword that cannot be heeded.
+    #[error("`{key}` of the connection: {why}")]
+    Keyword {
+        /// Which.
+        key: String,
+        /// Why, and what to do.
+        why: String,
+    },
+}
+
+impl DsnError {
+    /// Named only if it looks like a keyword: it may be the rest of a password that nobody quoted.
+    pub(crate) fn keyword(key: &str, why: impl Into<String>) -> Self {
+        let is_word = key.len() <= 40 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        if !is_word {
+            return Self::Form;
+        }
+        Self::Keyword {
+            key: key.to_owned(),
+            why: why.into(),
+        }
+    }
+}
 
 /// Why PostgreSQL could not be reached, or not do what it was asked.
 #[derive(Debug, thiserror::Error)]

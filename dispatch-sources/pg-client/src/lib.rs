@@ -1,7 +1,7 @@
 //! Connections to PostgreSQL for dispatch's sources and sinks: a DSN as libpq reads it, TLS by rustls, bounds on every wait.
 //!
-//! `sslmode=disable` is plain, `prefer` (the default) and `require` take any certificate, as libpq does, `verify-ca` and
-//! `verify-full` check it against the system's roots.
+//! `sslmode=disable` is plain, `prefer` (the default), `allow` and `require` take any certificate, as libpq does; `verify-ca`
+//! checks who has signed it, `verify-full` the server's name as well: against `sslrootcert`, else the system's roots.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
@@ -13,12 +13,13 @@
 //! # Ok(()) }
 //! ```
 
+mod dsn;
 mod error;
 mod tls;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-pub use error::{NoDsn, PgError};
+pub use error::{DsnError, PgError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio_postgres::{
     Client, Config, Socket,
@@ -26,6 +27,8 @@ use tokio_postgres::{
     tls::MakeTlsConnect,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::tls::{Check, Tls};
 
 /// So long a connection may take, unless the DSN has a `connect_timeout`.
 const CONNECT: Duration = Duration::from_secs(10);
@@ -43,8 +46,8 @@ pub type Connection = tokio_postgres::Connection<Socket, Stream>;
 #[derive(Clone)]
 pub struct Server {
     config: Config,
-    verify: bool,
-    tls: MakeRustlsConnect,
+    tls: Tls,
+    connector: MakeRustlsConnect,
     /// Host, port and database, for people.
     place: Arc<str>,
 }
@@ -53,25 +56,25 @@ impl Server {
     /// Reads a DSN: a URL, or libpq's `key=value` text. What it leaves out is as libpq has it: `PGHOST`, `PGPORT`, `PGUSER`,
     /// `PGPASSWORD` and `PGDATABASE`, then the socket file of a server on this machine, then `localhost`.
     ///
+    /// The files that `sslrootcert`, `sslcert` and `sslkey` name are read here. Keywords that only libpq knows are left out
+    /// where they change nothing that matters.
+    ///
     /// # Errors
-    /// It is neither; the text is not told, for it may hold a password.
-    pub fn parse(dsn: &str) -> Result<Self, NoDsn> {
-        let (dsn, verify) = modes(dsn);
-        let mut config: Config = dsn.parse().map_err(|_| NoDsn)?;
+    /// It is neither, or a keyword cannot be heeded; no value is told, for it may be a password.
+    pub fn parse(dsn: &str) -> Result<Self, DsnError> {
+        let (mut config, tls) = dsn::read(dsn)?;
         with_defaults(&mut config, |name| std::env::var(name).ok(), |path| path.exists());
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
         }
-        config.keepalives_idle(Duration::from_secs(30));
-        config.tcp_user_timeout(Duration::from_secs(30));
         if config.get_application_name().is_none() {
             config.application_name(APPLICATION);
         }
         Ok(Self {
             place: place(&config).into(),
-            tls: MakeRustlsConnect::new(tls::client_config(verify)),
+            connector: MakeRustlsConnect::new(tls::client_config(&tls)?),
             config,
-            verify,
+            tls,
         })
     }
 
@@ -104,15 +107,31 @@ impl Server {
         };
         let mut query = String::new();
         let name = config.get_application_name().filter(|name| *name != APPLICATION);
-        for (key, value) in [("application_name", name), ("options", config.get_options())] {
+        let roots = self.tls.roots.as_deref().filter(|_| self.tls.check != Check::Nothing);
+        let (certificate, key) = self
+            .tls
+            .client
+            .as_ref()
+            .map(|(certificate, key)| (&**certificate, &**key))
+            .unzip();
+        for (key, value) in [
+            ("application_name", name),
+            ("options", config.get_options()),
+            ("sslrootcert", roots),
+            ("sslcert", certificate),
+            ("sslkey", key),
+        ] {
             if let Some(value) = value {
                 query.push_str(&format!("&{key}={}", encode(value)));
             }
         }
         let mode = match config.get_ssl_mode() {
             SslMode::Disable => "disable",
-            SslMode::Require if self.verify => "verify-full",
-            SslMode::Require => "require",
+            SslMode::Require => match self.tls.check {
+                Check::Nothing => "require",
+                Check::Issuer => "verify-ca",
+                Check::Name => "verify-full",
+            },
             _ => "prefer",
         };
         let database = config.get_dbname().map(encode).unwrap_or_default();
@@ -132,7 +151,7 @@ impl Server {
     pub async fn connect(&self) -> Result<(Client, Connection), PgError> {
         let limit = self.config.get_connect_timeout().copied().unwrap_or(CONNECT);
         // The client's own bound is for each address, and does not cover what comes after the TCP connection.
-        match tokio::time::timeout(limit * 2, self.config.connect(self.tls.clone())).await {
+        match tokio::time::timeout(limit * 2, self.config.connect(self.connector.clone())).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(source)) => Err(PgError::Connect {
                 place: self.place.to_string(),
@@ -177,17 +196,6 @@ fn with_defaults(config: &mut Config, variable: impl Fn(&str) -> Option<String>,
             .into_iter()
             .find(|directory| exists(&Path::new(directory).join(format!(".s.PGSQL.{port}"))));
         config.host(given("PGHOST").as_deref().or(socket).unwrap_or("localhost"));
-    }
-}
-
-/// libpq's `verify-ca` and `verify-full` are unknown to the client: here they are what `require` is, with the check.
-fn modes(dsn: &str) -> (String, bool) {
-    let verify = ["sslmode=verify-full", "sslmode=verify-ca"]
-        .into_iter()
-        .find(|mode| dsn.contains(mode));
-    match verify {
-        Some(mode) => (dsn.replace(mode, "sslmode=require"), true),
-        None => (dsn.to_owned(), false),
     }
 }
 
@@ -285,7 +293,10 @@ mod tests {
     #[test]
     fn keywords_become_a_url() {
         for (dsn, url) in [
-            ("dbname=app", "postgres://@localhost:5432/app?sslmode=prefer"),
+            (
+                "host=localhost user=u dbname=app",
+                "postgres://u@localhost:5432/app?sslmode=prefer",
+            ),
             (
                 "host=db.example port=6543 user='a b' password='p@ss/w:d' dbname=app sslmode=verify-full",
                 "postgres://a%20b:p%40ss%2Fw%3Ad@db%2Eexample:6543/app?sslmode=verify-full",
@@ -300,6 +311,10 @@ mod tests {
                 "postgres://u@one:5432,two:5432/app?sslmode=prefer",
             ),
             (
+                "host=h user=u sslmode='verify-ca'",
+                "postgres://u@h:5432/?sslmode=verify-ca",
+            ),
+            (
                 "host=h user=u application_name='my app' options='-c search_path=jobs'",
                 "postgres://u@h:5432/?sslmode=prefer&application_name=my%20app&options=%2Dc%20search%5Fpath%3Djobs",
             ),
@@ -309,6 +324,35 @@ mod tests {
                 url.replace("db%2Eexample", "db.example"),
                 "{dsn}"
             );
+        }
+    }
+
+    /// Or the store would check less than the listener.
+    #[test]
+    fn certificates_are_in_the_url() {
+        let files = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["db".to_owned()]).unwrap();
+        let (certificate, key) = (files.path().join("a b.pem"), files.path().join("a.key"));
+        std::fs::write(&certificate, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        let [certificate, key] = [certificate, key].map(|path| path.display().to_string());
+        let encoded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+
+        for (mode, url) in [
+            ("require", "verify-ca"),
+            ("verify-full", "verify-full"),
+            ("prefer", "prefer"),
+        ] {
+            let dsn = format!(
+                "host=h user=u sslmode={mode} sslrootcert='{certificate}' sslcert='{certificate}' sslkey='{key}'"
+            );
+            let roots = match mode {
+                "prefer" => String::new(),
+                _ => format!("&sslrootcert={}", encoded(&certificate)),
+            };
+            let own = format!("&sslcert={}&sslkey={}", encoded(&certificate), encoded(&key));
+            let wanted = format!("postgres://u@h:5432/?sslmode={url}{roots}{own}");
+            assert_eq!(Server::parse(&dsn).unwrap().url(), wanted);
         }
     }
 

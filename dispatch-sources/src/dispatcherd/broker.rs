@@ -1,6 +1,7 @@
 //! Brokers, and connections as psycopg's keywords say them.
 
 use dispatch_core::{config::Secret, tasks::LONGEST_CHANNEL};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
@@ -58,7 +59,7 @@ pub struct SocketBroker {
 }
 
 impl PgBroker {
-    /// The connection, as libpq writes it.
+    /// The connection, as libpq writes it, with all keywords but those of the driver alone.
     ///
     /// # Errors
     /// There is no `config`, or a keyword that is no text, number or truth.
@@ -73,21 +74,14 @@ impl PgBroker {
                 "a connection is needed here, such as {conninfo: \"dbname=app\"}; connection factories are for Python alone",
             ));
         };
-        let mut parts = Vec::new();
+        let (mut conninfo, mut pairs) = ("", Vec::new());
         for (key, value) in config {
             let text = match (key.as_str(), value) {
                 (_, Value::Null) => continue,
                 // Of the driver, not of the connection.
                 ("autocommit" | "prepare_threshold" | "cursor_factory" | "row_factory" | "context", _) => continue,
-                // Of libpq alone, and without meaning here.
-                (
-                    "gssencmode" | "krbsrvname" | "client_encoding" | "fallback_application_name" | "sslcompression",
-                    _,
-                ) => {
-                    continue;
-                }
-                ("conninfo", Value::String(conninfo)) => {
-                    parts.insert(0, conninfo.clone());
+                ("conninfo", Value::String(text)) => {
+                    conninfo = text.trim();
                     continue;
                 }
                 (_, Value::String(text)) => text.clone(),
@@ -95,10 +89,29 @@ impl PgBroker {
                 (_, Value::Bool(truth)) => u8::from(*truth).to_string(),
                 _ => return Err(wrong(&format!(".{key}"), "a text or a number is wanted")),
             };
-            let quoted = text.replace('\\', "\\\\").replace('\'', "\\'");
-            parts.push(format!("{key}='{quoted}'"));
+            pairs.push((key, text));
         }
-        Ok(Secret::new(parts.join(" ")))
+        // Keywords go before what `conninfo` says, as with the driver: in either form what stands last counts.
+        let is_url = ["postgres://", "postgresql://"]
+            .iter()
+            .any(|scheme| conninfo.starts_with(scheme));
+        let mut dsn = conninfo.to_owned();
+        for (key, text) in pairs {
+            let (between, pair) = if is_url {
+                let first = if dsn.contains('?') { '&' } else { '?' };
+                (first, format!("{key}={}", utf8_percent_encode(&text, NON_ALPHANUMERIC)))
+            } else {
+                (
+                    ' ',
+                    format!("{key}='{}'", text.replace('\\', "\\\\").replace('\'', "\\'")),
+                )
+            };
+            if !dsn.is_empty() {
+                dsn.push(between);
+            }
+            dsn.push_str(&pair);
+        }
+        Ok(Secret::new(dsn))
     }
 
     /// Where a task goes that names no queue: the default channel, or the only one.

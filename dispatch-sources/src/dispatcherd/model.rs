@@ -444,6 +444,14 @@ extra: 1
             broker(config).dsn().unwrap().expose(),
             r"dbname='a b' password='it\'s \\' port='5433'"
         );
+        for (conninfo, dsn) in [
+            ("host=h", "host=h password='a&b' port='1'"),
+            ("postgres://h/d", "postgres://h/d?password=a%26b&port=1"),
+            ("postgres://h/d?user=u", "postgres://h/d?user=u&password=a%26b&port=1"),
+        ] {
+            let config = serde_json::json!({ "password": "a&b", "port": 1, "conninfo": conninfo });
+            assert_eq!(broker(config).dsn().unwrap().expose(), dsn);
+        }
         assert!(broker(Value::Null).dsn().unwrap_err().to_string().contains("conninfo"));
         assert!(broker(serde_json::json!({ "port": [1] })).dsn().is_err());
     }
