@@ -58,6 +58,54 @@ fn a_section_that_nobody_knows_is_a_warning() {
     );
 }
 
+/// What a variable names is what is spoken of, whatever it is that is wrong there.
+#[test]
+fn the_file_that_was_read_is_the_one_that_is_named() {
+    let keyed = |keyword: &str| file("a").replace("conninfo: \"dbname=app\"", &format!("dbname: app, {keyword}"));
+    let dir = dir(&[
+        ("warned.yml", &(file("a") + "exstra: {anything: 1}\n")),
+        ("wrong.yml", &keyed("require_auth: scram-sha-256")),
+        (
+            "durable.yml",
+            &keyed("sslcrl: a.crl").replace("pg_notify", "dispatch_py.broker"),
+        ),
+        ("none.yml", "version: 2\nbrokers: {}\n"),
+    ]);
+    let told = |verb: &[&str], variable: &str| done(command(dir.path(), verb).env("DISPATCHERD_CONFIG_FILE", variable));
+    let print = ["dispatcherd", "--print-config"];
+
+    let warned = told(&print, "warned.yml");
+    assert_eq!(warned.err.trim(), "warning: warned.yml: `exstra` means nothing here");
+    for verb in [&print[..], &["ctl", "alive"]] {
+        for (name, key) in [
+            ("wrong.yml", "brokers.pg_notify.config: `require_auth`"),
+            ("durable.yml", "brokers.dispatch_py.broker.config: `sslcrl`"),
+            ("none.yml", "brokers: "),
+        ] {
+            let wrong = told(verb, name);
+            let words = format!("{name}: {key}");
+            assert!(wrong.code == 1 && wrong.err.contains(&words), "{verb:?}: {wrong:?}");
+        }
+    }
+}
+
+/// Each of these stopped the service.
+#[test]
+fn the_drivers_ordinary_keywords_make_a_pipeline() {
+    for config in [
+        "dbname: app, sslmode: verify-full, connect_timeout: 5",
+        "dbname: app, sslmode: verify-ca, keepalives: 1, keepalives_idle: 5, keepalives_interval: 5, keepalives_count: 5",
+        "dbname: app, sslmode: allow, sslsni: 1, gssencmode: disable, ssl_min_protocol_version: TLSv1.2",
+        "conninfo: 'dbname=app client_encoding=utf8 gssencmode=disable keepalives_count=5', tcp_user_timeout: 9000",
+        "conninfo: 'postgresql://h/app?sslmode=verify-full&gssencmode=disable', password: p",
+    ] {
+        let dir = dir(&[("dispatcher.yml", &file("a").replace("conninfo: \"dbname=app\"", config))]);
+        let mut printing = command(dir.path(), &["dispatcherd", "--print-config"]);
+        let printed = done(printing.env_remove("DISPATCHERD_CONFIG_FILE"));
+        assert_eq!(printed.code, 0, "{config}: {printed:?}");
+    }
+}
+
 /// Python's names say how much is logged.
 #[tokio::test]
 async fn levels_are_pythons() {

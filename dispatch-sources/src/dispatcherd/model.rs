@@ -1,7 +1,7 @@
 //! The sections of the file.
 
 use schemars::JsonSchema;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Map, Value};
 
 use super::{
@@ -155,8 +155,15 @@ pub enum ProcessManager {
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
 pub struct ProcessManagerKwargs {
-    /// Modules that are imported once, before workers are forked.
+    /// Modules that are imported once, before workers are forked; null for none.
+    #[serde(deserialize_with = "listed")]
+    #[schemars(with = "Option<Vec<String>>")]
     pub preload_modules: Vec<String>,
+}
+
+/// A list, or null for an empty one.
+fn listed<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Option::deserialize(deserializer).map(Option::unwrap_or_default)
 }
 
 /// `worker`.
@@ -429,6 +436,15 @@ extra: 1
         ] {
             let error = read(broker, schema).unwrap_err().to_string();
             assert!(error.contains(part), "{broker}: {error}");
+        }
+    }
+
+    #[test]
+    fn no_modules_to_preload_may_be_written_as_null() {
+        for (written, modules) in [("null", &[][..]), ("[a.b]", &["a.b".to_owned()])] {
+            let text = format!("version: 2\nservice: {{process_manager_kwargs: {{preload_modules: {written}}}}}");
+            let settings = Settings::from_yaml(&text).unwrap();
+            assert_eq!(settings.service.process_manager_kwargs.preload_modules, modules);
         }
     }
 

@@ -6,10 +6,9 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Subcommand};
 use dispatch_pg_client::Server;
-use dispatch_sources::dispatcherd::Settings;
 use serde_json::{Map, Value};
 
-use super::dispatcherd::{FILE, settings};
+use super::dispatcherd::{FILE, broken, pipeline::server, settings};
 use crate::{
     failure::{FAILED, Failure, Result},
     global::Global,
@@ -140,21 +139,20 @@ impl Ctl {
         if let Some(socket) = &self.socket {
             return Ok(Way::Socket(socket.clone()));
         }
-        let settings: Settings = settings(&self.config)?;
+        let (settings, path) = settings(&self.config)?;
         if let (Some(socket), None) = (settings.control_socket(), &self.channel) {
             return Ok(Way::Socket(socket.socket_path.as_str().into()));
         }
-        let broken = |error: &dyn std::error::Error| Failure {
-            code: FAILED,
-            ..Failure::config(error.to_string())
+        let of_file = || {
+            let broker = settings.pg_notify()?;
+            let server = server(&settings, broker)?;
+            let channel = match &self.channel {
+                Some(channel) => channel,
+                None => broker.publish_channel()?,
+            };
+            Ok((server, channel))
         };
-        let broker = settings.pg_notify().map_err(|error| broken(&error))?;
-        let dsn = broker.dsn().map_err(|error| broken(&error))?;
-        let server = Server::parse(dsn.expose()).map_err(|error| broken(&error))?;
-        let channel = match &self.channel {
-            Some(channel) => channel,
-            None => broker.publish_channel().map_err(|error| broken(&error))?,
-        };
+        let (server, channel) = of_file().map_err(|error| broken(&path, &error))?;
         Ok(Way::Channel(Box::new(server), channel.to_owned()))
     }
 

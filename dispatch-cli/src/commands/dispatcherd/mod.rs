@@ -1,11 +1,14 @@
 //! `dispatch dispatcherd`: dispatcherd's own front door. It reads a `dispatcher.yml`, makes a pipeline file of it, and runs that.
 
 mod metrics;
-mod pipeline;
+pub(crate) mod pipeline;
 #[cfg(test)]
 mod tests;
 
-use std::{ffi::OsStr, path::PathBuf};
+use std::{
+    ffi::OsStr,
+    path::{Path, PathBuf},
+};
 
 use clap::{Args, ValueEnum};
 use dispatch_core::Registry;
@@ -59,8 +62,8 @@ pub(super) enum OnStop {
     Cancel,
 }
 
-/// The settings of `config`, or of the file that the environment names where that was left at its default.
-pub(crate) fn settings(config: &std::path::Path) -> std::result::Result<Settings, Failure> {
+/// The settings of `config`, or of the file that the environment names where that was left at its default; and that file.
+pub(crate) fn settings(config: &Path) -> std::result::Result<(Settings, PathBuf), Failure> {
     let named = std::env::var_os(VARIABLE).filter(|_| config == OsStr::new(FILE));
     let path = named.map_or_else(|| config.to_owned(), PathBuf::from);
     let read = if path.exists() || path != OsStr::new(FILE) {
@@ -68,39 +71,35 @@ pub(crate) fn settings(config: &std::path::Path) -> std::result::Result<Settings
     } else {
         Err(SettingsError::NotConfigured)
     };
-    read.map_err(|error| {
-        if matches!(error, SettingsError::NotConfigured) {
-            let text = format!("there is no {FILE} here: name a file with --config, or set {VARIABLE} to one");
-            return Failure {
-                code: FAILED,
-                ..Failure::config(text)
-            };
+    match read {
+        Ok(settings) => Ok((settings, path)),
+        Err(error) => Err(broken(&path, &error)),
+    }
+}
+
+/// A file that cannot be used, by its name.
+pub(crate) fn broken(path: &Path, error: &SettingsError) -> Failure {
+    let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+    let text = match error {
+        SettingsError::NotConfigured => {
+            format!("there is no {FILE} here: name a file with --config, or set {VARIABLE} to one")
         }
-        let source = std::error::Error::source(&error).map_or_else(String::new, |source| format!(": {source}"));
-        let name = match error {
-            SettingsError::File { .. } => String::new(),
-            _ => format!("{}: ", path.display()),
-        };
-        Failure {
-            code: FAILED,
-            ..Failure::config(format!("{name}{error}{source}"))
-        }
-    })
+        SettingsError::File { .. } => format!("{error}{source}"),
+        _ => format!("{}: {error}{source}", path.display()),
+    };
+    Failure {
+        code: FAILED,
+        ..Failure::config(text)
+    }
 }
 
 impl Dispatcherd {
     pub(crate) fn execute(self, global: &Global, registry: &Registry) -> Result {
-        let settings = settings(&self.config)?;
+        let (settings, path) = settings(&self.config)?;
         for name in &settings.unknown {
-            output::note(&format!(
-                "warning: {}: `{name}` means nothing here",
-                self.config.display()
-            ));
+            output::note(&format!("warning: {}: `{name}` means nothing here", path.display()));
         }
-        let made = pipeline::make(&settings, &self.python, self.on_stop).map_err(|error| Failure {
-            code: FAILED,
-            ..Failure::config(format!("{}: {error}", self.config.display()))
-        })?;
+        let made = pipeline::make(&settings, &self.python, self.on_stop).map_err(|error| broken(&path, &error))?;
         if self.print_config {
             output::print(&made.text)?;
             return Ok(0);

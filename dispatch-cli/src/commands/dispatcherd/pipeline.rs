@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use dispatch_pg_client::Server;
 use dispatch_sources::{
     dispatcherd::{PgBroker, ProcessManager, Settings, SettingsError},
     pg_notify::COMMANDS,
@@ -95,12 +96,7 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     sink(&mut page, settings, python);
     page.table("store");
     if let Some(durable) = durable {
-        let server =
-            dispatch_pg_client::Server::parse(durable.dsn()?.expose()).map_err(|error| SettingsError::Value {
-                at: "brokers.dispatch_py.broker.config".to_owned(),
-                message: error.to_string(),
-            })?;
-        variables.push((URL.to_owned(), server.url()));
+        variables.push((URL.to_owned(), server(settings, durable)?.url()));
         page.pair("type", "postgres");
         page.line(&format!("url = \"${{{URL}}}\""));
         page.maybe("schema", durable.schema.as_deref());
@@ -115,6 +111,19 @@ pub(super) fn make(settings: &Settings, python: &str, on_stop: OnStop) -> Result
     })
 }
 
+/// A broker's server, told under the name that the file has for it: of the pipeline nobody has written a line.
+pub(crate) fn server(settings: &Settings, broker: &PgBroker) -> Result<Server, SettingsError> {
+    let is_durable = settings
+        .durable
+        .as_ref()
+        .is_some_and(|durable| std::ptr::eq(durable, broker));
+    let name = if is_durable { "dispatch_py.broker" } else { "pg_notify" };
+    Server::parse(broker.dsn()?.expose()).map_err(|error| SettingsError::Value {
+        at: format!("brokers.{name}.config"),
+        message: error.to_string(),
+    })
+}
+
 /// The source that listens to the channels of all brokers, or two where their connections differ.
 fn listeners(
     page: &mut Page,
@@ -123,6 +132,9 @@ fn listeners(
     notified: &str,
     variables: &mut Vec<(String, String)>,
 ) -> Result<(), SettingsError> {
+    for broker in settings.pg_notify.iter().chain(&settings.durable) {
+        server(settings, broker)?;
+    }
     let dsn = broker.dsn()?;
     variables.insert(0, (DSN.to_owned(), dsn.expose().to_owned()));
     let other = settings.durable.as_ref().filter(|_| settings.pg_notify.is_some());
