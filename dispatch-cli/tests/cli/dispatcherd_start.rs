@@ -106,6 +106,18 @@ fn the_drivers_ordinary_keywords_make_a_pipeline() {
     }
 }
 
+#[test]
+fn a_level_that_is_none_is_no_command_line() {
+    let dir = dir(&[("dispatcher.yml", &file("a"))]);
+    for (arguments, level) in [
+        (&["dispatcherd", "--log-level", "WRONG"][..], "debug"),
+        (&["ctl", "set_log_level", "--level", "bogus"], "CRITICAL"),
+    ] {
+        let refused = done(command(dir.path(), arguments).env_remove("DISPATCHERD_CONFIG_FILE"));
+        assert!(refused.code == 2 && refused.err.contains(level), "{refused:?}");
+    }
+}
+
 /// Python's names say how much is logged.
 #[tokio::test]
 async fn levels_are_pythons() {

@@ -48,6 +48,13 @@ fn each_mistake_has_its_exit_code_and_its_words() {
         (vec!["run", "ok.toml"], 0, ""),
         (vec!["run", "--no-such-flag"], 2, "--no-such-flag"),
         (vec!["run", "ok.toml", "--set", "x"], 2, "KEY=VALUE"),
+        (
+            vec!["run", "ok.toml", "--log-level", "WRONG"],
+            2,
+            "error, warn, info, debug, trace",
+        ),
+        (vec!["run", "ok.toml", "--log-level", "info,WRONG"], 2, "TARGET=LEVEL"),
+        (vec!["run", "ok.toml", "--log-level", "warn,hyper=debug"], 0, ""),
         (vec!["run"], 78, "no pipeline file"),
         (vec!["run", "missing.toml"], 78, "missing.toml"),
         (vec!["run", "here"], 78, "here is a directory"),

@@ -74,8 +74,8 @@ enum Command {
     /// Set the level of the service's log
     #[command(name = "set_log_level")]
     SetLogLevel {
-        /// DEBUG, INFO, WARNING, ERROR or CRITICAL
-        #[arg(long)]
+        /// How much
+        #[arg(long, value_parser = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], ignore_case = true)]
         level: String,
     },
 }

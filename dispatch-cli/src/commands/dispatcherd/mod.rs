@@ -104,8 +104,6 @@ impl Dispatcherd {
             output::print(&made.text)?;
             return Ok(0);
         }
-        let mut global = global.clone();
-        global.log_level = global.log_level.as_deref().map(level);
         let over = OverArgs {
             set: self.set,
             env_file: Vec::new(),
@@ -120,20 +118,11 @@ impl Dispatcherd {
             text: made.text,
         };
         let metrics = settings.service.metrics_kwargs;
-        run::beside(text, &loader, &global, registry, |board| metrics::serve(metrics, board))
+        run::beside(text, &loader, global, registry, |board| metrics::serve(metrics, board))
             // The original knows two exit codes.
             .map_err(|failure| Failure {
                 code: FAILED,
                 ..failure
             })
-    }
-}
-
-/// Python's levels by our names.
-pub(crate) fn level(python: &str) -> String {
-    match python.to_ascii_uppercase().as_str() {
-        "WARNING" => "warn".to_owned(),
-        "CRITICAL" => "error".to_owned(),
-        _ => python.to_ascii_lowercase(),
     }
 }

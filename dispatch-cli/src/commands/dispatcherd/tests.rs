@@ -183,18 +183,6 @@ fn the_durable_file_is_right() {
 }
 
 #[test]
-fn levels_are_pythons() {
-    for (python, ours) in [
-        ("WARNING", "warn"),
-        ("critical", "error"),
-        ("DEBUG", "debug"),
-        ("Info", "info"),
-    ] {
-        assert_eq!(super::level(python), ours);
-    }
-}
-
-#[test]
 fn what_only_python_can_honour_is_said() {
     let settings = |config: &str| Settings::from_yaml(&format!("version: 2\nbrokers: {{{config}}}")).unwrap();
 
