@@ -147,7 +147,7 @@ impl<'t> Incoming<'t> {
         };
         let task = string("task", members.task)?;
         let task = task.ok_or_else(|| Rejected("neither `task` nor `control`".to_owned()))?;
-        let uuid = string("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty());
+        let uuid = name_of("uuid", members.uuid)?.filter(|uuid| !uuid.is_empty());
         let arguments = [members.args, members.kwargs].map(|raw| raw.filter(|raw| !is_empty(raw)));
         let timeout = seconds("timeout", members.timeout)?;
         let outline = match (arguments, &task) {
@@ -218,6 +218,14 @@ fn string<'t>(name: &str, raw: Option<&'t str>) -> Result<Option<Cow<'t, str>>, 
         .transpose()
 }
 
+/// A text, or what else is no list and no object, by its JSON: `5` is called "5".
+fn name_of<'t>(name: &str, raw: Option<&'t str>) -> Result<Option<Cow<'t, str>>, Rejected> {
+    match given(raw) {
+        Some(raw) if raw.starts_with(['{', '[']) => Err(wrong(name, "a text or a number", raw)),
+        given => Ok(given.map(|raw| json::string(raw).unwrap_or(Cow::Borrowed(raw)))),
+    }
+}
+
 fn object<'t>(name: &str, raw: Option<&'t str>) -> Result<Option<&'t str>, Rejected> {
     match given(raw) {
         Some(raw) if !raw.starts_with('{') => Err(wrong(name, "an object", raw)),
@@ -236,11 +244,12 @@ fn channel(name: &str, raw: Option<&str>) -> Result<Option<String>, Rejected> {
     }
 }
 
-/// A number of seconds: none where it is absent, `null`, `false` or 0; at once where it is negative.
+/// A number of seconds: none where it is absent, `null`, `false` or 0; at once where it is negative. `true` is 1, as in Python.
 fn seconds(name: &str, raw: Option<&str>) -> Result<Option<Duration>, Rejected> {
     let Some(raw) = given(raw).filter(|raw| *raw != "false") else {
         return Ok(None);
     };
+    let raw = if raw == "true" { "1" } else { raw };
     let seconds = raw.parse::<f64>().ok().filter(|seconds| seconds.is_finite());
     let seconds = seconds.filter(|_| raw.starts_with(|c: char| c == '-' || c.is_ascii_digit()));
     let seconds = seconds.ok_or_else(|| wrong(name, "a number of seconds", raw))?;
@@ -396,6 +405,28 @@ mod tests {
     }
 
     #[test]
+    fn an_id_may_be_any_scalar_and_true_is_a_second() {
+        for (uuid, name) in [
+            ("5", "5"),
+            ("-1.50", "-1.50"),
+            ("true", "true"),
+            ("\"5\"", "5"),
+            ("0", "0"),
+        ] {
+            let text = format!(r#"{{"task": "a.b", "uuid": {uuid}, "delay": true, "timeout": true}}"#);
+            let task = task(&text);
+            let second = Some(Duration::from_secs(1));
+            assert_eq!(
+                (task.uuid.as_deref(), task.delay, task.timeout),
+                (Some(name), second, second)
+            );
+        }
+        let text = r#"{"task": "a.b", "uuid": 5, "args": [5]}"#;
+        let outline = task(text).outline.unwrap();
+        assert_eq!(outline.id(text.as_bytes()), Some("5"));
+    }
+
+    #[test]
     fn a_bare_payload_is_a_tasks_name() {
         for bare in ["pkg.f", "lambda: 1", "", "say \"hi\""] {
             assert_eq!(task(bare).task, bare);
@@ -444,7 +475,9 @@ mod tests {
         for bad in [
             r#"{"task": "a.b", "delay": "soon"}"#,
             r#"{"task": "a.b", "delay": NaN}"#,
-            r#"{"task": "a.b", "delay": true}"#,
+            r#"{"task": "a.b", "delay": "true"}"#,
+            r#"{"task": "a.b", "uuid": [5]}"#,
+            r#"{"task": "a.b", "uuid": {}}"#,
             r#"{"task": "a.b", "delay": [1]}"#,
             r#"{"task": "a.b", "delay": 1e400}"#,
             r#"{"task": "a.b", "timeout": "1"}"#,

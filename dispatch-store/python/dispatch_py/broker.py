@@ -92,23 +92,22 @@ def enqueue_options(text: str) -> Optional[Dict[str, Any]]:
     on_duplicate = message.get("on_duplicate") or "parallel"
     if on_duplicate not in DUPLICATES:
         raise ValueError("on_duplicate of task %s is %r; there are: %s" % (message["task"], on_duplicate, ", ".join(DUPLICATES)))
-    delay = message.get("delay") or 0
     # Refused here, where the program is that said so: in a listener it would come too late.
-    for name, value in (("delay", delay), ("timeout", message.get("timeout") or 0)):
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or value != value
-            or value in (float("inf"), float("-inf"))
-        ):
+    for name in ("delay", "timeout"):
+        value = message.get(name)
+        if value is not None and not (isinstance(value, (int, float)) and value not in (float("inf"), float("-inf")) and value == value):
             raise ValueError("%s of task %s is %r, not a number of seconds" % (name, message["task"], value))
     uuid = message.get("uuid")
+    if isinstance(uuid, (dict, list)):
+        raise ValueError("uuid of task %s is %r, not a text or a number" % (message["task"], uuid))
+    if uuid is not None and not isinstance(uuid, str):
+        uuid = json.dumps(uuid)
     return {
         "payload": text,
-        "id": uuid if isinstance(uuid, str) and uuid else None,
+        "id": uuid or None,
         "identity": None if on_duplicate == "parallel" else identity(message),
         "on_duplicate": on_duplicate,
-        "delay": float(max(delay, 0)),
+        "delay": float(max(message.get("delay") or 0, 0)),
     }
 
 

@@ -93,6 +93,15 @@ class Durable(unittest.TestCase):
         self.publish(delay=-3)
         self.assertEqual([row[3] for row in self.rows()], [1_500_000, 0])
 
+    def test_true_is_a_second_and_an_id_any_scalar(self):
+        self.publish(uuid=5, delay=True, timeout=True)
+        self.publish(uuid=True, delay=False)
+        self.publish(uuid="", delay=None)
+        rows = self.rows()
+        self.assertEqual([row[1] for row in rows[:2]], ["5", "true"])
+        self.assertEqual([row[3] for row in rows], [1_000_000, 0, 0])
+        uuid.UUID(rows[2][1])
+
     def test_duplicates_are_told_by_task_args_and_kwargs(self):
         from dispatch_py.broker import identity
 
@@ -146,7 +155,16 @@ class Durable(unittest.TestCase):
         self.assertEqual(len(self.rows()), 1)
 
     def test_mistakes_are_the_publishers(self):
-        for mistake in ({"on_duplicate": "once"}, {"delay": "5"}, {"delay": True}, {"delay": float("nan")}, {"timeout": [1]}):
+        for mistake in (
+            {"on_duplicate": "once"},
+            {"delay": "5"},
+            {"delay": ""},
+            {"delay": float("nan")},
+            {"timeout": [1]},
+            {"timeout": float("-inf")},
+            {"uuid": [5]},
+            {"uuid": {}},
+        ):
             with self.assertRaises(ValueError):
                 self.publish(**mistake)
         self.assertEqual(self.rows(), [])

@@ -154,7 +154,7 @@ class Link:
 
     def begin(self, uuid):
         """From here to `end` a cancel is meant for this task."""
-        self.uuid, self.cancel_wanted, self.cancel_raised = uuid, False, False
+        self.uuid, self.cancel_wanted, self.cancel_raised = name_of(uuid), False, False
 
     def end(self):
         self.uuid, self.armed, self.cancel_wanted = None, False, False
@@ -276,7 +276,7 @@ class Link:
                 waiting = decode(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(waiting, dict) and waiting.get("uuid") == uuid:
+            if isinstance(waiting, dict) and "uuid" in waiting and name_of(waiting["uuid"]) == uuid:
                 self.tasks.remove(line)
                 self._write(encode({"worker": self.worker_id, "event": "revoked", "uuid": uuid}))
                 return
@@ -293,6 +293,14 @@ class Link:
                 writable.poll()
             except BrokenPipeError as error:
                 raise ParentGone("the parent has closed the events' pipe") from error
+
+
+def name_of(uuid):
+    """What the parent calls a task: its `uuid`, or the JSON of one that is no text."""
+    try:
+        return uuid if isinstance(uuid, str) else encode(uuid)
+    except (ValueError, RecursionError):  # more digits than Python writes
+        return "<unknown>"
 
 
 def decode(line):

@@ -130,6 +130,18 @@ async fn only_allowed_names_run() {
 }
 
 #[tokio::test]
+async fn a_task_whose_uuid_is_a_number_runs() {
+    let rig = Rig::new(|config| config.lambda_tasks = true);
+
+    let result = rig
+        .send(json!({ "task": "lambda: [7]", "uuid": 5, "timeout": true }))
+        .await;
+
+    assert_eq!(result.unwrap(), json!([7]));
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn settings_reach_the_worker_and_what_dispatch_was_given_does_not() {
     let settings = serde_json::from_value(json!({ "version": 2, "worker": { "worker_kwargs": {} } })).unwrap();
     let rig = Rig::new(|config| config.settings = Some(settings));

@@ -434,6 +434,15 @@ class Protocol:
         done = worker.event("done")
         self.assertEqual((done["uuid"], done["result"]), ("second", 5))
 
+    def test_a_task_whose_uuid_is_a_number_is_called_by_its_text(self):
+        worker, path = self.worker(), self.path()
+        worker.task("touch_and_sleep", path, uuid=5)
+        worker.task("boom", uuid=1.5)
+        self.await_file(path)
+        self.assertEqual(worker.until("revoked", worker.revoke, "1.5")["uuid"], "1.5")
+        done = worker.until("done", worker.cancel, "5")
+        self.assertEqual((done["uuid"], done["result"]), (5, "<cancel>"))
+
     def test_an_addressed_cancel_that_comes_late_hits_nobody(self):
         worker = self.worker()
         for number in range(300):
