@@ -4,6 +4,7 @@ target/python/bin/python -m unittest discover -s <this directory>
 """
 
 import asyncio
+import glob
 import json
 import os
 import sys
@@ -41,8 +42,8 @@ class Durable(unittest.TestCase):
         cls.admin.execute('CREATE DATABASE "%s"' % cls.database)
         cls.url = URL.rpartition("/")[0] + "/" + cls.database
         with psycopg.connect(cls.url) as connection:
-            connection.execute(read(ROOT, "dispatch-store", "src", "sql", "migrations", "0001_postgres.sql"))
-            connection.execute(read(ROOT, "dispatch-store", "src", "sql", "migrations", "0002_postgres.sql"))
+            for migration in sorted(glob.glob(os.path.join(ROOT, "dispatch-store", "src", "sql", "migrations", "*_postgres.sql"))):
+                connection.execute(read(migration))
 
     @classmethod
     def tearDownClass(cls):
