@@ -1,6 +1,9 @@
 //! Messages in pieces, version 1: what a channel's limit does not let through whole.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
 use serde_json::json;
 use tokio::time::Instant;
@@ -110,10 +113,21 @@ impl Chunk {
 /// More pieces than this are no message: at 8 kB each they would be 80 MB.
 const MOST_PIECES: usize = 10_000;
 
-/// Messages of which some pieces are still to come.
+/// Pieces that wait for others hold at most so many bytes, of all messages together.
+const MOST_HELD: usize = 64 * 1024 * 1024;
+/// What a piece, and a message, takes beside its text.
+const BESIDE: usize = 128;
+
+/// Messages of which some pieces are still to come. Beyond 64 MiB the oldest are dropped.
 #[derive(Debug)]
 pub struct Assembly {
     partial: HashMap<String, Partial>,
+    /// Their ids, in the order in which they began.
+    order: BTreeMap<u64, String>,
+    begun: u64,
+    /// How many bytes they hold, and may hold.
+    held: usize,
+    most: usize,
     /// How long the pieces of a message may take; none means for ever.
     limit: Option<Duration>,
     /// What was counted.
@@ -123,6 +137,9 @@ pub struct Assembly {
 #[derive(Debug)]
 struct Partial {
     since: Instant,
+    /// Its place in the order.
+    turn: u64,
+    held: usize,
     total: usize,
     pieces: HashMap<usize, String>,
 }
@@ -134,7 +151,7 @@ pub struct ChunkCounts {
     pub total_chunks_received: u64,
     /// Messages put together.
     pub successful_assemblies: u64,
-    /// Pieces and messages that were none.
+    /// Pieces and messages that were none, and messages dropped because too much waited.
     pub errored_assemblies: u64,
     /// Messages whose pieces did not all come in time.
     pub timed_out_assemblies: u64,
@@ -161,12 +178,17 @@ impl Assembly {
     pub fn new(limit: Option<Duration>) -> Self {
         Self {
             partial: HashMap::new(),
+            order: BTreeMap::new(),
+            begun: 0,
+            held: 0,
+            most: MOST_HELD,
             limit,
             counts: ChunkCounts::default(),
         }
     }
 
-    /// Takes a piece in; the whole text once it was the last one.
+    /// Takes a piece in; the whole text once it was the last one. What waits may be dropped for it: then
+    /// `counts.errored_assemblies` grows.
     pub fn take(&mut self, chunk: Chunk) -> Option<String> {
         let Chunk {
             id,
@@ -175,23 +197,55 @@ impl Assembly {
             payload,
         } = chunk;
         self.counts.total_chunks_received += 1;
-        let partial = self.partial.entry(id.clone()).or_insert_with(|| Partial {
-            since: Instant::now(),
-            total,
-            pieces: HashMap::new(),
+        let (order, begun, held) = (&mut self.order, &mut self.begun, &mut self.held);
+        let partial = self.partial.entry(id.clone()).or_insert_with(|| {
+            *begun += 1;
+            order.insert(*begun, id.clone());
+            // The id is kept twice.
+            let own = 2 * id.len() + BESIDE;
+            *held += own;
+            Partial {
+                since: Instant::now(),
+                turn: *begun,
+                held: own,
+                total,
+                pieces: HashMap::new(),
+            }
         });
         if partial.total != total {
             tracing::warn!(%id, before = partial.total, now = total, "pieces of one message disagree about their number");
             partial.total = total;
         }
-        partial.pieces.insert(index, payload);
+        let more = payload.len() + BESIDE;
+        let less = partial.pieces.insert(index, payload);
+        let less = less.map_or(0, |before| before.len() + BESIDE);
+        partial.held = partial.held + more - less;
+        self.held = self.held + more - less;
         let whole = (0..total).all(|index| partial.pieces.contains_key(&index));
         let text = whole.then(|| (0..total).filter_map(|index| partial.pieces.remove(&index)).collect());
         if whole {
-            self.partial.remove(&id);
+            let turn = partial.turn;
+            self.forget(turn);
+        }
+        while self.held > self.most
+            && let Some((id, partial)) = self.oldest().and_then(|turn| self.forget(turn))
+        {
+            tracing::error!(%id, here = partial.pieces.len(), total = partial.total, most = self.most, "message dropped: too many bytes wait for pieces");
+            self.counts.errored_assemblies += 1;
         }
         self.count_active();
         text
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        self.order.keys().next().copied()
+    }
+
+    fn forget(&mut self, turn: u64) -> Option<(String, Partial)> {
+        let id = self.order.remove(&turn)?;
+        let partial = self.partial.remove(&id)?;
+        self.held -= partial.held;
+        Some((id, partial))
     }
 
     /// Counts a whole that was a message after all, or none.
@@ -206,15 +260,17 @@ impl Assembly {
     /// Drops what has waited too long; says how many messages that were.
     pub fn expire(&mut self) -> usize {
         let Some(limit) = self.limit else { return 0 };
-        let before = self.partial.len();
-        self.partial.retain(|id, partial| {
-            let keep = partial.since.elapsed() <= limit;
-            if !keep {
-                tracing::error!(%id, here = partial.pieces.len(), total = partial.total, "message dropped: its pieces did not all come in time");
-            }
-            keep
-        });
-        let expired = before - self.partial.len();
+        let mut expired = 0;
+        while let Some((turn, id)) = self.order.first_key_value()
+            && self
+                .partial
+                .get(id)
+                .is_none_or(|partial| partial.since.elapsed() > limit)
+            && let Some((id, partial)) = self.forget(*turn)
+        {
+            tracing::error!(%id, here = partial.pieces.len(), total = partial.total, "message dropped: its pieces did not all come in time");
+            expired += 1;
+        }
         self.counts.timed_out_assemblies += expired as u64;
         self.count_active();
         expired
@@ -319,5 +375,53 @@ mod tests {
             (assembly.counts.timed_out_assemblies, assembly.counts.active_messages),
             (1, 0)
         );
+    }
+    #[test]
+    fn what_waits_is_bounded_and_the_oldest_goes_first() {
+        let mut assembly = Assembly::new(None);
+        assembly.most = 40_000;
+        let piece = |id: &str, index: usize, payload: &str| Chunk {
+            id: id.to_owned(),
+            index,
+            total: 3,
+            payload: payload.to_owned(),
+        };
+        let large = "x".repeat(10_000);
+        let ids = |assembly: &Assembly| {
+            let mut ids: Vec<_> = assembly.partials().into_iter().map(|partial| partial.id).collect();
+            ids.sort_unstable();
+            ids.join(" ")
+        };
+
+        for id in ["old", "b", "c"] {
+            assembly.take(piece(id, 0, &large));
+        }
+        // The same piece again costs nothing.
+        for _ in 0..10 {
+            assembly.take(piece("c", 0, &large));
+        }
+        assert_eq!(
+            (ids(&assembly).as_str(), assembly.counts.errored_assemblies),
+            ("b c old", 0)
+        );
+
+        assembly.take(piece("b", 1, &large));
+        assert_eq!(
+            (ids(&assembly).as_str(), assembly.counts.errored_assemblies),
+            ("b c", 1)
+        );
+        assert_eq!(assembly.take(piece("b", 2, "end")), Some(format!("{large}{large}end")));
+
+        // Small ones cost something as well, and each has its turn.
+        for number in 0..1_000 {
+            assembly.take(piece(&format!("{number}"), 0, ""));
+        }
+        let (waiting, dropped) = (assembly.partials().len(), assembly.counts.errored_assemblies);
+        assert!(waiting < 40_000 / 256 && waiting > 100, "{waiting}");
+        assert_eq!(waiting as u64, assembly.counts.active_messages);
+        assert_eq!(waiting as u64 + dropped, 1_002, "`old`, `c` and a thousand");
+        assert!(assembly.partials().iter().all(|partial| partial.id != "c"));
+        let rest: usize = assembly.partial.values().map(|partial| partial.held).sum();
+        assert_eq!((assembly.held, assembly.order.len()), (rest, waiting));
     }
 }

@@ -52,7 +52,11 @@ impl Heard {
         if let Incoming::Chunk(chunk) = incoming {
             let mut assembly = service.assembly();
             assembly.expire();
-            let Some(text) = assembly.take(chunk) else { return };
+            let before = assembly.counts.errored_assemblies;
+            let whole_text = assembly.take(chunk);
+            // Messages that had to give way.
+            service.rejected.add(assembly.counts.errored_assemblies - before);
+            let Some(text) = whole_text else { return };
             whole = text;
             incoming = Incoming::read(&whole, BarePayload::Reject);
             assembly.assembled(!matches!(incoming, Incoming::Rejected(_)));

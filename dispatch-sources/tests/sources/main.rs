@@ -9,6 +9,7 @@ mod letters;
 mod pg_notify;
 mod pg_notify_outage;
 mod pg_notify_panics;
+mod pg_notify_pieces;
 mod pg_notify_spill;
 mod schedule;
 mod schedule_cancel;

@@ -762,6 +762,11 @@ impl Wire {
             .iter()
             .flat_map(|message| dispatch_sources::pg_notify::pieces(message))
             .collect();
+        self.write_raw(&lines).await;
+    }
+
+    /// As it stands, line breaks and all.
+    pub(crate) async fn write_raw(&mut self, lines: &str) {
         tokio::io::AsyncWriteExt::write_all(&mut self.writing, lines.as_bytes())
             .await
             .unwrap();

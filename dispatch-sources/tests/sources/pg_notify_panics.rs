@@ -134,10 +134,10 @@ async fn a_panic_of_the_listener_makes_health_bad_until_it_listens_again() {
     assert_eq!(running.counted("dispatch_pg_notify_gaps_total"), 2);
 }
 
-struct Meter<'m>(&'m dispatch_core::telemetry::Meter);
+pub(crate) struct Meter<'m>(pub(crate) &'m dispatch_core::telemetry::Meter);
 
 impl Meter<'_> {
-    fn counted(&self, name: &str) -> u64 {
+    pub(crate) fn counted(&self, name: &str) -> u64 {
         let readings = self.0.read();
         let found = readings.iter().find(|reading| reading.name == name).unwrap();
         match found.measured {
