@@ -293,7 +293,7 @@ impl ProcessSinkConfig {
             self.worker_class.is_none() && self.worker_kwargs.is_empty() && self.idle_timeout.0.is_zero();
         let mut settings = match &self.settings {
             // Then the workers find the settings as any program does: by DISPATCHERD_CONFIG_FILE.
-            None if nothing_said => return Ok(String::new()),
+            None if nothing_said => return Ok("{}".to_owned()),
             None => Map::new(),
             Some(WorkerSettings::Table(table)) => table.clone(),
             // Its place in the text would say something about the text, which may hold a password.

@@ -56,7 +56,7 @@ pub(super) async fn answer_to(service: &Arc<Service>, command: &str, data: &str)
         "metrics" => one(service, "metrics", data, r#"{"enabled": false}"#).await,
         "main" => main(service).await,
         "chunks" => chunks(service),
-        "aio_tasks" => aio_tasks(service, data),
+        "aio_tasks" => aio_tasks(service),
         "status" => status(service).await,
         "set_log_level" => set_log_level(service, data).await,
         "run" => run(service, data).await,
@@ -181,14 +181,10 @@ fn chunks(service: &Service) -> String {
     json!({ "status": assembly.counts, "partials": partials }).to_string()
 }
 
-/// The original lists its coroutines; ours are the parts. Where the stack of one would stand stands why it does not run.
-fn aio_tasks(service: &Service, data: &str) -> String {
-    let members = json::members(data).ok().flatten().unwrap_or_default();
-    let limit = members
-        .iter()
-        .find(|(key, _)| key == "limit")
-        .and_then(|(_, raw)| raw.parse::<usize>().ok());
-    let parts = service.parts.list().into_iter().take(limit.unwrap_or(usize::MAX));
+/// The original lists its coroutines; ours are the parts. Where the stack of one would stand stands why it does not run; how
+/// deep stacks are to be (`limit`) means nothing here.
+fn aio_tasks(service: &Service) -> String {
+    let parts = service.parts.list().into_iter();
     object(parts.map(|(name, part)| {
         let done = part.is_done || part.ill.is_some();
         let state = json!({ "done": done, "stack": part.ill.unwrap_or_default() });
@@ -209,7 +205,7 @@ async fn status(service: &Arc<Service>) -> String {
     ] {
         let answer = match command {
             "running" => running(service, "{}").await,
-            "aio_tasks" => aio_tasks(service, "{}"),
+            "aio_tasks" => aio_tasks(service),
             "workers" => workers(&service.commands.ask("workers", "{}").await),
             "producers" => producers(service).await,
             "metrics" => one(service, "metrics", "{}", r#"{"enabled": false}"#).await,

@@ -65,7 +65,7 @@ enum Command {
     /// What the service is made of
     #[command(name = "aio_tasks")]
     AioTasks {
-        /// At most so many
+        /// For dispatcherd's own services: how deep their stacks are shown
         #[arg(long)]
         limit: Option<u64>,
     },

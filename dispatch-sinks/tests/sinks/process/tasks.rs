@@ -142,6 +142,19 @@ async fn a_task_whose_uuid_is_a_number_runs() {
 }
 
 #[tokio::test]
+async fn no_settings_are_an_empty_object() {
+    let rig = Rig::new(|_| {});
+
+    let seen = rig
+        .run("environment", json!(["DISPATCH_WORKER_SETTINGS"]))
+        .await
+        .unwrap();
+
+    assert_eq!(seen, json!(["{}"]));
+    rig.close().await;
+}
+
+#[tokio::test]
 async fn settings_reach_the_worker_and_what_dispatch_was_given_does_not() {
     let settings = serde_json::from_value(json!({ "version": 2, "worker": { "worker_kwargs": {} } })).unwrap();
     let rig = Rig::new(|config| config.settings = Some(settings));
