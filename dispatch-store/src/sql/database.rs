@@ -90,6 +90,15 @@ impl Database {
         }
     }
 
+    /// Begins an enqueue, which may announce itself to other processes.
+    #[cfg(feature = "postgres")]
+    pub(super) fn enqueuing(&self, queue: &str) -> Option<super::ride::Enqueuing> {
+        match self.slot().as_deref() {
+            Some(Engine::Postgres(postgres)) => postgres.enqueuing(queue),
+            _ => None,
+        }
+    }
+
     /// Tells other processes that `queue` has something new.
     pub(super) fn announce(&self, queue: &str) {
         self.hints.of(queue).bump();

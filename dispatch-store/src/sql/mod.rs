@@ -66,6 +66,8 @@ mod notify;
 mod postgres;
 mod queue;
 mod rates;
+#[cfg(feature = "postgres")]
+mod ride;
 mod roles;
 mod rows;
 #[cfg(feature = "postgres")]

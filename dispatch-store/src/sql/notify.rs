@@ -21,6 +21,7 @@ use super::{
     conn::{Conn, Needs, Work},
     connections::Connections,
     hints::Hints,
+    ride::{Enqueuing, Rides},
     servers::Servers,
 };
 
@@ -38,6 +39,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Notifier {
     announced: mpsc::UnboundedSender<SmolStr>,
+    rides: Arc<Rides>,
     sender: AbortHandle,
     listening: Mutex<Listening>,
     setup: Setup,
@@ -69,13 +71,20 @@ impl Notifier {
         let sender = tokio::spawn(send(connections, setup.clone(), queues)).abort_handle();
         Self {
             announced,
+            rides: Arc::default(),
             sender,
             listening: Mutex::default(),
             setup,
         }
     }
 
+    /// Begins an enqueue, which may announce itself.
+    pub(super) fn enqueuing(&self, queue: &str) -> Enqueuing {
+        self.rides.begin(|| (Setup::channel(queue), self.setup.own.clone()))
+    }
+
     pub(super) fn announce(&self, queue: &str) {
+        self.rides.announced();
         if self.announced.send(queue.into()).is_err() {
             tracing::debug!(queue, "not announced: the store is closed");
         }

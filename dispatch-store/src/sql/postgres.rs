@@ -13,6 +13,7 @@ use super::{
     hints::Hints,
     migrate,
     notify::Notifier,
+    ride::Enqueuing,
     servers::Servers,
 };
 
@@ -173,6 +174,11 @@ impl Postgres {
             }
             tries += 1;
         }
+    }
+
+    /// Begins an enqueue; none where nobody is told of it.
+    pub(super) fn enqueuing(&self, queue: &str) -> Option<Enqueuing> {
+        self.notifier.as_ref().map(|notifier| notifier.enqueuing(queue))
     }
 
     pub(super) fn announce(&self, queue: &str) {

@@ -18,7 +18,12 @@ const ROWS: usize = 128;
 pub(super) struct Enqueue {
     pub(super) queue: String,
     pub(super) items: Vec<Item>,
+    /// The announcement that goes along; PostgreSQL's alone.
+    pub(super) along: Option<Along>,
 }
+
+/// The channel, and the text that says who announces.
+pub(in crate::sql) type Along = (String, SmolStr);
 
 #[async_trait]
 impl Work for Enqueue {
@@ -38,7 +43,10 @@ impl Work for Enqueue {
 
     async fn run(&self, conn: &mut Conn<'_>) -> Result<Vec<Enqueued>, DbErr> {
         if !self.items.iter().any(|item| item.alone) {
-            return insert(conn, &self.queue, &self.items).await;
+            return match &self.along {
+                Some(along) if conn.is_postgres() => insert_arrays(conn, &self.queue, &self.items, Some(along)).await,
+                _ => insert(conn, &self.queue, &self.items).await,
+            };
         }
         if self.items.iter().all(|item| item.dedupe.is_none()) {
             return insert_alone(conn, &self.queue, &self.items, true).await;
@@ -66,7 +74,7 @@ async fn insert_alone(conn: &mut Conn<'_>, queue: &str, items: &[Item], last: bo
         return Ok(alone);
     }
     let mut stored = if conn.is_postgres() {
-        insert_arrays(conn, queue, &kept).await?.into_iter()
+        insert_arrays(conn, queue, &kept, None).await?.into_iter()
     } else {
         insert_rows(conn, queue, &kept, last).await?.into_iter()
     };
@@ -123,7 +131,7 @@ async fn in_company(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<
 /// Stores items: one statement on PostgreSQL, a few inside the caller's transaction on SQLite.
 pub(in crate::sql) async fn insert(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
     if conn.is_postgres() {
-        insert_arrays(conn, queue, items).await
+        insert_arrays(conn, queue, items, None).await
     } else {
         insert_rows(conn, queue, items, true).await
     }
@@ -145,7 +153,10 @@ const STORE: &str = "
         INSERT INTO dispatch_item (queue, {names})
         SELECT $1, {expressions} FROM {after} unnest({arrays}) AS input({inputs})
         RETURNING id, priority, run_at, key
-    )
+    ){waiting}";
+
+/// What comes after, with an announcement or without: in the order of claims.
+const WAITING: &str = "
     INSERT INTO dispatch_ready (queue, priority, run_at, id, key) SELECT $1, priority, run_at, id, key FROM stored";
 
 /// With dedupe keys the order of claims comes first: it says who is new. Answers with the places of those that are not.
@@ -163,7 +174,12 @@ const STORE_NEW: &str = "
     )
     SELECT place FROM input WHERE id NOT IN (SELECT id FROM waiting)";
 
-async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Result<Vec<Enqueued>, DbErr> {
+async fn insert_arrays(
+    conn: &mut Conn<'_>,
+    queue: &str,
+    items: &[Item],
+    along: Option<&Along>,
+) -> Result<Vec<Enqueued>, DbErr> {
     let columns = columns(items);
     let mut values = vec![Value::from(queue)];
     let (mut expressions, mut arrays, mut inputs) = (Vec::new(), Vec::new(), Vec::new());
@@ -193,8 +209,17 @@ async fn insert_arrays(conn: &mut Conn<'_>, queue: &str, items: &[Item]) -> Resu
         turns = IN_TURN.replace("{keys}", &format!("${}", values.len())) + ",";
         after = "turns,";
     }
+    let waiting = match along {
+        None => WAITING.to_owned(),
+        Some((channel, own)) => {
+            values.extend([channel.as_str().into(), own.as_str().into()]);
+            let last = values.len();
+            format!(", waiting AS ({WAITING}) SELECT pg_notify(${}, ${last})", last - 1)
+        }
+    };
     let deduped = items.iter().any(|item| item.dedupe.is_some());
     let sql = if deduped { STORE_NEW } else { STORE }
+        .replace("{waiting}", &waiting)
         .replace("{turns}", &turns)
         .replace("{after}", after)
         .replace("{names}", &names.join(", "))

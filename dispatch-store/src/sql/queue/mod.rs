@@ -23,6 +23,8 @@ use dispatch_core::{
 };
 use smol_str::SmolStr;
 
+#[cfg(feature = "postgres")]
+pub(super) use enqueue::Along;
 pub(super) use enqueue::insert;
 pub(super) use returns::give_back;
 
@@ -34,13 +36,27 @@ impl Queue for SqlStore {
         if items.is_empty() {
             return Ok(Vec::new());
         }
+        #[cfg(feature = "postgres")]
+        let enqueuing = self.database.enqueuing(queue);
+        #[cfg(feature = "postgres")]
+        let along = enqueuing.as_ref().and_then(|enqueuing| enqueuing.along.clone());
+        #[cfg(not(feature = "postgres"))]
+        let along = None;
+        // What some of are dropped as duplicates is told apart first, in other statements.
+        let along = along.filter(|_| items.iter().all(|item| !item.alone && item.dedupe.is_none()));
+        let announced = along.is_some();
         let queue = queue.to_owned();
         let work = enqueue::Enqueue {
             queue: queue.clone(),
             items,
+            along,
         };
         let answers = self.database.perform(work).await?;
-        self.database.announce(&queue);
+        if announced {
+            self.database.hints.of(&queue).bump();
+        } else {
+            self.database.announce(&queue);
+        }
         Ok(answers)
     }
 
