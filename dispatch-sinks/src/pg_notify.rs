@@ -32,10 +32,9 @@ use dispatch_core::{
     random_id,
     tasks::{LONGEST_CHANNEL, chunks::split, json},
 };
-use dispatch_pg_client::{PgError, Server};
+use dispatch_pg_client::{PgError, Server, SharedClient};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use tokio_postgres::{Client, types::Type};
 
 /// A notification holds at most so many bytes.
@@ -106,15 +105,14 @@ impl Classify for PgNotifySinkError {
 pub struct PgNotifySink(Arc<Inner>);
 
 struct Inner {
-    server: Server,
     channel: Template,
-    client: Mutex<Option<Arc<Client>>>,
+    client: SharedClient,
 }
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inner")
-            .field("server", &self.server)
+            .field("client", &self.client)
             .finish_non_exhaustive()
     }
 }
@@ -133,9 +131,8 @@ impl PgNotifySink {
             return Err(ConfigError::at("channel", error.to_string()));
         }
         Ok(Self(Arc::new(Inner {
-            server,
             channel: config.channel,
-            client: Mutex::new(None),
+            client: SharedClient::new(server),
         })))
     }
 }
@@ -145,20 +142,6 @@ fn fits(channel: &str) -> bool {
 }
 
 impl Inner {
-    async fn client(&self) -> Result<Arc<Client>, PgError> {
-        let mut held = self.client.lock().await;
-        if let Some(client) = held.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(Arc::clone(client));
-        }
-        let (client, connection) = self.server.connect().await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to PostgreSQL lost");
-            }
-        });
-        Ok(Arc::clone(held.insert(Arc::new(client))))
-    }
-
     async fn notify(&self, client: &Client, channel: &str, payload: &str) -> Result<(), PgError> {
         // Unnamed and typed: one round trip, and nothing that a pooler would have to remember.
         let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
@@ -166,7 +149,7 @@ impl Inner {
         let sent = client.query_typed("SELECT pg_notify($1, $2)", &parameters).await;
         sent.map(drop).map_err(|source| PgError::Work {
             what: "publish a notification",
-            place: self.server.place().to_owned(),
+            place: self.client.server().place().to_owned(),
             source,
         })
     }
@@ -198,7 +181,7 @@ impl Sink for PgNotifySink {
             return Err(PgNotifySinkError::Channel(channel.into_owned()).into());
         }
         let notifications = notifications(&message.payload)?;
-        let client = self.0.client().await?;
+        let client = self.0.client.client().await?;
         for notification in notifications {
             self.0.notify(&client, &channel, &notification).await?;
         }
@@ -206,7 +189,7 @@ impl Sink for PgNotifySink {
     }
 
     async fn probe(&self) -> Result<(), Error> {
-        self.0.client().await?;
+        self.0.client.client().await?;
         Ok(())
     }
 }

@@ -15,12 +15,14 @@
 
 mod dsn;
 mod error;
+mod shared;
 mod tls;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 pub use error::{DsnError, PgError};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+pub use shared::SharedClient;
 use tokio_postgres::{
     Client, Config, Socket,
     config::{Host, SslMode},

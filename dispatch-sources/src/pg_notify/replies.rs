@@ -1,12 +1,10 @@
 //! Answers to commands, on a connection of their own: they never wait behind tasks.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use dispatch_core::tasks::chunks::split;
-use tokio::{sync::Mutex, time::timeout};
-use tokio_postgres::Client;
-
-use dispatch_pg_client::{PgError, Server};
+use dispatch_pg_client::{PgError, Server, SharedClient};
+use tokio::time::timeout;
 
 /// PostgreSQL takes at most this many bytes in one notification (NOTIFY, Description: less than 8000).
 pub(super) const LIMIT: usize = 7_999;
@@ -18,69 +16,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// of other answers.
 const AT_ONCE: usize = 64;
 
-/// The connection for answers; made for the first, and again when it is lost.
-pub(super) struct Replies {
-    server: Server,
-    client: Mutex<Option<Arc<Client>>>,
-}
+/// The connection for answers.
+pub(super) struct Replies(SharedClient);
 
 impl Replies {
-    pub(super) fn new(server: Server) -> Self {
-        Self {
-            server,
-            client: Mutex::new(None),
-        }
+    pub(super) const fn new(server: Server) -> Self {
+        Self(SharedClient::new(server))
     }
 
     /// Sends an answer, in pieces if it is large. One that cannot be sent is logged: who asked has a timeout. A connection
     /// through which nothing comes back is given up, and does not hold the answers after it up for good.
     pub(super) async fn send(&self, channel: &str, answer: &str) {
-        let deaf = |_| {
-            let place = self.server.place().to_owned();
-            Err(PgError::Deaf { place })
-        };
-        let sent = timeout(PATIENCE, self.try_send(channel, answer)).await;
-        if sent.is_err() {
-            self.client.lock().await.take();
+        let place = || self.0.server().place().to_owned();
+        let mut used = None;
+        let sent = timeout(PATIENCE, async {
+            let client = used.insert(self.0.client().await?);
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            for pieces in split(answer, LIMIT, &id).unwrap_or_default().chunks(AT_ONCE) {
+                let notify = "SELECT count(pg_notify($1, piece)) FROM unnest($2::text[]) AS piece";
+                let sent = client.execute(notify, &[&channel, &pieces]).await;
+                sent.map_err(|source| PgError::Work {
+                    what: "send an answer",
+                    place: place(),
+                    source,
+                })?;
+            }
+            Ok(())
+        })
+        .await;
+        if let (Err(_), Some(deaf)) = (&sent, &used) {
+            self.0.forget(deaf).await;
         }
-        if let Err(error) = sent.unwrap_or_else(deaf) {
+        if let Err(error) = sent.unwrap_or_else(|_| Err(PgError::Deaf { place: place() })) {
             tracing::warn!(
                 channel,
                 error = dispatch_core::Error::from(error).report(),
                 "answer not sent"
             );
         }
-    }
-
-    async fn try_send(&self, channel: &str, answer: &str) -> Result<(), PgError> {
-        let id = uuid::Uuid::new_v4().simple().to_string();
-        let pieces = split(answer, LIMIT, &id).unwrap_or_default();
-        let client = self.connected().await?;
-        for pieces in pieces.chunks(AT_ONCE) {
-            let notify = "SELECT count(pg_notify($1, piece)) FROM unnest($2::text[]) AS piece";
-            let sent = client.execute(notify, &[&channel, &pieces]).await;
-            sent.map_err(|source| PgError::Work {
-                what: "send an answer",
-                place: self.server.place().to_owned(),
-                source,
-            })?;
-        }
-        Ok(())
-    }
-
-    async fn connected(&self) -> Result<Arc<Client>, PgError> {
-        let mut held = self.client.lock().await;
-        if let Some(client) = held.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(Arc::clone(client));
-        }
-        let (client, connection) = self.server.connect().await?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection for answers lost");
-            }
-        });
-        let client = Arc::new(client);
-        *held = Some(Arc::clone(&client));
-        Ok(client)
     }
 }
