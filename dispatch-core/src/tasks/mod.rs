@@ -17,13 +17,15 @@ mod filter;
 mod heed;
 pub mod json;
 mod listed;
+mod members;
 mod message;
 
 pub use filter::Filter;
 #[cfg(feature = "tasks")]
 pub use heed::{heed, identity};
 pub use listed::{Listed, Shown, Space};
+pub use members::{add_members, more_members, with_members};
 pub use message::{
-    ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, add_members,
-    is_empty, likeness, more_members, with_members,
+    ASKS, BarePayload, ControlMessage, Incoming, LONGEST_CHANNEL, OnDuplicate, Rejected, TaskMessage, is_empty,
+    likeness,
 };

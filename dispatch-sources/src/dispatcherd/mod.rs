@@ -22,6 +22,7 @@ mod broker;
 mod error;
 mod model;
 mod publish;
+mod service;
 #[cfg(feature = "pg_notify")]
 mod source;
 
@@ -30,9 +31,10 @@ use std::path::Path;
 pub use broker::{PgBroker, SocketBroker};
 use dispatch_core::config::Secret;
 pub use error::SettingsError;
-pub use model::{MainKwargs, MetricsKwargs, PoolKwargs, ProcessManager, Publish, Service, Settings, Worker};
+pub use model::{Publish, Settings};
 pub use publish::Publishes;
 use serde_json::Value;
+pub use service::{MainKwargs, MetricsKwargs, PoolKwargs, ProcessManager, Service, Worker};
 
 /// The environment variable that names the file.
 pub const VARIABLE: &str = "DISPATCHERD_CONFIG_FILE";
